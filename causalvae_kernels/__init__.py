@@ -1,0 +1,26 @@
+"""Fused causal 3D convolution ops for video VAEs, and a swap that puts them into diffusers' models."""
+
+from .core.errors import BackendUnavailable, CausalVAEError, InvalidInput
+from .core.op import explain
+from .core.precision import use_precision
+from .core.selection import use_backend
+from .models import restore, swap
+from .ops import causal_conv3d, causal_pad3d, causal_pad3d_
+from .temporal import FrameBuffer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailable",
+    "CausalVAEError",
+    "FrameBuffer",
+    "InvalidInput",
+    "causal_conv3d",
+    "causal_pad3d",
+    "causal_pad3d_",
+    "explain",
+    "restore",
+    "swap",
+    "use_backend",
+    "use_precision",
+]

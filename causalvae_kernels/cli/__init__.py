@@ -1,0 +1,31 @@
+"""The command line `causalvae-kernels`: one file per command.
+
+`--help` imports none of the optional packages.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import typer
+
+from .explain import explain
+from .info import info
+from .reconstruct import reconstruct
+from .verify import verify
+
+app = typer.Typer(
+    name="causalvae-kernels",
+    help="Fused causal 3D convolution ops for video VAEs: what runs here, and whether it is right.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+for command in (info, explain, verify, reconstruct):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; warnings are shown as one line each."""
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+    app()

@@ -1,0 +1,157 @@
+"""What the commands share: how errors are told, and how words on the command line become values."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from ..core.errors import CausalVAEError, InvalidInput
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_WIDTH_OF_A_FILE = 120
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Tell the errors that a user can mend in one sentence on stderr, without a traceback.
+
+    Exit code 2 for what the package refuses, 1 for a full disk or too little memory.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except CausalVAEError as error:
+            sentence, code = str(error), EXIT_BAD_INPUT
+        except OSError as error:
+            sentence, code = str(error), EXIT_FAILED
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            sentence, code = (
+                "the memory does not suffice: take a smaller shape, size or number of frames",
+                EXIT_FAILED,
+            )
+        typer.echo(f"error: {' '.join(sentence.split())}", err=True)
+        raise typer.Exit(code)
+
+    return run
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def stdout() -> Console:
+    """Return a console for results; made on each call, because tests replace the stream.
+
+    A file or a pipe has no width; tables get enough of it there to keep their lines whole.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_A_FILE
+    return console
+
+
+def stderr() -> Console:
+    """Return a console for progress and warnings."""
+    return Console(stderr=True, highlight=False)
+
+
+def progress_bar() -> Progress:
+    """Return a bar for stderr; it vanishes at its end, and is not drawn where stderr is no terminal."""
+    console = stderr()
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        # Few refreshes: the thread that draws the bar takes time from what is measured.
+        refresh_per_second=2,
+        disable=not console.is_terminal,
+    )
+
+
+def parse_dtype(word: str) -> torch.dtype:
+    """Turn "float32", "bfloat16" or "float16" into the dtype.
+
+    Raises:
+        InvalidInput: Another word was given.
+    """
+    if word not in DTYPES:
+        raise InvalidInput(f"--dtype: got {word!r}, expected one of {', '.join(DTYPES)}")
+    return DTYPES[word]
+
+
+def parse_device(word: str) -> torch.device:
+    """Turn "cpu", "cuda" or "cuda:1" into a device of this machine.
+
+    Raises:
+        InvalidInput: There is no such device here.
+    """
+    try:
+        device = torch.device(word)
+    except RuntimeError:
+        raise InvalidInput(f"--device: got {word!r}, expected cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInput(f"--device: got {word!r}, expected cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise InvalidInput(
+                f"--device: got {word!r}, but torch {torch.__version__} sees no GPU here; use cpu"
+            )
+        if device.index is not None and device.index >= count:
+            raise InvalidInput(f"--device: got {word!r}, expected cuda:0 to cuda:{count - 1}")
+    return device
+
+
+def default_device() -> str:
+    """Return "cuda" where torch sees a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parse_ints(option: str, text: str, count: int, separator: str, example: str) -> tuple[int, ...]:
+    """Turn "3,3,3" or "640x272" into positive numbers.
+
+    Raises:
+        InvalidInput: It is something else; the message gives the example.
+    """
+    parts = text.lower().split(separator)
+    if len(parts) != count or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise InvalidInput(f"{option}: got {text!r}, expected {count} positive numbers like {example}")
+    return tuple(int(part) for part in parts)
+
+
+def check_word(option: str, word: str | None, words: tuple[str, ...]) -> None:
+    """Require one of a few words, or nothing.
+
+    Raises:
+        InvalidInput: It is none of them.
+    """
+    if word is not None and word not in words:
+        raise InvalidInput(f"{option}: got {word!r}, expected one of {', '.join(words)}")

@@ -1,0 +1,102 @@
+"""`verify`: parity of every op and of the VAE on this machine, as a table and an exit code."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..demo.report import finite_or_null
+from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
+from ..models import swap
+from ..parity import ParityResult, verify_ops, verify_vae
+from .common import EXIT_FAILED, one_sentence_errors, progress_bar, stdout
+from .machine import device_words
+
+
+@one_sentence_errors
+def verify(
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="float32 only.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A diffusers folder with an AutoencoderKLCogVideoX; default: a small VAE, random weights."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the inputs of the ops; default: a fresh one.")] = None,
+) -> None:
+    """Compare every backend of every op, and the swapped VAE, with the reference.
+
+    The exit code is 1 where something fails.
+    """
+    vae = small_random_vae() if weights is None else load_vae(weights)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    with quiet_diffusers():
+        results = _verify(vae, quick, seed)
+    passed = all(result.passed for result in results)
+    if as_json:
+        facts = {"passed": passed, "seed": seed, "results": [asdict(result) for result in results]}
+        typer.echo(json.dumps(finite_or_null(facts), indent=2))
+    else:
+        _print(results, passed, seed)
+    if not passed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _verify(vae: Any, quick: bool, seed: int) -> list[ParityResult]:
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        results = verify_ops(progress, quick=quick, seed=seed)
+        return results + verify_vae(vae, swap, progress, quick=quick)
+
+
+def _print(results: list[ParityResult], passed: bool, seed: int) -> None:
+    table = Table()
+    for heading in ("what", "backend", "dtype"):
+        table.add_column(heading)
+    for heading in ("error", "allowed"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    table.add_column("")
+    notes: dict[str, int] = {}
+    for result in results:
+        detail = result.detail
+        if result.skipped or not result.passed:
+            # Sentences are long, and many rows share one: they stand below the table, each once.
+            detail = f"({notes.setdefault(detail, len(notes) + 1)})"
+        table.add_row(result.name, result.backend, result.dtype, *_numbers(result), _verdict(result), detail)
+    console = stdout()
+    console.print(table)
+    for note, number in notes.items():
+        console.print(f"({number}) {escape(note)}", soft_wrap=True)
+    failed = sum(not result.passed for result in results)
+    skipped = sum(result.skipped for result in results)
+    words = "[bold green]all passed[/]" if passed else f"[bold red]{failed} of {len(results)} failed[/]"
+    if skipped:
+        words += f", {skipped} could not run here"
+    where = escape(device_words(torch.device("cpu")))
+    console.print(f"{words} (torch {torch.__version__}, {where}, inputs of seed {seed})", soft_wrap=True)
+
+
+def _numbers(result: ParityResult) -> tuple[str, str]:
+    if result.skipped:
+        return "", ""
+    return f"{result.error:.2e}", f"{result.allowed:.2e}" if result.allowed else "equal bits"
+
+
+def _verdict(result: ParityResult) -> str:
+    if result.skipped:
+        return "[yellow]skipped[/]"
+    return "[green]passed[/]" if result.passed else "[bold red]FAILED[/]"

@@ -1,0 +1,1 @@
+"""What every op shares: the op contract, selection, precision, checks, errors. Knows torch, knows no op."""

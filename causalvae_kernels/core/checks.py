@@ -1,0 +1,71 @@
+"""Argument checks shared by the ops; every message says what was given and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_video(op: str, name: str, x: object) -> None:
+    """Require a (B, C, T, H, W) tensor without empty dimensions."""
+    if not isinstance(x, Tensor):
+        raise InvalidInput(f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape (B, C, T, H, W)")
+    if x.dim() != 5:
+        raise InvalidInput(f"{op}: {name} has shape {tuple(x.shape)}, expected five dimensions (B, C, T, H, W)")
+    if 0 in x.shape:
+        raise InvalidInput(
+            f"{op}: {name} has shape {tuple(x.shape)}, expected at least one of everything in (B, C, T, H, W)"
+        )
+
+
+def check_shape(op: str, name: str, x: object, expected: Sequence[int], meaning: str) -> None:
+    """Require a tensor of exactly this shape; `meaning` names the dimensions."""
+    if not isinstance(x, Tensor):
+        raise InvalidInput(f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape {meaning}")
+    if tuple(x.shape) != tuple(expected):
+        raise InvalidInput(f"{op}: {name} has shape {tuple(x.shape)}, expected {tuple(expected)} = {meaning}")
+
+
+def check_like(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Require the dtype and the device of another argument."""
+    if x.dtype != other.dtype:
+        raise InvalidInput(
+            f"{op}: {name} is {x.dtype} and {other_name} is {other.dtype}, expected one dtype; "
+            f"convert one of them with .to(...)"
+        )
+    if x.device != other.device:
+        raise InvalidInput(
+            f"{op}: {name} is on {x.device} and {other_name} on {other.device}, expected one device"
+        )
+
+
+def check_float(op: str, name: str, x: Tensor) -> None:
+    """Require one of the dtypes that the arithmetic ops know."""
+    if x.dtype not in FLOAT_DTYPES:
+        raise InvalidInput(
+            f"{op}: {name} is {x.dtype}, expected float32, bfloat16, float16 or float64"
+        )
+
+
+def check_choice(op: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Require one of a few words."""
+    if value not in choices:
+        raise InvalidInput(f"{op}: {name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def int_tuple(op: str, name: str, value: object, length: int) -> tuple[int, ...]:
+    """Turn an int, or a sequence of `length` ints, into a tuple."""
+    if type(value) is int:
+        return (value,) * length
+    if isinstance(value, bool) or not isinstance(value, (int, Sequence)) or isinstance(value, str):
+        raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
+    items = tuple(value) if isinstance(value, Sequence) else (int(value),) * length
+    if len(items) != length or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+        raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
+    return items

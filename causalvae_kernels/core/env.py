@@ -1,0 +1,67 @@
+"""Every environment variable that the package reads, in one table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable.
+
+    Attributes:
+        name: Its name in the environment.
+        meaning: One sentence for `causalvae-kernels info` and the README.
+        default: What holds when it is unset or empty.
+        choices: The allowed values; empty when any text is allowed.
+    """
+
+    name: str
+    meaning: str
+    default: str
+    choices: tuple[str, ...] = ()
+
+    def get(self) -> str | None:
+        """Return the value, or None when unset or empty.
+
+        Raises:
+            InvalidInput: The value is none of `choices`.
+        """
+        value = os.environ.get(self.name, "").strip()
+        if not value:
+            return None
+        if self.choices and value not in self.choices:
+            raise InvalidInput(
+                f"environment variable {self.name}: got {value!r}, expected one of {', '.join(self.choices)}"
+            )
+        return value
+
+
+BACKEND = Variable(
+    "CAUSALVAE_KERNELS_BACKEND",
+    "Backend of every op, unless an argument or use_backend() names another.",
+    "auto",
+    ("auto", "reference", "aten", "cpu"),
+)
+PRECISION = Variable(
+    "CAUSALVAE_KERNELS_PRECISION",
+    "Precision tier, unless an argument or use_precision() names another.",
+    "high",
+    ("exact", "high", "fast"),
+)
+CPU_ISA = Variable(
+    "CAUSALVAE_KERNELS_CPU_ISA",
+    "Instruction set of the native CPU kernels.",
+    "the best that the processor has",
+    ("avx512", "avx2", "portable"),
+)
+SKIP_BUILD = Variable(
+    "CAUSALVAE_KERNELS_SKIP_BUILD",
+    "Set to 1 while installing: no native module is built.",
+    "0",
+)
+
+TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, SKIP_BUILD)

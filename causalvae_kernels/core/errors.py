@@ -1,0 +1,15 @@
+"""The errors that the package raises on purpose; each carries a whole sentence."""
+
+from __future__ import annotations
+
+
+class CausalVAEError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class InvalidInput(CausalVAEError, ValueError):
+    """An argument cannot be used; the message says what was given, what is expected, and what to do."""
+
+
+class BackendUnavailable(CausalVAEError, RuntimeError):
+    """A backend was asked for that cannot run this call; the message lists every backend's reason."""

@@ -1,0 +1,176 @@
+"""`Op`: the reference gives schema, fake kernel, fallback and oracle; backends are added to it.
+
+An op is one `torch.library` operator. Choosing the backend happens inside that operator, so tracing sees
+one opaque call whose output strides depend on the inputs alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput
+from .layout import memory_format_of
+from .precision import resolve_precision
+from .selection import Explanation, explain_selection, select
+
+NAMESPACE = "causalvae_kernels"
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_OPS: dict[str, Op] = {}
+
+# Output strides follow the input's strides, so a compiler must hand over the very strides it traced.
+_TAGS = tuple(
+    getattr(torch.Tag, tag) for tag in ("needs_exact_strides", "pt2_compliant_tag") if hasattr(torch.Tag, tag)
+)
+
+
+def can_always(*arguments: Any) -> str | None:
+    """The `why_not` of a backend that runs every call."""
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an op.
+
+    Attributes:
+        name: "reference", "aten", "cpu", ...
+        call: Takes the op's arguments and the precision tier; returns a fresh tensor, or None if the op
+            works in place.
+        why_not: Takes the same; returns None if `call` can run, else a sentence.
+    """
+
+    name: str
+    call: Callable[..., Tensor | None]
+    why_not: Callable[..., str | None] = can_always
+
+
+class Op:
+    """An operator `torch.ops.causalvae_kernels.<name>` and its backends.
+
+    Args:
+        name: Name of the operator; a trailing underscore means that it works in place.
+        reference: Pure PyTorch, annotated for `torch.library.infer_schema`. It defines the op.
+        prepare: Takes the public function's arguments and returns the operator's, checked.
+        backends: All but the reference.
+        order: What `auto` tries, in turn; holds no kernel that was not measured.
+        layout: Names of the arguments that decide the memory format of the output; in the tier `exact` it
+            is the one in which the reference happens to return it.
+        mutates: Names of the arguments that are written.
+        vjp: `vjp(grad, needs, given, **arguments)` returns a dict of gradients by argument name, composed
+            of differentiable aten calls. `needs` holds the names whose gradient is wanted, `given` those
+            that were not None. Arguments that are tensors and not in `saves` come as None.
+        saves: The tensors that `vjp` needs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        reference: Callable[..., Any],
+        prepare: Callable[..., tuple[Any, ...]],
+        backends: Sequence[Backend],
+        order: Sequence[str],
+        layout: Sequence[str] = (),
+        mutates: Sequence[str] = (),
+        vjp: Callable[..., dict[str, Tensor | None]] | None = None,
+        saves: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.reference = reference
+        self.prepare = prepare
+        self.order = tuple(order)
+        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]))
+        self.backends = {b.name: b for b in (first, *backends)}
+        self._names = tuple(inspect.signature(reference).parameters)
+        self._layout = tuple(self._names.index(n) for n in layout)
+        self._vjp, self._saves = vjp, frozenset(saves)
+        self._register(tuple(mutates))
+        self._operator = getattr(getattr(torch.ops, NAMESPACE), name)
+        _OPS[name] = self
+
+    def __call__(self, *arguments: Any, backend: str | None = None, precision: str | None = None) -> Any:
+        """Run the operator on prepared arguments."""
+        return self._operator(*arguments, backend or "", precision or "")
+
+    def explain(
+        self, *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
+    ) -> Explanation:
+        """Say which backend a call of the public function with these arguments takes; runs nothing."""
+        prepared = self.prepare(*arguments, **keywords)
+        return explain_selection(self, prepared, backend, resolve_precision(precision))
+
+    def _register(self, mutates: tuple[str, ...]) -> None:
+        schema = torch.library.infer_schema(self.reference, mutates_args=mutates)
+        arguments, returns = schema.rsplit(" -> ", 1)
+        _LIBRARY.define(
+            f"{self.name}{arguments[:-1]}, str backend, str precision) -> {returns}", tags=_TAGS
+        )
+        qualified = f"{NAMESPACE}::{self.name}"
+        _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(qualified, self._fake, lib=_LIBRARY)
+        if self._vjp is not None:
+            torch.library.register_autograd(
+                qualified, self._backward, setup_context=self._setup_context, lib=_LIBRARY
+            )
+
+    def _run(self, *arguments: Any) -> Tensor | None:
+        *arguments, backend, precision = arguments
+        precision = resolve_precision(precision)
+        result = select(self, arguments, backend, precision).call(*arguments, precision)
+        if result is None or precision == "exact":
+            return result
+        return result.contiguous(memory_format=self._format(arguments))
+
+    def _fake(self, *arguments: Any) -> Tensor | None:
+        *arguments, _, precision = arguments
+        result = self.reference(*arguments)
+        if result is None or resolve_precision(precision) == "exact":
+            return result
+        return torch.empty_like(result, memory_format=self._format(arguments))
+
+    def _format(self, arguments: Sequence[Any]) -> torch.memory_format:
+        return memory_format_of(*(arguments[i] for i in self._layout))
+
+    def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        named = dict(zip(self._names, inputs, strict=False))
+        ctx.given = frozenset(n for n, v in named.items() if v is not None)
+        ctx.others = {n: None if isinstance(v, Tensor) else v for n, v in named.items()}
+        ctx.saved_names = tuple(n for n in named if n in self._saves and named[n] is not None)
+        ctx.save_for_backward(*(named[n] for n in ctx.saved_names))
+
+    def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        named = {**ctx.others, **dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))}
+        needs = {n for n, need in zip(self._names, ctx.needs_input_grad, strict=False) if need}
+        grads = self._vjp(grad, needs, ctx.given, **named)
+        return (*(grads.get(n) if n in needs else None for n in self._names), None, None)
+
+
+def all_ops() -> list[Op]:
+    """Return every registered op, by name."""
+    return [_OPS[name] for name in sorted(_OPS)]
+
+
+def explain(op: Callable[..., Any] | str, *arguments: Any, **keywords: Any) -> Explanation:
+    """Say which backend a call would take and why not the others; runs nothing.
+
+    Args:
+        op: A public function of this package, or its name.
+        *arguments: The arguments of that call.
+        **keywords: Its keyword arguments.
+
+    Returns:
+        An `Explanation`; printing it gives a line per backend.
+
+    Raises:
+        InvalidInput: The op is unknown, or the arguments are not valid for it.
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    if name not in _OPS:
+        raise InvalidInput(f"explain: got op {name!r}, expected one of {', '.join(sorted(_OPS))}")
+    return _OPS[name].explain(*arguments, **keywords)

@@ -1,0 +1,45 @@
+"""The precision tiers, and which one holds: argument > `use_precision()` > environment > `high`.
+
+* ``exact``: bit-identical to the reference module; its convolution call and its layout are kept.
+* ``high``: reassociation and exact algebra, within the stated factor of the reference's own error.
+* ``fast``: lower precision inside; no op has such a form yet, so it equals ``high`` today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from . import env
+from .checks import check_choice
+
+TIERS = ("exact", "high", "fast")
+
+_current: ContextVar[str | None] = ContextVar("causalvae_kernels_precision", default=None)
+
+
+@contextmanager
+def use_precision(tier: str) -> Iterator[None]:
+    """Set the precision tier of every op called inside the context.
+
+    Args:
+        tier: "exact", "high" or "fast".
+
+    Raises:
+        InvalidInput: Another word was given.
+    """
+    check_choice("use_precision", "tier", tier, TIERS)
+    token = _current.set(tier)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def resolve_precision(argument: str | None) -> str:
+    """Return the tier that holds for a call with this `precision` argument (None or "": not given)."""
+    if argument:
+        check_choice("precision", "precision", argument, TIERS)
+        return argument
+    return _current.get() or env.PRECISION.get() or "high"

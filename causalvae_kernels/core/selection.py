@@ -1,0 +1,139 @@
+"""Which backend runs a call: argument > `use_backend()` > environment > default order.
+
+One predicate, the backend's `why_not`, serves choosing and forcing. `auto` walks the op's order, which
+holds nothing that has not been measured to be faster, and skips every backend that answers with a
+sentence; a backend asked for by name raises with that sentence instead.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import env, native
+from .checks import check_choice
+from .errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from .op import Backend, Op
+
+_current: ContextVar[str | None] = ContextVar("causalvae_kernels_backend", default=None)
+_said_without_native = False
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Set the backend of every op called inside the context.
+
+    Args:
+        name: "reference", "aten", "cpu", or "auto" for the default order.
+
+    Raises:
+        InvalidInput: No backend has this name. A backend that cannot run a call raises
+            `BackendUnavailable` at that call.
+    """
+    check_choice("use_backend", "name", name, env.BACKEND.choices)
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a call runs where it does.
+
+    Attributes:
+        op: Name of the op.
+        chosen: Name of the backend that runs it; None when the backend asked for cannot.
+        source: What decided: "argument", "use_backend()", "environment" or "default".
+        rows: For every backend, its name and a sentence.
+    """
+
+    op: str
+    chosen: str | None
+    source: str
+    rows: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        head = f"{self.op}: {self.chosen or 'nothing'} runs (decided by {self.source})"
+        return "\n".join([head, *(f"  {name}: {sentence}" for name, sentence in self.rows)])
+
+
+def requested_backend(argument: str | None) -> tuple[str, str]:
+    """Return the backend's name that was asked for ("auto" if none) and what decided it."""
+    if argument:
+        check_choice("backend", "backend", argument, env.BACKEND.choices)
+        return argument, "argument"
+    name = _current.get()
+    if name is not None:
+        return name, "use_backend()"
+    name = env.BACKEND.get()
+    if name is not None:
+        return name, "environment"
+    return "auto", "default"
+
+
+def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str) -> Backend:
+    """Return the backend that runs this call.
+
+    Raises:
+        BackendUnavailable: The backend asked for cannot run it, or none can; every reason is listed.
+    """
+    name, _ = requested_backend(backend)
+    if name == "auto":
+        _say_once_without_native()
+        for candidate in op.order:
+            if op.backends[candidate].why_not(*arguments, precision) is None:
+                return op.backends[candidate]
+    elif name in op.backends and op.backends[name].why_not(*arguments, precision) is None:
+        return op.backends[name]
+    raise BackendUnavailable(_refusal(explain_selection(op, arguments, backend, precision), name))
+
+
+def explain_selection(op: Op, arguments: Sequence[Any], backend: str | None, precision: str) -> Explanation:
+    """Say which backend runs this call and why each other one does not; runs nothing."""
+    name, source = requested_backend(backend)
+    reasons = {b.name: b.why_not(*arguments, precision) for b in op.backends.values()}
+    candidates = op.order if name == "auto" else (name,)
+    chosen = next((c for c in candidates if c in reasons and reasons[c] is None), None)
+    rows = tuple((b, _sentence(op, b, why, b == chosen, name)) for b, why in reasons.items())
+    if name != "auto" and name not in reasons:
+        rows += ((name, f"cannot run this call: {op.name} has no such backend"),)
+    return Explanation(op.name, chosen, source, rows)
+
+
+def _sentence(op: Op, backend: str, why_not: str | None, chosen: bool, requested: str) -> str:
+    if why_not is not None:
+        return f"cannot run this call: {why_not}"
+    if chosen:
+        return "runs this call"
+    if requested != "auto":
+        return "can run this call, but another was asked for"
+    if backend not in op.order:
+        return "can run this call, but auto takes only what was measured to be faster, and no measurement covers it"
+    return "can run this call, but another comes before it in the order"
+
+
+def _refusal(explanation: Explanation, requested: str) -> str:
+    sentences = dict(explanation.rows)
+    asked = "no backend can run this call"
+    if requested != "auto":
+        asked = f"backend {requested!r} {sentences.pop(requested)}"
+    others = "; ".join(f"{name} {sentence}" for name, sentence in sentences.items())
+    return f"{explanation.op}: {asked} (decided by {explanation.source}). The others: {others}"
+
+
+def _say_once_without_native() -> None:
+    global _said_without_native
+    if _said_without_native:
+        return
+    _said_without_native = True
+    reason = native.why_no_cpu()
+    if reason is not None:
+        warnings.warn(f"causalvae_kernels runs without its native CPU kernels: {reason}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,102 @@
+"""Output files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..core.errors import InvalidInput
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the folder of `path`, and renames it to `path` at the end.
+
+    An exception removes the temporary file and leaves whatever was at `path` untouched.
+
+    Args:
+        path: The final file. Its folder must exist.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files that only the owner may read; an output gets the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuses an output folder that cannot be used; writes nothing.
+
+    Args:
+        folder: Where the files will be; it need not exist.
+        names: Their names.
+        overwrite: Whether files of these names may be replaced.
+
+    Raises:
+        InvalidInput: If the folder is a file or is not writable, or if one of the files exists already.
+    """
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InvalidInput(f"output {folder}: {nearest} is a file, expected a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InvalidInput(f"output {folder}: {nearest} is not writable")
+    for name in names:
+        if (folder / name).is_dir():
+            raise InvalidInput(f"output {folder / name} is a folder, expected a file or nothing")
+    existing = [name for name in names if (folder / name).exists()]
+    if existing and not overwrite:
+        raise InvalidInput(
+            f"output {folder} already holds {', '.join(existing)}: choose another folder with --output, "
+            "or replace them with --overwrite"
+        )
+
+
+@contextmanager
+def staged_outputs(folder: Path, names: Sequence[str], overwrite: bool = False) -> Iterator[dict[str, Path]]:
+    """Gives a temporary path for each file, and moves all of them to `folder` at the end.
+
+    An exception leaves the folder as it was, and removes it where it was not there before.
+
+    Args:
+        folder: Where the files will be; made if need be.
+        names: Their names. Each must have been written when the block ends.
+        overwrite: Whether files of these names may be replaced.
+
+    Raises:
+        InvalidInput: As `check_outputs`.
+    """
+    check_outputs(folder, names, overwrite)
+    made = _make_folder(folder)
+    staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        yield {name: staging / name for name in names}
+        for name in names:
+            os.replace(staging / name, folder / name)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Makes the folder and its parents; returns those made, the innermost first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made

@@ -1,0 +1,162 @@
+"""The VAE of the demo: a small one with random weights, or one from a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import InvalidInput
+from ..workloads import small_cogvideox_config
+from .optional import require
+
+RANDOM_WEIGHTS_NOTE = "random weights: look at the difference between the two, not at the pictures"
+
+_CLASS_NAME = "AutoencoderKLCogVideoX"
+_WEIGHTS_NAME = "diffusion_pytorch_model"
+
+
+def small_random_vae(dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A small `AutoencoderKLCogVideoX` with random weights, in evaluation mode, on the CPU.
+
+    Args:
+        dtype: Of its parameters.
+        seed: The same seed gives the same weights; the global random state is left alone.
+
+    Raises:
+        MissingPackage: If diffusers is not installed.
+    """
+    diffusers = _diffusers()
+    with torch.random.fork_rng(devices=[]), quiet_diffusers():
+        torch.manual_seed(seed)
+        return diffusers.AutoencoderKLCogVideoX(**small_cogvideox_config()).to(dtype).eval()
+
+
+def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+    """An `AutoencoderKLCogVideoX` from a local diffusers folder; the network is never asked.
+
+    Args:
+        folder: Holds ``config.json`` and safetensors; or a pipeline's folder, which holds these in ``vae/``.
+        dtype: Of its parameters.
+
+    Returns:
+        The VAE in evaluation mode, on the CPU.
+
+    Raises:
+        InvalidInput: If there is no such folder, it holds another class, or the weights do not fit.
+        MissingPackage: If diffusers is not installed.
+    """
+    folder = vae_folder(folder)
+    variant = _variant(folder)
+    diffusers = _diffusers()
+    with quiet_diffusers():
+        try:
+            vae, info = diffusers.AutoencoderKLCogVideoX.from_pretrained(
+                str(folder),
+                torch_dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+        # Whatever diffusers, safetensors or torch say about a folder that cannot be loaded, it is the folder.
+        except Exception as error:
+            raise InvalidInput(f"weights {folder}: cannot be loaded ({_first_sentence(error)})") from error
+    for key, meaning in (
+        ("mismatched_keys", "of another size"),
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "not known to the configuration"),
+    ):
+        names = [name if isinstance(name, str) else name[0] for name in info.get(key, ())]
+        if names:
+            raise InvalidInput(
+                f"weights {folder}: do not fit its config.json, {len(names)} tensors are {meaning} "
+                f"(the first: {sorted(names)[0]})"
+            )
+    return vae.eval()
+
+
+def vae_folder(folder: str | Path) -> Path:
+    """The folder that holds the VAE's ``config.json``: `folder`, or its subfolder ``vae``.
+
+    Raises:
+        InvalidInput: If there is none, or it describes another class.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"weights {folder}: {'is a file' if folder.exists() else 'no such folder'}, {_EXPECTED}"
+        )
+    for candidate in (folder, folder / "vae"):
+        if (candidate / "config.json").is_file():
+            break
+    else:
+        raise InvalidInput(f"weights {folder}: holds neither config.json nor vae/config.json, {_EXPECTED}")
+    try:
+        class_name = json.loads((candidate / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError, OSError) as error:
+        raise InvalidInput(
+            f"weights {candidate}: config.json cannot be read as a configuration ({error})"
+        ) from error
+    if class_name != _CLASS_NAME:
+        raise InvalidInput(f"weights {candidate}: config.json describes {class_name}, expected {_CLASS_NAME}")
+    return candidate
+
+
+_EXPECTED = "expected a diffusers folder with config.json and safetensors"
+
+
+def _variant(folder: Path) -> str | None:
+    """The part between name and suffix, such as ``fp16``; None for the plain name, which comes first."""
+    names = sorted(path.name for path in folder.glob(f"{_WEIGHTS_NAME}*.safetensors*"))
+    if not names:
+        raise InvalidInput(f"weights {folder}: holds no {_WEIGHTS_NAME}*.safetensors, {_EXPECTED}")
+    variants = {_variant_of(name) for name in names}
+    return None if None in variants else sorted(v for v in variants if v)[0]
+
+
+def _variant_of(name: str) -> str | None:
+    """``…model.fp16-00001-of-00002.safetensors`` and ``…model.safetensors.index.fp16.json`` give ``fp16``."""
+    parts = (
+        name.removeprefix(_WEIGHTS_NAME)
+        .removesuffix(".json")
+        .replace(".safetensors", "")
+        .replace(".index", "")
+    )
+    words = parts.split("-")[0].strip(".")
+    return words or None
+
+
+def spatial_factor(vae: Any) -> int:
+    """By how much the VAE makes height and width smaller: both must be multiples of it."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Keep diffusers' own warnings from the terminal; what matters in them is raised as an error here.
+
+    Raises:
+        MissingPackage: If diffusers is not installed.
+    """
+    logging = _diffusers().utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _diffusers() -> Any:
+    return require("diffusers", "the reference VAE")
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "…"

@@ -1,0 +1,288 @@
+"""`swap(vae)`: put the package's ops into a diffusers VAE, and take them out again.
+
+Only instance attributes change: the `forward` of the modules that a family's rules name. Classes,
+parameters, `state_dict` and library globals stay. A replacement is a `functools.partial` of `run`, so a
+deep copy computes with its own weights and a pickle finds it by name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..core.checks import check_choice
+from ..core.env import BACKEND
+from ..core.errors import InvalidInput
+from ..core.precision import TIERS, resolve_precision
+from .hooks import has_foreign_forward, type_name, why_globally_hooked, why_hooked
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one class of modules is replaced.
+
+    Attributes:
+        forward: `forward(module, link, *args, **kwargs)`, importable, with the class's own signature.
+        bypasses: Paths of the children whose `forward` it does not call, with the class expected there; a
+            path that a module does not have is skipped.
+        why_left: Returns a sentence if this module's configuration does not fit, else None.
+        exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
+    """
+
+    forward: Callable[..., Any]
+    bypasses: tuple[tuple[str, str], ...] = ()
+    why_left: Callable[[nn.Module], str | None] = lambda module: None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """The rules of one VAE class.
+
+    Attributes:
+        model: Name of the diffusers class.
+        rules: By name of the module's class.
+        needs_no_rule: Classes of modules that are left on purpose, with the reason.
+    """
+
+    model: str
+    rules: dict[str, Rule]
+    needs_no_rule: dict[str, str]
+
+
+@dataclass
+class Link:
+    """What all replacements of one swap share; `active` is cleared when it is taken out."""
+
+    family: str
+    backend: str | None
+    precision: str | None
+    active: bool = True
+
+
+@dataclass(frozen=True)
+class ReportEntry:
+    """What happens to one module.
+
+    Attributes:
+        name: Its path in the model.
+        type_name: Its class.
+        replaced: Whether calls go through the package's ops now.
+        reason: Why not, or what replaces it.
+    """
+
+    name: str
+    type_name: str
+    replaced: bool
+    reason: str
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Make a family known to `swap`."""
+    FAMILIES[family.model] = family
+
+
+def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
+    """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
+    if link.active:
+        rule = FAMILIES[link.family].rules[type_name(module)]
+        if _why_at_rest(module, link, rule) is None:
+            return rule.forward(module, link, *args, **kwargs)
+    return type(module).forward(module, *args, **kwargs)
+
+
+def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
+    """Return why the class's own `forward` runs at this moment, or None; looked at on every call."""
+    if not rule.exact and resolve_precision(link.precision) == "exact":
+        return "precision 'exact' keeps the original's arithmetic"
+    reason = why_globally_hooked() or why_hooked(module) or _why_foreign(module, rule)
+    if reason is not None:
+        return reason
+    for path, _ in rule.bypasses:
+        child = _child(module, path)
+        if child is None:
+            continue
+        reason = why_hooked(child)
+        if reason is None and has_foreign_forward(child, run):
+            reason = "its forward was replaced by someone else"
+        if reason is not None:
+            return f"its {path} must be called: {reason}"
+    return None
+
+
+def _why_foreign(module: nn.Module, rule: Rule) -> str | None:
+    """Return which child is not of the class that the rule knows, or None."""
+    for path, expected in rule.bypasses:
+        child = _child(module, path)
+        if child is not None and type_name(child) != expected:
+            return f"its {path} is a {type_name(child)}, expected {expected}"
+    return None
+
+
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split("."):
+        module = module._modules.get(name)
+        if module is None:
+            return None
+    return module
+
+
+class Swap:
+    """What `swap` returns: report, refresh, restore; usable in `with`.
+
+    Attributes:
+        model: The model that was swapped.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, link: Link) -> None:
+        """Replace every module that the family's rules fit."""
+        self.model, self._family, self._link = model, family, link
+        self.refresh()
+
+    @property
+    def active(self) -> bool:
+        """Whether the swap holds."""
+        return self._link.active
+
+    @property
+    def report(self) -> list[ReportEntry]:
+        """Every module that a rule names or that has parameters of its own outside of one: as it is now."""
+        return list(self._entries())
+
+    def summary(self) -> str:
+        """Return one line: how many modules are replaced, how many left."""
+        replaced = sum(entry.replaced for entry in self.report)
+        left = [entry for entry in self.report if not entry.replaced]
+        names = ", ".join(entry.name for entry in left[:3]) + (", ..." if len(left) > 3 else "")
+        return f"{self._family.model}: {replaced} modules replaced, {len(left)} left" + (
+            f" ({names})" if left else ""
+        )
+
+    def __str__(self) -> str:
+        """Return the summary and a line per module that was left, with the reason."""
+        left = (f"  {e.name} ({e.type_name}): {e.reason}" for e in self.report if not e.replaced)
+        return "\n".join([self.summary(), *left])
+
+    def refresh(self) -> None:
+        """Look at the model again: replace what has become replaceable since (modules added, hooks gone)."""
+        if not self._link.active:
+            raise InvalidInput("refresh: this swap was restored; call swap() again")
+        for module in self.model.modules():
+            rule = self._family.rules.get(type_name(module))
+            if rule is None or has_foreign_forward(module, run):
+                continue
+            if (_why_foreign(module, rule) or rule.why_left(module)) is None:
+                module.forward = functools.partial(run, module, self._link)
+
+    def restore(self) -> None:
+        """Take the ops out: every module computes as its class says again. Doing it twice is harmless."""
+        self._link.active = False
+        for module in self.model.modules():
+            forward = module.__dict__.get("forward")
+            if isinstance(forward, functools.partial) and _link_of(module) is self._link and forward.func is run:
+                del module.forward
+
+    def __enter__(self) -> Swap:
+        """Return the handle."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restore."""
+        self.restore()
+
+    def _entries(self) -> Iterator[ReportEntry]:
+        covered: set[str] = set()
+        for name, module in self.model.named_modules():
+            if name in covered:
+                continue
+            kind, rule = type_name(module), self._family.rules.get(type_name(module))
+            if rule is None:
+                if module._parameters:
+                    reason = self._family.needs_no_rule.get(kind, "no rule names this class; it runs as it is")
+                    yield ReportEntry(name, kind, False, reason)
+                continue
+            reason = self._why_left(module, rule)
+            if reason is None:
+                covered.update(f"{name}.{path}" for path, expected in rule.bypasses if expected not in self._family.rules)
+            yield ReportEntry(name, kind, reason is None, reason or f"runs {rule.forward.__name__}")
+
+    def _why_left(self, module: nn.Module, rule: Rule) -> str | None:
+        if not self._link.active:
+            return "the swap was restored"
+        reason = _why_foreign(module, rule) or rule.why_left(module)
+        if reason is not None:
+            return reason
+        if _link_of(module) is not self._link:
+            return "its forward was replaced by someone else"
+        return _why_at_rest(module, self._link, rule)
+
+
+def swap(vae: nn.Module, *, backend: str | None = None, precision: str | None = None) -> Swap:
+    """Put the package's ops into a diffusers VAE, in place.
+
+    Frame counts, chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`.
+    Modules with hooks (offloading, layerwise casting, your own) run as they were while they are hooked.
+    Swapping a swapped model again replaces the old swap.
+
+    Args:
+        vae: An `AutoencoderKLCogVideoX`.
+        backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
+            at on every call.
+        precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+
+    Returns:
+        A handle: `report`, `refresh()`, `restore()`; `with swap(vae): ...` restores at the end.
+
+    Raises:
+        InvalidInput: The model is of no family that has rules, or a word is unknown.
+    """
+    family = _family_of(vae)
+    if backend is not None:
+        check_choice("swap", "backend", backend, BACKEND.choices)
+    if precision is not None:
+        check_choice("swap", "precision", precision, TIERS)
+    restore(vae)
+    return Swap(vae, family, Link(family.model, backend, precision))
+
+
+def restore(vae: nn.Module) -> None:
+    """Take every swap out of a model, whoever holds its handle; also out of a deep copy of a swapped one."""
+    for module in vae.modules():
+        link = _link_of(module)
+        if link is None:
+            continue
+        link.active = False
+        forward = module.__dict__["forward"]
+        if isinstance(forward, functools.partial) and forward.func is run:
+            del module.forward
+
+
+def _link_of(module: nn.Module) -> Link | None:
+    """Find our replacement on the instance, under the wrappers that hooks put around it."""
+    forward = module.__dict__.get("forward")
+    while forward is not None:
+        if isinstance(forward, functools.partial) and forward.func is run:
+            return forward.args[1]
+        forward = getattr(forward, "__wrapped__", None)
+    return None
+
+
+def _family_of(vae: object) -> Family:
+    if not isinstance(vae, nn.Module):
+        raise InvalidInput(f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae")
+    inner = getattr(vae, "_orig_mod", None)
+    if isinstance(inner, nn.Module):
+        raise InvalidInput("swap: got a compiled module; swap the model first, then compile it")
+    for cls in type(vae).__mro__:
+        family = FAMILIES.get(cls.__qualname__)
+        if family is not None and cls.__module__.startswith("diffusers."):
+            return family
+    known = ", ".join(sorted(FAMILIES))
+    raise InvalidInput(f"swap: got a {type(vae).__name__}, expected one of: {known} (of diffusers)")

@@ -1,0 +1,81 @@
+"""Causal 3D convolution in pure PyTorch: pad, convolve, add. Defines `causal_conv3d`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..causal_pad3d.reference import causal_pad3d_reference, causal_pad3d_vjp
+from .spec import paddings
+
+
+def causal_conv3d_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+) -> Tensor:
+    """Pad a copy of the input, call the framework's convolution, add the residual."""
+    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
+    if pad.copies:
+        x = causal_pad3d_reference(
+            x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode
+        )
+    y = F.conv3d(x, weight, bias, stride, (0, *pad.implicit), dilation)
+    return y if residual is None else y + residual
+
+
+def causal_conv3d_vjp(
+    grad: Tensor,
+    needs: set[str],
+    given: frozenset[str],
+    *,
+    x: Tensor,
+    weight: Tensor,
+    initial_state: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    **_: object,
+) -> dict[str, Tensor | None]:
+    """Pad again (cheap), then the framework's backward convolution, then the transpose of the padding."""
+    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
+    padded = x
+    if pad.copies:
+        padded = causal_pad3d_reference(
+            x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode
+        )
+    grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad,
+        padded,
+        weight,
+        [weight.shape[0]] if "bias" in given else None,
+        list(stride),
+        [0, *pad.implicit],
+        list(dilation),
+        False,
+        [0, 0, 0],
+        1,
+        [bool(needs & {"x", "initial_state"}), "weight" in needs, "bias" in needs],
+    )
+    grads = {"weight": grad_weight, "bias": grad_bias, "residual": grad, "x": grad_padded}
+    if needs & {"x", "initial_state"} and pad.copies:
+        grads |= causal_pad3d_vjp(
+            grad_padded,
+            needs,
+            given,
+            causal_padding=pad.causal,
+            spatial_padding=pad.explicit,
+            temporal_mode=temporal_mode,
+            spatial_mode=pad.explicit_mode,
+        )
+    return grads

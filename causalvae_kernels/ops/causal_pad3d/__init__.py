@@ -1,0 +1,201 @@
+"""Causal padding of video: frames in front of the first one, pixels around each, in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.checks import check_choice, check_like, check_shape, check_video, int_tuple
+from ...core.errors import InvalidInput
+from ...core.op import Op
+from ...temporal.frame_buffer import FrameBuffer
+from . import aten, cpu
+from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
+from .spec import SPATIAL_MODES, TEMPORAL_MODES
+
+
+def causal_pad3d(
+    x: Tensor,
+    causal_padding: int,
+    spatial_padding: int | Sequence[int] = 0,
+    *,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Tensor:
+    """Pad frames in front and pixels around.
+
+    Time is padded first, then space, so the added frames get their own border.
+
+    Args:
+        x: Frames, shape (B, C, T, H, W), any dtype, any strides.
+        causal_padding: Frames to put in front; a causal convolution needs dilation * (kT - 1).
+        spatial_padding: Pixels: one number, (height, width), or (top, bottom, left, right).
+        temporal_mode: What stands in front of a first chunk: "replicate" (its first frame) or "zeros".
+        spatial_mode: "zeros", "replicate" or "reflect".
+        initial_state: The frames in front, shape (B, C, causal_padding, H, W); overrides `temporal_mode`.
+        backend: Name of the backend; default: `use_backend()`, the environment, the default order.
+        precision: Tier; every backend of this op is exact.
+
+    Returns:
+        Shape (B, C, causal_padding + T, top + H + bottom, left + W + right), dtype of `x`;
+        channels_last_3d if `x` is, else contiguous.
+
+    Raises:
+        InvalidInput: Shapes, dtypes or words do not fit.
+        BackendUnavailable: The backend asked for cannot run this call.
+    """
+    arguments = _pad_arguments(
+        x,
+        causal_padding,
+        spatial_padding,
+        temporal_mode=temporal_mode,
+        spatial_mode=spatial_mode,
+        initial_state=initial_state,
+    )
+    return _PAD(*arguments, backend=backend, precision=precision)
+
+
+def causal_pad3d_(
+    buffer: FrameBuffer,
+    *,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> None:
+    """Fill the border of a `FrameBuffer` in place; its body is only read.
+
+    Args:
+        buffer: The frames, with `head_room` frames in front and a `halo` around.
+        temporal_mode: As in `causal_pad3d`.
+        spatial_mode: As in `causal_pad3d`.
+        initial_state: As in `causal_pad3d`, with `head_room` frames.
+        backend: As in `causal_pad3d`.
+        precision: As in `causal_pad3d`.
+
+    Raises:
+        InvalidInput: Shapes, dtypes or words do not fit, or a gradient would be lost.
+        BackendUnavailable: The backend asked for cannot run this call.
+    """
+    arguments = _pad__arguments(
+        buffer, temporal_mode=temporal_mode, spatial_mode=spatial_mode, initial_state=initial_state
+    )
+    _PAD_(*arguments, backend=backend, precision=precision)
+
+
+def _pad_arguments(
+    x: Tensor,
+    causal_padding: int,
+    spatial_padding: int | Sequence[int] = 0,
+    *,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+) -> tuple[Any, ...]:
+    check_video("causal_pad3d", "x", x)
+    halo = four_sides("causal_pad3d", spatial_padding)
+    _check_padding("causal_pad3d", x, causal_padding, halo, temporal_mode, spatial_mode, initial_state)
+    return x, initial_state, causal_padding, halo, temporal_mode, spatial_mode
+
+
+def _pad__arguments(
+    buffer: FrameBuffer,
+    *,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+) -> tuple[Any, ...]:
+    if not isinstance(buffer, FrameBuffer):
+        raise InvalidInput(
+            f"causal_pad3d_: got a {type(buffer).__name__}, expected a FrameBuffer; causal_pad3d takes tensors"
+        )
+    body, frames, halo = buffer.body, buffer.head_room, buffer.halo
+    _check_padding("causal_pad3d_", body, frames, halo, temporal_mode, spatial_mode, initial_state)
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (buffer.storage, initial_state)
+    ):
+        raise InvalidInput(
+            "causal_pad3d_: got a tensor that requires a gradient, expected none, because writing in place "
+            "would lose it; use causal_pad3d"
+        )
+    return buffer.storage, initial_state, frames, halo, temporal_mode, spatial_mode
+
+
+def four_sides(op: str, spatial_padding: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """Turn one number, (height, width) or (top, bottom, left, right) into the latter.
+
+    Raises:
+        InvalidInput: It is none of these, or negative.
+    """
+    if isinstance(spatial_padding, Sequence) and len(spatial_padding) == 2:
+        height, width = spatial_padding
+        spatial_padding = (height, height, width, width)
+    sides = int_tuple(op, "spatial_padding", spatial_padding, 4)
+    if min(sides) < 0:
+        raise InvalidInput(f"{op}: spatial_padding is {sides}, expected nothing negative")
+    return sides
+
+
+def _check_padding(
+    op: str,
+    x: Tensor,
+    causal_padding: int,
+    sides: tuple[int, ...],
+    temporal_mode: str,
+    spatial_mode: str,
+    initial_state: Tensor | None,
+) -> None:
+    check_choice(op, "temporal_mode", temporal_mode, TEMPORAL_MODES)
+    check_choice(op, "spatial_mode", spatial_mode, SPATIAL_MODES)
+    if not isinstance(causal_padding, int) or causal_padding < 0:
+        raise InvalidInput(f"{op}: causal_padding is {causal_padding!r}, expected a number of frames >= 0")
+    check_state(op, initial_state, x, causal_padding)
+    check_reflect(op, x, sides, spatial_mode)
+
+
+def check_state(op: str, initial_state: Tensor | None, x: Tensor, frames: int) -> None:
+    """Require a state of `frames` frames that fits `x`."""
+    if initial_state is None:
+        return
+    batch, channels, _, height, width = x.shape
+    check_shape(
+        op, "initial_state", initial_state, (batch, channels, frames, height, width), "(B, C, frames, H, W)"
+    )
+    check_like(op, "initial_state", initial_state, "x", x)
+
+
+def check_reflect(op: str, x: Tensor, sides: Sequence[int], spatial_mode: str) -> None:
+    """Require that a reflection stays inside the frame."""
+    height, width = x.shape[3:]
+    top, bottom, left, right = sides
+    if spatial_mode == "reflect" and (max(top, bottom) >= height or max(left, right) >= width):
+        raise InvalidInput(
+            f"{op}: spatial_mode 'reflect' with padding {tuple(sides)} on frames of {height}x{width}, expected "
+            f"less padding than pixels; use 'replicate'"
+        )
+
+
+_PAD = Op(
+    "causal_pad3d",
+    reference=causal_pad3d_reference,
+    prepare=_pad_arguments,
+    backends=(aten.PAD, cpu.PAD),
+    order=("aten", "reference"),
+    layout=("x",),
+    vjp=causal_pad3d_vjp,
+)
+_PAD_ = Op(
+    "causal_pad3d_",
+    reference=causal_pad3d__reference,
+    prepare=_pad__arguments,
+    backends=(aten.PAD_, cpu.PAD_),
+    order=("aten", "reference"),
+    mutates=("storage",),
+)

@@ -1,0 +1,77 @@
+"""Causal padding with the framework's copies: one write of the frames, then the border in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...core.layout import memory_format_of
+from ...core.op import Backend
+from ...temporal.frame_buffer import FrameBuffer, body_of
+from ...temporal.state import past_frames
+
+
+def fill_border(
+    storage: Tensor,
+    initial_state: Tensor | None,
+    causal_padding: int,
+    spatial_padding: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str = "exact",
+) -> None:
+    """Write head-room and halo of `storage`; its body is read, never written."""
+    if causal_padding:
+        body = body_of(storage, causal_padding, spatial_padding)
+        head = body_of(storage, 0, spatial_padding)[:, :, :causal_padding]
+        if initial_state is None and temporal_mode == "zeros":
+            head.zero_()
+        else:
+            head.copy_(past_frames(body, causal_padding, initial_state, temporal_mode))
+    if not any(spatial_padding):
+        return
+    top, bottom, left, right = spatial_padding
+    # Rows first, columns second over all rows: the corners come out as padding twice gives them.
+    _fill_halo(storage.narrow(4, left, storage.shape[4] - left - right), 3, top, bottom, spatial_mode)
+    _fill_halo(storage, 4, left, right, spatial_mode)
+
+
+def _fill_halo(storage: Tensor, dim: int, before: int, after: int, mode: str) -> None:
+    size = storage.shape[dim] - before - after
+    if mode == "zeros":
+        storage.narrow(dim, 0, before).zero_()
+        storage.narrow(dim, before + size, after).zero_()
+        return
+    for position in (*range(-before, 0), *range(size, size + after)):
+        source = min(max(position, 0), size - 1)
+        if mode == "reflect":
+            source = (size - 1) - abs(abs(position) - (size - 1))
+        storage.select(dim, before + position).copy_(storage.select(dim, before + source))
+
+
+def padded_copy(
+    x: Tensor,
+    initial_state: Tensor | None,
+    causal_padding: int,
+    spatial_padding: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str = "exact",
+) -> Tensor:
+    """Return the padded frames in the memory format of `x`, each element written once."""
+    buffer = FrameBuffer.empty(
+        x.shape,
+        head_room=causal_padding,
+        halo=tuple(spatial_padding),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format_of(x),
+    )
+    buffer.body.copy_(x)
+    fill_border(buffer.storage, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode)
+    return buffer.storage
+
+
+PAD = Backend("aten", padded_copy)
+PAD_ = Backend("aten", fill_border)

@@ -1,0 +1,27 @@
+"""Parity: the tolerance rule, streams against the whole, and a report for a machine."""
+
+from .compare import Comparison, compare, compare_exactly
+from .report import (
+    ParityResult,
+    compare_conv,
+    compare_pad,
+    compare_round_trips,
+    round_trip,
+    verify_ops,
+    verify_vae,
+)
+from .stream import run_in_chunks
+
+__all__ = [
+    "Comparison",
+    "ParityResult",
+    "compare",
+    "compare_conv",
+    "compare_exactly",
+    "compare_pad",
+    "compare_round_trips",
+    "round_trip",
+    "run_in_chunks",
+    "verify_ops",
+    "verify_vae",
+]

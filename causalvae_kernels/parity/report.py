@@ -1,0 +1,241 @@
+"""Parity of every op and of a swapped VAE on this machine, as rows of a report."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BackendUnavailable
+from ..core.op import Op, all_ops
+from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
+from ..ops.causal_conv3d.spec import error_factor
+from ..workloads import CONV_CASES, PAD_CASES, in_buffer, make_conv_call, make_pad_call, make_video
+from .compare import Comparison, compare, compare_exactly
+from .stream import run_in_chunks
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """One row: a group of comparisons, its worst member shown.
+
+    Attributes:
+        name: What was compared.
+        backend: The backend, or the tier of the swapped model.
+        dtype: Name of the dtype.
+        error: Relative error against the fp64 oracle of the member nearest to its limit.
+        allowed: What the tolerance rule allows it.
+        passed: Whether every member passed.
+        detail: How many members, or which failed and how; for a backend that cannot run, its sentence.
+        skipped: Nothing was compared, because the backend cannot run here.
+    """
+
+    name: str
+    backend: str
+    dtype: str
+    error: float
+    allowed: float
+    passed: bool
+    detail: str
+    skipped: bool = False
+
+
+def verify_ops(progress: Progress | None = None, *, quick: bool = False, seed: int | None = None) -> list[ParityResult]:
+    """Compare every backend of every op with the reference on fresh random inputs.
+
+    Args:
+        progress: Called as `progress(done, total, name)` before each row.
+        quick: float32 only.
+        seed: Of the inputs; default: a fresh one.
+    """
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    dtypes = DTYPES[:1] if quick else DTYPES
+    jobs = [(op, name, dtype) for op in all_ops() for name in op.backends if name != "reference" for dtype in dtypes]
+    rows = []
+    for done, (op, backend, dtype) in enumerate(jobs):
+        if progress:
+            progress(done, len(jobs), f"{op.name} {backend} {_short(dtype)}")
+        rows.append(_row(op.name, backend, dtype, lambda j=(op, backend, dtype): _compare_op(*j, seed)))
+    if progress:
+        progress(len(jobs), len(jobs), "done")
+    return rows
+
+
+def verify_vae(
+    vae: nn.Module,
+    swap: Callable[..., Any],
+    progress: Progress | None = None,
+    *,
+    frame_counts: tuple[int, ...] = (1, 9, 16),
+    size: tuple[int, int] = (32, 48),
+    quick: bool = False,
+) -> list[ParityResult]:
+    """Compare encode and decode of a swapped VAE with the unmodified one.
+
+    Args:
+        vae: A diffusers VAE; it is copied, not changed.
+        swap: `causalvae_kernels.swap` (handed in: this layer knows no models).
+        progress: Called as `progress(done, total, name)` before each row.
+        frame_counts: Frame counts to run.
+        size: (height, width) of the frames in pixels.
+        quick: float32 only.
+    """
+    oracle = copy.deepcopy(vae).to("cpu", torch.float64).eval()
+    jobs = [(tier, dtype) for dtype in (DTYPES[:1] if quick else DTYPES) for tier in ("exact", "high")]
+    rows = []
+    for done, (tier, dtype) in enumerate(jobs):
+        if progress:
+            progress(done, len(jobs), f"{type(vae).__name__} {tier} {_short(dtype)}")
+        model = copy.deepcopy(vae).to(dtype).eval()
+        rows.append(
+            _row(
+                type(vae).__name__,
+                f"swap, {tier}",
+                dtype,
+                lambda m=model, t=tier: _compare_vae(m, oracle, swap, t, frame_counts, size),
+            )
+        )
+    if progress:
+        progress(len(jobs), len(jobs), "done")
+    return rows
+
+
+def _row(
+    name: str, backend: str, dtype: torch.dtype, comparisons: Callable[[], Iterator[tuple[str, Comparison]]]
+) -> ParityResult:
+    try:
+        found = list(comparisons())
+    except BackendUnavailable as error:
+        reason = str(error).partition(" (decided by")[0]
+        return ParityResult(name, backend, _short(dtype), 0.0, 0.0, True, reason, skipped=True)
+    failed = [f"{case}: {c}" for case, c in found if not c.passed]
+    nearest = max((c for _, c in found), key=lambda c: c.error / c.allowed if c.allowed else c.error)
+    detail = "; ".join(failed) if failed else f"{len(found)} comparisons"
+    return ParityResult(name, backend, _short(dtype), nearest.error, nearest.allowed, not failed, detail)
+
+
+def _compare_op(op: Op, backend: str, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Comparison]]:
+    if op.name == "causal_conv3d":
+        for case in CONV_CASES:
+            yield case.name, compare_conv(make_conv_call(case, dtype, seed), backend)
+        yield "in chunks", _compare_chunks(dtype, backend, seed)
+        return
+    for case in PAD_CASES:
+        yield case.name, compare_pad(make_pad_call(case, dtype, seed), backend, in_place=op.name.endswith("_"))
+
+
+def compare_conv(call: dict[str, Any], backend: str, precision: str | None = None) -> Comparison:
+    """Compare one call of `causal_conv3d` with the reference and the fp64 oracle."""
+    got = causal_conv3d(**call, backend=backend, precision=precision)
+    reference = causal_conv3d(**call, backend="reference")
+    if precision == "exact":
+        return compare_exactly(got, reference)
+    oracle = causal_conv3d(**_mapped(call, lambda name, t: t.double()), backend="reference")
+    draws = [causal_conv3d(**_permuted(call), backend="reference") for _ in range(_REFERENCE_DRAWS - 1)]
+    return compare(got, [reference, *draws], oracle, error_factor(reference.dtype))
+
+
+# How often the reference is evaluated, each time with its input channels in another order.
+_REFERENCE_DRAWS = 4
+
+
+def _permuted(call: dict[str, Any]) -> dict[str, Any]:
+    """Return the same convolution with its input channels in another order."""
+    order = torch.randperm(call["x"].shape[1])
+    shuffled = ("x", "weight", "initial_state")
+    return _mapped(call, lambda name, t: t[:, order] if name in shuffled else t)
+
+
+def _mapped(call: dict[str, Any], change: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
+    return {k: change(k, v) if isinstance(v, Tensor) else v for k, v in call.items()}
+
+
+def compare_pad(call: dict[str, Any], backend: str, *, in_place: bool) -> Comparison:
+    """Compare one call of `causal_pad3d`, or of `causal_pad3d_` on the same frames, with the reference."""
+    reference = causal_pad3d(**call, backend="reference")
+    if not in_place:
+        return compare_exactly(causal_pad3d(**call, backend=backend), reference)
+    rest = dict(call)
+    buffer = in_buffer(rest.pop("x"), rest.pop("causal_padding"), rest.pop("spatial_padding"))
+    causal_pad3d_(buffer, **rest, backend=backend)
+    return compare_exactly(buffer.storage, reference)
+
+
+def _compare_chunks(dtype: torch.dtype, backend: str, seed: int) -> Comparison:
+    call = make_conv_call(CONV_CASES[0], dtype, seed)
+    x, weight, bias = call["x"], call["weight"], call["bias"]
+
+    def op(chunk: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return causal_conv3d(
+            chunk, weight, bias, initial_state=initial_state, return_final_state=True, backend=backend
+        )
+
+    oracle = causal_conv3d(x.double(), weight.double(), bias.double(), backend="reference")
+    reference = causal_conv3d(x, weight, bias, backend="reference")
+    got, _ = run_in_chunks(op, x, (1, 1, x.shape[2] - 2))
+    return compare(got, reference, oracle, error_factor(dtype))
+
+
+@torch.no_grad()
+def _compare_vae(
+    model: nn.Module,
+    oracle: nn.Module,
+    swap: Callable[..., Any],
+    tier: str,
+    frame_counts: tuple[int, ...],
+    size: tuple[int, int],
+) -> Iterator[tuple[str, Comparison]]:
+    for frames in frame_counts:
+        clip = make_video(frames, *size, seed=frames, dtype=next(model.parameters()).dtype)
+        with swap(model, precision=tier):
+            swapped = round_trip(model, clip)
+        for step, comparison in compare_round_trips(model, oracle, clip, swapped, exactly=tier == "exact"):
+            yield f"{step}, {frames} frames", comparison
+
+
+@torch.no_grad()
+def round_trip(vae: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mode of the latents, and the frames decoded from it."""
+    latents = vae.encode(clip).latent_dist.mode()
+    return latents, vae.decode(latents).sample
+
+
+@torch.no_grad()
+def compare_round_trips(
+    reference: nn.Module, oracle: nn.Module, clip: Tensor, got: tuple[Tensor, Tensor], *, exactly: bool = False
+) -> Iterator[tuple[str, Comparison]]:
+    """Compare latents and decoded frames with those of an unmodified model.
+
+    Args:
+        reference: The model without a swap.
+        oracle: The same in float64.
+        clip: Shape (B, 3, T, H, W), dtype of `reference`.
+        got: What `round_trip` gave for the swapped model.
+        exactly: Require equal bits.
+    """
+    latents, frames = round_trip(reference, clip)
+    if exactly:
+        yield "encode", compare_exactly(got[0], latents)
+        yield "decode", compare_exactly(got[1], frames)
+        return
+    # A second draw of the reference's rounding errors: with two clips in the batch the framework takes
+    # other convolution kernels; norms and everything else stay per clip.
+    twice = round_trip(reference, torch.cat([clip, clip]))
+    truth = round_trip(oracle, clip.double())
+    factor = error_factor(latents.dtype)
+    for step, result, one, two, exact in zip(
+        ("encode", "decode"), got, (latents, frames), twice, truth, strict=True
+    ):
+        yield step, compare(result, [one, two[: clip.shape[0]]], exact, factor)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,88 @@
+"""Storage with head-room in time and a halo in space, so that padding is a write of the border only.
+
+A producer writes its frames into `body`; `causal_pad3d_` then fills the border, and a convolution reads
+`storage`. Nothing that was written is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.checks import check_video, int_tuple
+from ..core.errors import InvalidInput
+
+
+class FrameBuffer:
+    """Frames of shape (B, C, T, H, W) inside a larger tensor.
+
+    Attributes:
+        storage: Shape (B, C, head_room + T, top + H + bottom, left + W + right).
+        head_room: Frames of room before the first one.
+        halo: Pixels of room around every frame: (top, bottom, left, right).
+    """
+
+    __slots__ = ("halo", "head_room", "storage")
+
+    def __init__(self, storage: Tensor, head_room: int, halo: Sequence[int] = (0, 0, 0, 0)) -> None:
+        """Wrap existing storage.
+
+        Raises:
+            InvalidInput: The storage leaves no room for a frame between its borders.
+        """
+        check_video("FrameBuffer", "storage", storage)
+        top, bottom, left, right = halo = int_tuple("FrameBuffer", "halo", halo, 4)
+        if head_room < 0 or min(halo) < 0:
+            raise InvalidInput(
+                f"FrameBuffer: got head_room {head_room} and halo {halo}, expected nothing negative"
+            )
+        _, _, frames, height, width = storage.shape
+        if frames <= head_room or height <= top + bottom or width <= left + right:
+            raise InvalidInput(
+                f"FrameBuffer: storage of shape {tuple(storage.shape)} has no room for a body inside head_room "
+                f"{head_room} and halo {halo}"
+            )
+        self.storage, self.head_room, self.halo = storage, head_room, halo
+
+    @classmethod
+    def empty(
+        cls,
+        shape: Sequence[int],
+        *,
+        head_room: int,
+        halo: Sequence[int] = (0, 0, 0, 0),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> FrameBuffer:
+        """Allocate a buffer for a body of `shape` (B, C, T, H, W); nothing is initialised."""
+        batch, channels, frames, height, width = int_tuple("FrameBuffer", "shape", tuple(shape), 5)
+        top, bottom, left, right = int_tuple("FrameBuffer", "halo", halo, 4)
+        storage = torch.empty(
+            (batch, channels, head_room + frames, top + height + bottom, left + width + right),
+            dtype=dtype,
+            device=device,
+            memory_format=memory_format,
+        )
+        return cls(storage, head_room, (top, bottom, left, right))
+
+    @property
+    def body(self) -> Tensor:
+        """The frames without the border: a view of shape (B, C, T, H, W) to write into."""
+        return body_of(self.storage, self.head_room, self.halo)
+
+    def __repr__(self) -> str:
+        """Name the body's shape and the border."""
+        return (
+            f"FrameBuffer(body={tuple(self.body.shape)}, head_room={self.head_room}, halo={self.halo}, "
+            f"dtype={self.storage.dtype})"
+        )
+
+
+def body_of(storage: Tensor, head_room: int, halo: Sequence[int]) -> Tensor:
+    """Return the view of `storage` between its borders (see `FrameBuffer`)."""
+    top, bottom, left, right = halo
+    _, _, _, height, width = storage.shape
+    return storage[:, :, head_room:, top : height - bottom, left : width - right]

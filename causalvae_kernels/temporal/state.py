@@ -1,0 +1,47 @@
+"""The state of a stream: the last kT-1 frames that a causal op has seen, as a value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def past_frames(x: Tensor, frames: int, initial_state: Tensor | None, temporal_mode: str) -> Tensor:
+    """Return the frames before the first one.
+
+    Args:
+        x: Frames, shape (B, C, T, H, W).
+        frames: How many.
+        initial_state: The frames themselves, shape (B, C, frames, H, W), if this is no first chunk.
+        temporal_mode: What stands before a first chunk: "replicate" (its first frame) or "zeros".
+
+    Returns:
+        Shape (B, C, frames, H, W), dtype of `x`; may be a view.
+    """
+    if initial_state is not None:
+        return initial_state
+    if temporal_mode == "replicate":
+        return x[:, :, :1].expand(-1, -1, frames, -1, -1)
+    batch, channels, _, height, width = x.shape
+    return x.new_zeros(batch, channels, frames, height, width)
+
+
+def final_state(
+    x: Tensor, frames: int, *, initial_state: Tensor | None = None, temporal_mode: str = "replicate"
+) -> Tensor:
+    """Return the last frames of what a causal op has seen: the `initial_state` of the next chunk.
+
+    Args:
+        x: This chunk, shape (B, C, T, H, W).
+        frames: How many frames the op looks back: dilation * (kT - 1).
+        initial_state: What this chunk started from, shape (B, C, frames, H, W).
+        temporal_mode: "replicate" or "zeros"; matters when T < frames and there is no `initial_state`.
+
+    Returns:
+        Shape (B, C, frames, H, W), dtype of `x`; owns its memory.
+    """
+    missing = frames - x.shape[2]
+    if missing <= 0:
+        return x[:, :, x.shape[2] - frames :].clone()
+    past = past_frames(x, frames, initial_state, temporal_mode)
+    return torch.cat([past[:, :, frames - missing :], x], dim=2)

@@ -1,0 +1,139 @@
+// The Python module `_C_cpu`: unpacks arguments, releases the GIL, calls.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/causal_conv3d_direct.h"
+#include "cpu/causal_pad3d.h"
+#include "cpu/check.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace cvk {
+namespace {
+
+// (address, sizes, strides in elements)
+using Tensor = std::tuple<uintptr_t, std::array<int64_t, 5>, std::array<int64_t, 5>>;
+
+Tensor5 view(const Tensor& t) {
+  const auto& [address, sizes, strides] = t;
+  Tensor5 tensor{reinterpret_cast<void*>(address), {}, {}};
+  std::copy(sizes.begin(), sizes.end(), tensor.size);
+  std::copy(strides.begin(), strides.end(), tensor.stride);
+  return tensor;
+}
+
+std::optional<Tensor5> view(const std::optional<Tensor>& t) {
+  if (!t) return std::nullopt;
+  return view(*t);
+}
+
+const Tensor5* pointer(const std::optional<Tensor5>& t) { return t ? &*t : nullptr; }
+
+std::vector<std::string> names(const std::vector<Isa>& isas) {
+  std::vector<std::string> result;
+  for (Isa isa : isas) result.push_back(isa_name(isa));
+  return result;
+}
+
+void pad(const Tensor& out, const std::optional<Tensor>& x, const std::optional<Tensor>& state,
+         int64_t causal_padding, const std::array<int64_t, 4>& spatial_padding,
+         const std::string& temporal_mode, const std::string& spatial_mode, int itemsize, int num_threads) {
+  const std::optional<Tensor5> past = view(state);
+  const auto [top, bottom, left, right] = spatial_padding;
+  CausalPad3d pad;
+  pad.out = view(out);
+  pad.body_is_in_out = !x;
+  pad.x = x ? view(*x) : body_of(pad.out, causal_padding, {top, bottom, left, right}, itemsize);
+  pad.state = pointer(past);
+  pad.causal_padding = causal_padding;
+  pad.top = top;
+  pad.bottom = bottom;
+  pad.left = left;
+  pad.right = right;
+  pad.temporal_mode = parse_temporal_mode("causal_pad3d", temporal_mode, false);
+  pad.spatial_mode = parse_spatial_mode("causal_pad3d", spatial_mode, false);
+  pad.itemsize = itemsize;
+  py::gil_scoped_release unlocked;
+  causal_pad3d(pad, num_threads);
+}
+
+void pad_in_place(const Tensor& storage, const std::optional<Tensor>& state, int64_t causal_padding,
+                  const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+                  const std::string& spatial_mode, int itemsize, int num_threads) {
+  pad(storage, std::nullopt, state, causal_padding, spatial_padding, temporal_mode, spatial_mode, itemsize,
+      num_threads);
+}
+
+void pad_copy(const Tensor& out, const Tensor& x, const std::optional<Tensor>& state, int64_t causal_padding,
+              const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+              const std::string& spatial_mode, int itemsize, int num_threads) {
+  pad(out, x, state, causal_padding, spatial_padding, temporal_mode, spatial_mode, itemsize, num_threads);
+}
+
+void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
+          const std::optional<Tensor>& state, const std::optional<Tensor>& residual,
+          const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
+          const std::array<int64_t, 2>& spatial_padding, const std::string& temporal_mode,
+          const std::string& spatial_mode, const std::string& dtype, const std::string& isa,
+          int num_threads) {
+  constexpr const char* op = "causal_conv3d";
+  const std::optional<Tensor5> past = view(state), added = view(residual);
+  require(!bias || *bias != 0, op, "bias has a null address, expected one, or None for no bias");
+  CausalConv3d conv;
+  conv.x = view(x);
+  conv.weight = view(weight);
+  conv.bias = reinterpret_cast<const void*>(bias.value_or(0));
+  conv.state = pointer(past);
+  conv.residual = pointer(added);
+  conv.out = view(out);
+  std::copy(stride.begin(), stride.end(), conv.stride);
+  std::copy(dilation.begin(), dilation.end(), conv.dilation);
+  conv.padding_h = spatial_padding[0];
+  conv.padding_w = spatial_padding[1];
+  conv.temporal_mode = parse_temporal_mode(op, temporal_mode, true);
+  conv.spatial_mode = parse_spatial_mode(op, spatial_mode, true);
+  conv.dtype = parse_dtype(op, dtype);
+  const Isa chosen = parse_supported_isa(isa);
+  py::gil_scoped_release unlocked;
+  causal_conv3d_direct(conv, chosen, num_threads);
+}
+
+bool has_openmp() {
+#ifdef _OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+}  // namespace cvk
+
+PYBIND11_MODULE(_C_cpu, m) {
+  using py::arg;
+  m.doc() = "Native CPU kernels. Tensors are tuples (address, 5 sizes, 5 strides in elements).";
+  m.def(
+      "compiled_isas", [] { return cvk::names(cvk::compiled_isas()); },
+      "Instruction sets in this build, best first.");
+  m.def(
+      "supported_isas", [] { return cvk::names(cvk::supported_isas()); },
+      "Those of them that this processor has, best first.");
+  m.def("openmp", cvk::has_openmp, "Whether the kernels use more than one thread.");
+  m.def("causal_pad3d_", cvk::pad_in_place, arg("storage"), arg("state").none(true), arg("causal_padding"),
+        arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("itemsize"),
+        arg("num_threads"), "Fill the border of a storage whose body is written.");
+  m.def("causal_pad3d", cvk::pad_copy, arg("out"), arg("x"), arg("state").none(true), arg("causal_padding"),
+        arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("itemsize"),
+        arg("num_threads"), "Write x and its border into out.");
+  m.def("causal_conv3d", cvk::conv, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
+        arg("state").none(true), arg("residual").none(true), arg("stride"), arg("dilation"),
+        arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("dtype"), arg("isa"),
+        arg("num_threads"), "out = causal convolution of x, plus bias and residual, in float32.");
+}

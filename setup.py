@@ -1,0 +1,119 @@
+"""Builds the native CPU module `causalvae_kernels._C_cpu` with ninja; the rest is in pyproject.toml."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from sysconfig import get_config_var, get_path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+MODULE = "csrc/module_cpu.cpp"
+HOST = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/cpu/*.cpp"))
+SIMD = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/cpu/simd/*.cpp"))
+ISA_FLAGS = {
+    "avx2": "-mavx2 -mfma -mf16c",
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
+}
+FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
+LINK = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
+NOT_BUILT = (
+    "causalvae-kernels: the native CPU module was not built ({}); the package works without it, on the "
+    "backends reference and aten; for the backend cpu, name a C++17 compiler in CXX and install it again."
+)
+
+
+def accepts(cxx: str, flags: str) -> bool:
+    """Tell whether the compiler makes a library of a C++ source with these flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <vector>\nint probe() { return int(std::vector<int>(1).size()); }\n")
+        command = [*shlex.split(f"{cxx} {flags} {LINK}"), str(source), "-o", f"{source}.so"]
+        try:
+            return subprocess.run(command, capture_output=True).returncode == 0
+        except OSError:
+            return False
+
+
+def find_compiler() -> str:
+    """Return CXX, or the C++ side of CC, or else the first of the usual ones that compiles C++17."""
+    plus = {"clang": "clang++", "gcc": "g++", "cc": "c++"}
+    of_cc = re.sub(r"\b(clang|gcc|cc)(-[\d.]+)?$", lambda m: plus[m[1]] + (m[2] or ""), os.getenv("CC", ""))
+    usual = [get_config_var("CXX") or "c++", "c++", "g++", "clang++"]
+    candidates = [wanted] if (wanted := os.getenv("CXX") or of_cc) else usual
+    if cxx := next((cxx for cxx in candidates if accepts(cxx, FLAGS)), None):
+        return cxx
+    raise OSError(f"no C++17 compiler: {', '.join(dict.fromkeys(candidates))} cannot be run or refuses C++17")
+
+
+def ninja_file(cxx: str, target: str) -> str:
+    """Write out the build: the host units, one unit per kernel and instruction set, the link."""
+    import pybind11
+
+    path = partial(re.sub, r"([$ :])", r"$\1")
+    x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
+    isas = {isa: flags for isa, flags in ISA_FLAGS.items() if x86 and accepts(cxx, flags)}
+    openmp = "-fopenmp" if accepts(cxx, "-fopenmp") else ""
+    user = {n: os.getenv(n, "").replace("$", "$$") for n in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS", "ARCHFLAGS")}
+    host = " ".join([openmp, *(f"-DCVK_HAVE_{isa.upper()}" for isa in isas)])
+    folders = dict.fromkeys([pybind11.get_include(), get_path("include"), get_path("platinclude")])
+    python = " ".join(f"-isystem {shlex.quote(folder)}" for folder in folders).replace("$", "$$")
+
+    units = [(MODULE, "module", f"{host} {python}"), *((source, "host", host) for source in HOST)]
+    units += [(s, isa, f"-DCVK_ISA={isa} {isas.get(isa, '')}") for s in SIMD for isa in ["portable", *isas]]
+    lines = [
+        "rule compile",
+        f"  command = {cxx} {FLAGS} $flags {user['CPPFLAGS']} {user['CXXFLAGS']} {user['ARCHFLAGS']}"
+        " -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {cxx} {LINK} $in -o $out {openmp} {user['LDFLAGS']} {user['ARCHFLAGS']}",
+    ]
+    objects = [path(f"{Path(source).stem}.{kind}.o") for source, kind, _ in units]
+    for (source, _, flags), built in zip(units, objects, strict=True):
+        lines.append(f"build {built}: compile {path(str(ROOT / source))}\n  flags = {flags}")
+    return "\n".join([*lines, f"build {path(target)}: link {' '.join(objects)}", ""])
+
+
+class BuildNative(build_ext):
+    """`build_ext` through ninja, which compiles in parallel and only what changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build the module, or say in one sentence why it is missing."""
+        if sys.platform == "win32":  # setuptools knows where MSVC is; it gets the portable unit alone
+            return super().build_extension(ext)
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        # An editable install is given a temporary folder, where nothing would be incremental.
+        folder = (ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp)).resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / "build.ninja").write_text(ninja_file(find_compiler(), target.name))
+            if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder)]).returncode != 0:
+                raise OSError("ninja or the compiler failed, see the messages above")
+            self.copy_file(str(folder / target.name), str(target))
+        except (ImportError, OSError) as reason:
+            target.unlink(missing_ok=True)  # one from an earlier build would be taken for this one
+            print(NOT_BUILT.format(reason), file=sys.stderr)
+
+
+def extensions() -> list[Extension]:
+    """List the native modules: none where the environment says so."""
+    if os.getenv("CAUSALVAE_KERNELS_SKIP_BUILD", "0") not in ("", "0"):
+        return []
+    msvc = {}
+    if sys.platform == "win32":
+        includes = [__import__("pybind11").get_include()]
+        msvc = {"include_dirs": includes, "extra_compile_args": ["/O2", "/std:c++17", "/openmp"]}
+    return [Extension("causalvae_kernels._C_cpu", [MODULE, *HOST, *SIMD], optional=True, **msvc)]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

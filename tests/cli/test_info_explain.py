@@ -1,0 +1,136 @@
+"""`info`, `explain` and the entry point."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import causalvae_kernels
+from causalvae_kernels.core.env import TABLE
+from causalvae_kernels.core.op import all_ops
+
+
+def test_info_shows_ops_and_variables(run):
+    result = run("info")
+    assert result.code == 0, result.stderr
+    for op in all_ops():
+        assert op.name in result.stdout
+    for variable in TABLE:
+        assert variable.name in result.stdout
+    assert torch.__version__ in result.stdout
+
+
+def test_info_json(run):
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["versions"]["causalvae_kernels"] == causalvae_kernels.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    for op in facts["ops"]:
+        assert op["chosen"] in op["backends"]
+        assert all(sentence for sentence in op["backends"].values())
+    assert {row["name"] for row in facts["environment"]} == {variable.name for variable in TABLE}
+    assert isinstance(facts["known_bad"], list)
+
+
+def test_info_tells_of_a_wrong_variable(run, monkeypatch):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "abacus")
+    result = run("info")
+    assert result.code == 0, result.stderr
+    assert "abacus" in result.stdout
+    facts = json.loads(run("info", "--json").stdout)
+    (row,) = (row for row in facts["environment"] if row["name"] == "CAUSALVAE_KERNELS_BACKEND")
+    assert row["value"] == "abacus" and "expected one of" in row["problem"]
+
+
+def test_info_tells_of_known_bad_versions(run, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["causalvae_kernels.cli.machine"], "known_bad_versions", lambda: ["cuDNN 9.9: wrong"]
+    )
+    assert "known to be bad: cuDNN 9.9: wrong" in run("info").stdout
+
+
+@pytest.mark.parametrize("op", ["causal_conv3d", "causal_pad3d", "causal_pad3d_"])
+def test_explain_every_op(run, op):
+    result = run("explain", op, "--shape", "1,8,3,16,16", "--channels-last", "--dtype", "bfloat16")
+    assert result.code == 0, result.stderr
+    assert "runs this call" in result.stdout and "decided by" in result.stdout
+    for backend in next(o for o in all_ops() if o.name == op).backends:
+        assert backend in result.stdout
+
+
+def test_explain_agrees_with_the_public_function(run):
+    arguments = ("--shape", "1,8,3,16,16", "--out-channels", 4, "--kernel", "3,1,1", "--stride", "1,2,2")
+    facts = json.loads(run("explain", "causal_conv3d", *arguments, "--device", "cpu", "--json").stdout)
+    x, weight = torch.empty(1, 8, 3, 16, 16), torch.empty(4, 8, 3, 1, 1)
+    answer = causalvae_kernels.explain(causalvae_kernels.causal_conv3d, x, weight, stride=(1, 2, 2))
+    assert (facts["chosen"], facts["source"]) == (answer.chosen, answer.source)
+    assert facts["backends"] == dict(answer.rows)
+
+
+def test_explain_a_forced_backend(run):
+    result = run("explain", "causal_conv3d", "--shape", "1,8,3,16,16", "--backend", "reference", "--json")
+    facts = json.loads(result.stdout)
+    assert (facts["chosen"], facts["source"]) == ("reference", "argument")
+
+
+BAD_INPUT = {
+    "unknown op": (["causal_con", "--shape", "1,8,3,16,16"], "expected one of causal_conv3d"),
+    "shape of four": (
+        ["causal_conv3d", "--shape", "1,8,3,16"],
+        "--shape: got '1,8,3,16', expected 5 positive",
+    ),
+    "empty shape": (["causal_conv3d", "--shape", "1,8,0,16,16"], "--shape: got"),
+    "kernel of two": (["causal_conv3d", "--shape", "1,8,3,16,16", "--kernel", "3,3"], "--kernel: got '3,3'"),
+    "even kernel": (["causal_conv3d", "--shape", "1,8,3,16,16", "--kernel", "3,2,2"], "odd height and width"),
+    "unknown dtype": (["causal_conv3d", "--shape", "1,8,3,16,16", "--dtype", "int8"], "--dtype: got 'int8'"),
+    "unknown device": (
+        ["causal_conv3d", "--shape", "1,8,3,16,16", "--device", "tpu9"],
+        "--device: got 'tpu9'",
+    ),
+    "unknown backend": (["causal_conv3d", "--shape", "1,8,3,16,16", "--backend", "x"], "--backend: got 'x'"),
+    "unknown precision": (
+        ["causal_conv3d", "--shape", "1,8,3,16,16", "--precision", "x"],
+        "--precision: got 'x'",
+    ),
+    "unknown mode": (
+        ["causal_conv3d", "--shape", "1,8,3,16,16", "--temporal-mode", "x"],
+        "temporal_mode is 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_explain_bad_input(refuse, case):
+    arguments, sentence = BAD_INPUT[case]
+    assert sentence in refuse("explain", *arguments)
+
+
+def test_too_little_memory_is_a_sentence(run):
+    result = run("explain", "causal_pad3d", "--shape", "1000000,1000,1000,1000,1000", "--device", "cpu")
+    assert result.code == 1
+    assert "error: the memory does not suffice" in result.stderr
+
+
+def test_module_runs_and_help_imports_no_optional_package():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['causalvae-kernels', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('causalvae_kernels', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "print('imported:', sorted({'av', 'diffusers', 'matplotlib', 'PIL', 'triton'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "imported: []" in done.stdout
+    for command in ("info", "explain", "verify", "reconstruct"):
+        assert command in done.stdout
+
+
+def test_python_m_help():
+    done = subprocess.run(
+        [sys.executable, "-m", "causalvae_kernels", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "reconstruct" in done.stdout and done.stderr == ""

@@ -1,0 +1,54 @@
+"""What all tests share: the backends of this machine, models, and fresh seeds that a failure names."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from causalvae_kernels.core import native
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _native_backends() -> list[tuple[str, str | None]]:
+    if native.why_no_cpu() is not None:
+        return []
+    return [("cpu", isa) for isa in native.cpu_module().supported_isas()]
+
+
+BACKENDS: list[tuple[str, str | None]] = [("aten", None), *_native_backends()]
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda b: "-".join(filter(None, b)))
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every backend but the reference; the native one once for each instruction set of this processor."""
+    name, isa = request.param
+    if isa:
+        monkeypatch.setenv("CAUSALVAE_KERNELS_CPU_ISA", isa)
+    return name
+
+
+@pytest.fixture(params=DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """The dtypes of the arithmetic ops."""
+    return request.param
+
+
+@pytest.fixture
+def seed(record_property: Callable[[str, Any], None]) -> int:
+    """A fresh seed; it is printed when the test fails."""
+    value = random.SystemRandom().randrange(2**31)
+    record_property("seed", value)
+    print(f"seed {value}")
+    return value
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests choose backend and precision themselves."""
+    for name in ("CAUSALVAE_KERNELS_BACKEND", "CAUSALVAE_KERNELS_PRECISION", "CAUSALVAE_KERNELS_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)

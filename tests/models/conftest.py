@@ -1,0 +1,40 @@
+"""Models that the swap's tests share; every test gets its own copy."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from causalvae_kernels.workloads import odd_cogvideox_config, small_cogvideox_config
+
+diffusers = pytest.importorskip("diffusers")
+logging.getLogger("diffusers").setLevel(logging.ERROR)
+
+CONFIGS = {"small": small_cogvideox_config, "odd": odd_cogvideox_config}
+
+
+@functools.cache
+def _built(name: str) -> torch.nn.Module:
+    torch.manual_seed(7)
+    return diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def build() -> Callable[..., torch.nn.Module]:
+    """Return a function that gives a fresh copy of a model: build("small", torch.bfloat16)."""
+
+    def make(name: str = "small", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        return copy.deepcopy(_built(name)).to(dtype)
+
+    return make
+
+
+@pytest.fixture(params=CONFIGS)
+def config_name(request: pytest.FixtureRequest) -> str:
+    """The small configuration, and one whose channel counts no vector divides."""
+    return request.param

@@ -1,0 +1,440 @@
+"""`causal_conv3d`: every backend against the fp64 oracle, under the tolerance rule."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, causal_conv3d, use_backend
+from causalvae_kernels.ops.causal_conv3d import spec
+from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
+from causalvae_kernels.workloads import CONV_CASES, ConvCase, in_buffer, make_conv_call, with_layout
+from tests.conftest import BACKENDS
+
+CONV = torch.ops.causalvae_kernels.causal_conv3d.default
+BY_NAME = {case.name: case for case in CONV_CASES}
+
+
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
+def test_backend_against_the_oracle(case, dtype, backend, seed):
+    comparison = compare_conv(make_conv_call(case, dtype, seed), backend)
+    assert comparison.passed, comparison
+
+
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
+def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, dtype, seed):
+    comparison = compare_conv(make_conv_call(case, dtype, seed), "aten", precision="exact")
+    assert comparison.passed, comparison
+
+
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
+def test_aten_in_float64(case, seed):
+    call = make_conv_call(case, torch.float64, seed)
+    got, expected = (causal_conv3d(**call, backend=b) for b in ("aten", "reference"))
+    assert compare(got, expected, expected).passed
+
+
+def test_reference_is_what_a_causal_convolution_is(seed):
+    """The definition, element by element, without any padding function."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 2, 4, 3, 3, dtype=torch.float64, generator=generator)
+    weight = torch.randn(1, 2, 3, 3, 3, dtype=torch.float64, generator=generator)
+    expected = torch.zeros(1, 1, 4, 3, 3, dtype=torch.float64)
+    for t in range(4):
+        for h in range(3):
+            for w in range(3):
+                for dt in range(3):
+                    for dh in range(3):
+                        for dw in range(3):
+                            row, column = h + dh - 1, w + dw - 1
+                            if 0 <= row < 3 and 0 <= column < 3:
+                                source = x[0, :, max(t + dt - 2, 0), row, column]
+                                expected[0, 0, t, h, w] += source @ weight[0, :, dt, dh, dw]
+    got = causal_conv3d(x, weight, backend="reference")
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_random_shapes_strides_and_modes(data):
+    draw = data.draw
+    modes = draw(st.sampled_from(spec.SPATIAL_MODES)), draw(st.sampled_from(spec.TEMPORAL_MODES))
+    kernel = draw(st.tuples(st.integers(1, 4), st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5])))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 2)))
+    stride = draw(st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 2)))
+    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    least = [reach[0] + 1 if modes[1] == "valid" else 1]
+    least += [{"valid": r + 1, "reflect": r // 2 + 1}.get(modes[0], 1) for r in reach[1:]]
+    shape = (
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 20)),
+        *(draw(st.integers(low, low + 7)) for low in least),
+    )
+    options = {"stride": stride, "dilation": dilation, "spatial_mode": modes[0], "temporal_mode": modes[1]}
+    out_channels = draw(st.integers(1, 36))
+    size = spec.output_size(shape, kernel, stride, dilation, modes[1], modes[0])
+    layout = draw(st.sampled_from(["contiguous", "channels_last_3d", "sliced", "permuted"]))
+    state = draw(st.booleans()) and modes[1] != "valid" and reach[0] > 0
+    call = make_conv_call(
+        ConvCase("drawn", shape, out_channels, kernel, layout, state, draw(st.booleans()), options=options),
+        draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
+        draw(st.integers(0, 2**31)),
+    )
+    if draw(st.booleans()):
+        call["residual"] = with_layout(torch.randn(shape[0], out_channels, *size).to(call["x"].dtype), layout)
+    for name in sorted({name for name, _ in BACKENDS}):
+        comparison = compare_conv(call, name)
+        assert comparison.passed, (name, comparison)
+
+
+@pytest.mark.parametrize("chunks", [(7,), (1,) * 7, (1, 2, 4), (5, 2)], ids=str)
+@pytest.mark.parametrize("mode", ["replicate", "zeros"])
+@pytest.mark.parametrize("kernel_t", [1, 2, 3, 5])
+def test_chunks_equal_the_whole(chunks, mode, kernel_t, backend, seed):
+    case = ConvCase("chunks", (2, 6, 7, 5, 6), 9, (kernel_t, 3, 3))
+    call = make_conv_call(case, torch.float32, seed)
+    x = call.pop("x")
+    call["temporal_mode"] = mode
+
+    def conv(chunk, initial_state):
+        return causal_conv3d(
+            chunk, **call, initial_state=initial_state, return_final_state=True, backend=backend
+        )
+
+    whole, last = conv(x, None)
+    got, state = run_in_chunks(conv, x, chunks)
+    assert torch.equal(state, last)
+    oracle = causal_conv3d(x.double(), call["weight"].double(), call["bias"].double(), temporal_mode=mode)
+    assert compare(got, whole, oracle, spec.error_factor(torch.float32)).passed
+
+
+def test_chunks_of_even_length_with_a_temporal_stride(backend):
+    x, weight = torch.randn(1, 4, 8, 5, 5), torch.randn(4, 4, 3, 3, 3)
+
+    def conv(chunk, initial_state):
+        return causal_conv3d(
+            chunk, weight, stride=2, initial_state=initial_state, return_final_state=True, backend=backend
+        )
+
+    got, _ = run_in_chunks(conv, x, (2, 4, 2))
+    assert torch.allclose(got, conv(x, None)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("halo", [False, True], ids=["no halo", "halo"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+def test_frame_buffer_equals_tensor(spatial_mode, halo, layout, backend, seed):
+    if spatial_mode != "zeros" and not halo and backend == "aten":
+        pass  # aten pads such a buffer once more, in space; the result must be the same
+    call = make_conv_call(ConvCase("b", (2, 5, 3, 6, 7), 8, layout=layout, state=True), torch.float32, seed)
+    call |= {"spatial_mode": spatial_mode, "return_final_state": True}
+    x = call.pop("x")
+    expected, expected_state = causal_conv3d(x, **call, backend=backend)
+    buffer = in_buffer(x, 2, (1, 1, 1, 1) if halo else (0, 0, 0, 0))
+    got, state = causal_conv3d(buffer, **call, backend=backend)
+    assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5)
+    assert got.stride() == expected.stride()
+    assert torch.equal(state, expected_state)
+    assert torch.equal(buffer.body, x)
+    state.zero_()
+    assert torch.equal(buffer.body, x)
+
+
+def test_frame_buffer_is_not_copied():
+    """The convolution over a buffer allocates its output and the state, and no second input."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func not in (torch.ops.aten.convolution.default, torch.ops.aten.mkldnn_convolution.default):
+                fresh = isinstance(out, torch.Tensor) and out._base is None
+                written = func in (torch.ops.aten.copy_.default, torch.ops.aten.cat.default)
+                if fresh or written:
+                    self.elements = max(self.elements, out.numel())
+            return out
+
+    x = torch.randn(1, 8, 9, 16, 16)
+    weight, buffer = torch.randn(8, 8, 3, 3, 3), in_buffer(x, 2)
+    causal_conv3d(buffer, weight, return_final_state=True)
+    counted = Largest()
+    with counted, torch.no_grad():
+        torch.ops.aten.clone(x)
+    assert counted.elements == x.numel()
+    counted.elements = 0
+    with counted, torch.no_grad():
+        # Below the operator, where the backend works.
+        from causalvae_kernels.ops.causal_conv3d import aten
+
+        aten.CONV.call(buffer.storage, weight, None, None, None, (1, 1, 1), (1, 1, 1), "valid", "zeros", "high")
+    assert counted.elements < x.numel() // 2
+
+
+def test_large_inputs_are_cut_along_time(monkeypatch, seed):
+    from causalvae_kernels.ops.causal_conv3d import aten
+
+    call = make_conv_call(ConvCase("cut", (1, 4, 9, 6, 6), 5, residual=True), torch.float32, seed)
+    whole = causal_conv3d(**call, backend="aten", precision="exact")
+    strided = causal_conv3d(**(call | {"residual": None}), stride=2, backend="aten")
+    monkeypatch.setattr(aten, "_MAX_ELEMENTS", 300)
+    assert torch.allclose(causal_conv3d(**call, backend="aten", precision="exact"), whole, atol=1e-5)
+    cut = causal_conv3d(**(call | {"residual": None}), stride=2, backend="aten")
+    assert torch.allclose(cut, strided, atol=1e-5)
+
+
+def test_memory_format_follows_the_inputs(backend):
+    x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(5, 4, 3, 3, 3)
+    last = {"memory_format": torch.channels_last_3d}
+    assert causal_conv3d(x, weight, backend=backend).is_contiguous()
+    assert causal_conv3d(x.contiguous(**last), weight, backend=backend).is_contiguous(**last)
+    assert causal_conv3d(x, weight.contiguous(**last), backend=backend).is_contiguous(**last)
+    body = in_buffer(x.contiguous(**last), 2).body
+    assert causal_conv3d(body, weight, backend=backend).is_contiguous(**last)
+
+
+OPCHECK_CASES = ("plain", "channels last, state, residual", "permuted strides, state", "no bias",
+                 "stride 2 everywhere", "dilation", "reflect in space, channels last", "valid in time")
+
+
+@pytest.mark.parametrize("name", OPCHECK_CASES)
+def test_opcheck(name, backend, seed):
+    case = BY_NAME[name]
+    call = make_conv_call(case, torch.float32, seed)
+    tensors = [call.get(n) for n in ("x", "weight", "bias", "initial_state", "residual")]
+    tensors = [None if t is None else t.requires_grad_() for t in tensors]
+    strides = [(v,) * 3 if isinstance(v, int) else v for v in (case.options.get(n, 1) for n in ("stride", "dilation"))]
+    modes = case.options.get("temporal_mode", "replicate"), case.options.get("spatial_mode", "zeros")
+    torch.library.opcheck(CONV, (*tensors, *strides, *modes, backend, ""))
+
+
+GRADIENTS = {
+    "replicate": {},
+    "zeros": {"temporal_mode": "zeros"},
+    "state": {"state": True},
+    "stride": {"stride": 2},
+    "dilation": {"dilation": (2, 1, 2), "state": True},
+    "reflect": {"spatial_mode": "reflect"},
+    "replicate in space": {"spatial_mode": "replicate", "state": True},
+    "valid": {"spatial_mode": "valid", "temporal_mode": "valid"},
+}
+
+
+@pytest.mark.parametrize("options", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_of_everything(options):
+    options = dict(options)
+    with_state = options.pop("state", False)
+    frames = 2 * (options.get("dilation", (1, 1, 1))[0])
+    x, weight, bias, state = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True)
+        for s in ((1, 2, 3, 4, 3), (2, 2, 3, 3, 3), (2,), (1, 2, frames, 4, 3))
+    )
+    state = state if with_state else None
+    shape = causal_conv3d(x, weight, initial_state=state, **options).shape
+    residual = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def conv(x, weight, bias, residual, *state):
+        return causal_conv3d(
+            x,
+            weight,
+            bias,
+            residual=residual,
+            initial_state=state[0] if state else None,
+            return_final_state=options.get("temporal_mode") != "valid",
+            **options,
+        )
+
+    arguments = (x, weight, bias, residual, *([state] if with_state else []))
+    assert torch.autograd.gradcheck(conv, arguments)
+    assert torch.autograd.gradgradcheck(conv, arguments, fast_mode=True)
+
+
+def test_gradients_are_those_of_the_framework_whatever_the_backend(backend, seed):
+    call = make_conv_call(ConvCase("g", (2, 5, 3, 6, 7), 4, residual=True), torch.float32, seed)
+    leaves = {k: v.clone().requires_grad_() for k, v in call.items()}
+    causal_conv3d(**leaves, backend=backend).square().sum().backward()
+    plain = {k: v.clone().requires_grad_() for k, v in call.items()}
+    padded = torch.cat([plain["x"][:, :, :1]] * 2 + [plain["x"]], dim=2)
+    (F.conv3d(padded, plain["weight"], plain["bias"], padding=(0, 1, 1)) + plain["residual"]).square().sum().backward()
+    for name, leaf in leaves.items():
+        assert torch.allclose(leaf.grad, plain[name].grad, rtol=1e-3, atol=1e-3), name
+
+
+def test_only_the_wanted_gradients_are_computed(backend):
+    x = torch.randn(1, 3, 2, 4, 4)
+    weight = torch.randn(3, 3, 3, 3, 3, requires_grad=True)
+    bias = torch.randn(3)
+    causal_conv3d(x, weight, bias, backend=backend).sum().backward()
+    assert weight.grad is not None and x.grad is None and bias.grad is None
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_compiles_without_a_graph_break(channels_last, backend):
+    x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(6, 4, 3, 3, 3)
+    bias, residual = torch.randn(6), torch.randn(1, 6, 3, 5, 6)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+
+    def step(x):
+        y, state = causal_conv3d(
+            x * 2, weight, bias, residual=residual, return_final_state=True, backend=backend
+        )
+        return causal_conv3d(y, weight.transpose(0, 1), backend=backend), state
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    for got, expected in zip(compiled(x), step(x), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5)
+        assert got.stride() == expected.stride()
+    longer = torch.cat([x, x], dim=2)
+    residual = torch.randn(1, 6, 6, 5, 6)
+    assert torch.allclose(compiled(longer)[0], step(longer)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_backward(backend):
+    weight = torch.randn(4, 4, 3, 3, 3)
+
+    def loss(x):
+        return causal_conv3d(x, weight, backend=backend).square().sum()
+
+    x, y = (torch.ones(1, 4, 2, 5, 5).requires_grad_() for _ in range(2))
+    loss(x).backward()
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(y).backward()
+    assert torch.allclose(x.grad, y.grad, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor(backend):
+    x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(6, 4, 3, 3, 3)
+
+    def step(x):
+        return causal_conv3d(F.silu(x), weight, backend=backend).relu()
+
+    assert torch.allclose(torch.compile(step, fullgraph=True)(x), step(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast_gives_the_frameworks_dtypes(low, backend):
+    x, weight, bias = torch.randn(1, 4, 3, 5, 6), torch.randn(4, 4, 3, 3, 3), torch.randn(4)
+    past = torch.randn(1, 4, 2, 5, 6)
+    with torch.autocast("cpu", dtype=low):
+        padded = torch.cat([past, x], dim=2)
+        plain = F.conv3d(padded, weight, bias, padding=(0, 1, 1))
+        summed = plain + x
+        got, state = causal_conv3d(
+            x, weight, bias, initial_state=past, return_final_state=True, backend=backend
+        )
+        with_residual = causal_conv3d(x, weight, bias, initial_state=past, residual=x, backend=backend)
+        own = causal_conv3d(x, weight, bias, initial_state=past, residual=plain, backend=backend)
+    assert got.dtype == plain.dtype == low
+    assert state.dtype == x.dtype and torch.equal(state, x[:, :, -2:])
+    assert with_residual.dtype == summed.dtype == torch.float32
+    assert own.dtype == (plain + plain).dtype
+    assert torch.allclose(got, plain, rtol=2e-2, atol=2e-2)
+    assert torch.allclose(with_residual, summed, rtol=2e-2, atol=2e-2)
+
+
+def test_two_python_threads_at_once(backend, seed):
+    """No static scratch: two threads with different work get the results of one."""
+    calls = [make_conv_call(c, torch.float32, seed + i) for i, c in enumerate(CONV_CASES[8:12])]
+    expected = [causal_conv3d(**c, backend=backend) for c in calls]
+    wrong: list[int] = []
+
+    def work(indices):
+        for _ in range(10):
+            for i in indices:
+                if not torch.equal(causal_conv3d(**calls[i], backend=backend), expected[i]):
+                    wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(order,)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_thread_count_does_not_change_native_bits(backend, seed):
+    if backend != "cpu":
+        pytest.skip("the framework's convolution promises no such thing")
+    call = make_conv_call(BY_NAME["no tile divides, batch"], torch.float32, seed)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = causal_conv3d(**call, backend=backend)
+        torch.set_num_threads(2)
+        two = causal_conv3d(**call, backend=backend)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one, two)
+
+
+def test_weights_are_never_stale(backend):
+    """`data.copy_`, EMA and casting leave identity and version counter of a parameter unchanged."""
+    x, weight = torch.randn(1, 8, 3, 6, 6), torch.nn.Parameter(torch.randn(8, 8, 3, 3, 3))
+    with torch.no_grad():
+        causal_conv3d(x, weight, backend=backend)
+        for change in (
+            lambda: weight.data.copy_(torch.randn_like(weight)),
+            lambda: weight.data.mul_(0.5).add_(torch.randn_like(weight), alpha=0.5),
+            lambda: weight.data.zero_(),
+            lambda: setattr(weight, "data", torch.randn_like(weight)),
+        ):
+            change()
+            got = causal_conv3d(x, weight, backend=backend)
+            expected = causal_conv3d(x, weight.detach().clone(), backend="reference")
+            assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": torch.zeros(3, 4, 5, 5)}, "five dimensions"),
+        ({"x": torch.zeros(1, 4, 3, 5, 5, dtype=torch.int32)}, "expected float32"),
+        ({"x": torch.zeros(1, 3, 3, 5, 5)}, "3 channels and weight"),
+        ({"weight": torch.zeros(2, 4, 3, 2, 3)}, "odd height and width"),
+        ({"weight": torch.zeros(2, 4, 3, 3, 3, dtype=torch.float64)}, r"one dtype; convert"),
+        ({"bias": torch.zeros(3)}, r"expected \(2,\)"),
+        ({"stride": 3}, "strides of 1 or 2"),
+        ({"stride": (1, 2)}, "an int or 3 ints"),
+        ({"dilation": 0}, "dilations >= 1"),
+        ({"temporal_mode": "constant"}, "expected one of"),
+        ({"spatial_mode": "circular"}, "expected one of"),
+        ({"spatial_mode": "valid", "x": torch.zeros(1, 4, 3, 2, 2)}, "smaller than the kernel"),
+        ({"temporal_mode": "valid", "x": torch.zeros(1, 4, 2, 5, 5)}, "smaller than the kernel"),
+        ({"initial_state": torch.zeros(1, 4, 1, 5, 5)}, r"expected \(1, 4, 2, 5, 5\)"),
+        ({"initial_state": torch.zeros(1, 4, 2, 5, 5), "temporal_mode": "valid"}, "got an initial_state"),
+        ({"residual": torch.zeros(1, 2, 3, 5, 4)}, r"expected \(1, 2, 3, 5, 5\)"),
+        ({"precision": "double"}, "expected one of 'exact', 'high', 'fast'"),
+        ({"backend": "gpu"}, "expected one of"),
+        ({"x": FrameBuffer(torch.zeros(1, 4, 4, 5, 5), 1)}, "head_room 1, expected"),
+        ({"x": FrameBuffer(torch.zeros(1, 4, 4, 5, 5), 2, (1, 1, 1, 1)), "spatial_mode": "valid"}, "halo"),
+    ],
+)
+def test_bad_input_gets_a_sentence(change, words):
+    call = {"x": torch.zeros(1, 4, 3, 5, 5), "weight": torch.zeros(2, 4, 3, 3, 3)} | change
+    with pytest.raises(InvalidInput, match=words):
+        causal_conv3d(**call)
+
+
+@pytest.mark.skipif(not any(name == "cpu" for name, _ in BACKENDS), reason="the native module is not built")
+def test_forced_backend_that_cannot_run_says_why():
+    x, weight = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    with pytest.raises(BackendUnavailable, match=r"'cpu' cannot run this call: .*float64.*aten can run"):
+        causal_conv3d(x, weight, backend="cpu")
+    with use_backend("cpu"), pytest.raises(BackendUnavailable, match=r"decided by use_backend\(\)"):
+        causal_conv3d(x, weight)
+    with pytest.raises(BackendUnavailable, match="'exact' asks for the bits"):
+        causal_conv3d(x.float(), weight.float(), backend="cpu", precision="exact")
+
+
+def test_flops_and_bytes():
+    # 2 * Cout * Cin * 27 * T * H * W, and each element once.
+    assert spec.flops((1, 4, 5, 6, 7), (8, 4, 3, 3, 3)) == 2 * 8 * 4 * 27 * 5 * 6 * 7
+    assert spec.flops((2, 4, 5, 6, 8), (8, 4, 3, 3, 3), stride=(1, 2, 2)) == 2 * 2 * 8 * 4 * 27 * 5 * 3 * 4
+    assert spec.bytes_moved((1, 4, 5, 6, 7), (8, 4, 3, 3, 3), 2) == 2 * (12 * 210 + 8 * 4 * 27)
