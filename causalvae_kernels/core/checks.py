@@ -15,9 +15,13 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def check_video(op: str, name: str, x: object) -> None:
     """Require a (B, C, T, H, W) tensor without empty dimensions."""
     if not isinstance(x, Tensor):
-        raise InvalidInput(f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape (B, C, T, H, W)")
+        raise InvalidInput(
+            f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape (B, C, T, H, W)"
+        )
     if x.dim() != 5:
-        raise InvalidInput(f"{op}: {name} has shape {tuple(x.shape)}, expected five dimensions (B, C, T, H, W)")
+        raise InvalidInput(
+            f"{op}: {name} has shape {tuple(x.shape)}, expected five dimensions (B, C, T, H, W)"
+        )
     if 0 in x.shape:
         raise InvalidInput(
             f"{op}: {name} has shape {tuple(x.shape)}, expected at least one of everything in (B, C, T, H, W)"
@@ -48,9 +52,7 @@ def check_like(op: str, name: str, x: Tensor, other_name: str, other: Tensor) ->
 def check_float(op: str, name: str, x: Tensor) -> None:
     """Require one of the dtypes that the arithmetic ops know."""
     if x.dtype not in FLOAT_DTYPES:
-        raise InvalidInput(
-            f"{op}: {name} is {x.dtype}, expected float32, bfloat16, float16 or float64"
-        )
+        raise InvalidInput(f"{op}: {name} is {x.dtype}, expected float32, bfloat16, float16 or float64")
 
 
 def check_choice(op: str, name: str, value: object, choices: Sequence[str]) -> None:
@@ -63,9 +65,7 @@ def int_tuple(op: str, name: str, value: object, length: int) -> tuple[int, ...]
     """Turn an int, or a sequence of `length` ints, into a tuple."""
     if type(value) is int:
         return (value,) * length
-    if isinstance(value, bool) or not isinstance(value, (int, Sequence)) or isinstance(value, str):
-        raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
-    items = tuple(value) if isinstance(value, Sequence) else (int(value),) * length
-    if len(items) != length or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+    items = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(items) != length or any(type(i) is not int for i in items):
         raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
     return items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 
@@ -30,7 +31,9 @@ class Variable:
         Raises:
             InvalidInput: The value is none of `choices`.
         """
-        value = os.environ.get(self.name, "").strip()
+        if not _is_set(self.name):
+            return None
+        value = os.environ[self.name].strip()
         if not value:
             return None
         if self.choices and value not in self.choices:
@@ -38,6 +41,22 @@ class Variable:
                 f"environment variable {self.name}: got {value!r}, expected one of {', '.join(self.choices)}"
             )
         return value
+
+
+# Asking os.environ costs 1.7 us, four times per call of an op; its own dictionary costs 0.1 us.
+_ENTRIES = getattr(os.environ, "_data", None)
+_KEY = getattr(os.environ, "encodekey", None)
+
+
+@functools.cache
+def _key(name: str) -> object:
+    return _KEY(name)
+
+
+def _is_set(name: str) -> bool:
+    if _ENTRIES is None or _KEY is None:
+        return name in os.environ
+    return _key(name) in _ENTRIES
 
 
 BACKEND = Variable(

@@ -27,7 +27,7 @@ def known_bad_versions(torch_version: str | None = None, cudnn_version: int | No
     major, minor = (int(part) for part in torch_version.split(".")[:2])
     if (major, minor) == (2, 9) and cudnn_version < 91500:
         found.append(
-            f"torch {torch_version} with cuDNN {cudnn_version}: 3D convolutions can take many times the memory "
-            "(pytorch issue 166643); install cuDNN 9.15 or newer, or another torch"
+            f"torch {torch_version} with cuDNN {cudnn_version}: 3D convolutions can take many times the "
+            "memory (pytorch issue 166643); install cuDNN 9.15 or newer, or another torch"
         )
     return found

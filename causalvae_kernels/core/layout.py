@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def is_channels_last_3d(x: Tensor) -> bool:
-    """Tell whether PyTorch would suggest channels_last_3d for a tensor: its strides grow from C over W, H, T to B.
+    """Tell whether PyTorch would suggest channels_last_3d: the strides grow from C over W, H, T to B.
 
     Holds for a dense channels_last_3d tensor and for a window into one (the body of a `FrameBuffer`).
     A tensor that is contiguous as well (one channel, or one pixel) counts as contiguous.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from types import ModuleType
 
 from torch import Tensor
@@ -24,13 +23,13 @@ TensorArgument = tuple[int, tuple[int, ...], tuple[int, ...]]
 @functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     """Return the module, or the sentence that says why there is none."""
-    if importlib.util.find_spec(MODULE) is None:
+    try:
+        return importlib.import_module(MODULE), None
+    except ModuleNotFoundError:
         return None, (
             "the native CPU module was not built: install the package again with a C++17 compiler, "
             f"and without {env.SKIP_BUILD.name}"
         )
-    try:
-        return importlib.import_module(MODULE), None
     except ImportError as error:
         return None, f"the native CPU module cannot be loaded ({error}): install the package again"
 

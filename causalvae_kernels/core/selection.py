@@ -116,7 +116,10 @@ def _sentence(op: Op, backend: str, why_not: str | None, chosen: bool, requested
     if requested != "auto":
         return "can run this call, but another was asked for"
     if backend not in op.order:
-        return "can run this call, but auto takes only what was measured to be faster, and no measurement covers it"
+        return (
+            "can run this call, but auto takes only what was measured to be faster, and no measurement "
+            "covers it"
+        )
     return "can run this call, but another comes before it in the order"
 
 
@@ -136,4 +139,6 @@ def _say_once_without_native() -> None:
     _said_without_native = True
     reason = native.why_no_cpu()
     if reason is not None:
-        warnings.warn(f"causalvae_kernels runs without its native CPU kernels: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"causalvae_kernels runs without its native CPU kernels: {reason}", RuntimeWarning, stacklevel=2
+        )

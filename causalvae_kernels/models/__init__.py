@@ -1,4 +1,4 @@
-"""The swap of the package's ops into diffusers' VAEs: `swap.py` the mechanism, one file of rules per family."""
+"""The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
 from . import cogvideox  # noqa: F401  (registers the family)
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def spatial_norm(
     A pointwise convolution commutes with repeating pixels, so scale and shift are computed once per latent
     pixel instead of once per output pixel (64 to 256 times fewer), and no cache is kept for them.
     """
-    scale, shift = module.conv_y(zq)[0], module.conv_b(zq)[0]
+    scale, shift = module.conv_y.conv(zq), module.conv_b.conv(zq)
     normed = module.norm_layer(f)
     frames = f.shape[2]
     pieces = [slice(0, 1), slice(1, None)] if frames > 1 and frames % 2 else [slice(None)]
@@ -94,17 +95,26 @@ def spatial_norm(
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor, in_place: bool) -> Tensor:
     """Return x * scale + shift, both repeated to the size of `x` by nearest neighbour."""
     time, rows, columns = (n // m for n, m in zip(x.shape[2:], scale.shape[2:], strict=True))
-    powers_of_two = all(n & (n - 1) == 0 for n in (time, rows, columns))
-    if powers_of_two and x.shape[2:] == (scale.shape[2] * time, scale.shape[3] * rows, scale.shape[4] * columns):
+    view = x
+    if x.shape[2:] == scale.shape[2:]:
+        pass
+    elif _repeats_evenly(x.shape[2:], scale.shape[2:]):
         # Repeat columns only; frames and rows are broadcast, so the factors stay in the cache.
-        scale, shift = (s.repeat_interleave(columns, dim=4)[:, :, :, None, :, None] for s in (scale, shift))
+        if columns > 1:
+            scale, shift = (s.unsqueeze(5).expand(*s.shape, columns).flatten(4) for s in (scale, shift))
+        scale, shift = (s.unsqueeze(4).unsqueeze(3) for s in (scale, shift))
         view = x.unflatten(3, (-1, rows)).unflatten(2, (-1, time))
     else:
         scale, shift = (F.interpolate(s, size=x.shape[2:]) for s in (scale, shift))
-        view = x
     if in_place:
         return torch.addcmul(shift, view, scale, out=view)
     return torch.addcmul(shift, view, scale).reshape(x.shape)
+
+
+def _repeats_evenly(size: Sequence[int], small: Sequence[int]) -> bool:
+    """Whether nearest neighbour means repeating 2**k times: other factors leave the index to rounding."""
+    factors = [n // m for n, m in zip(size, small, strict=True)]
+    return all(n == f * m and f & (f - 1) == 0 for n, m, f in zip(size, small, factors, strict=True))
 
 
 def resnet(

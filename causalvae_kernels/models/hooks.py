@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 
-import torch
 from torch import nn
 from torch.nn.modules import module as _module
 
 _HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOK_DICTS = tuple(f"_global{name}" for name in _HOOK_DICTS)
 
 
 def type_name(module: nn.Module) -> str:
     """Return the class's name without its module path; classes outside diffusers and torch keep theirs."""
-    cls = type(module)
+    return _class_name(type(module))
+
+
+@functools.cache
+def _class_name(cls: type) -> str:
     known = cls.__module__.partition(".")[0] in ("diffusers", "torch")
     return cls.__qualname__ if known else f"{cls.__module__}.{cls.__qualname__}"
 
@@ -30,17 +32,39 @@ def why_hooked(module: nn.Module) -> str | None:
     registry = state.get("_diffusers_hook")
     if registry is not None and registry.hooks:
         return f"it has diffusers hooks ({', '.join(registry.hooks)})"
-    if torch.nn.utils.parametrize.is_parametrized(module):
+    if "parametrizations" in state["_modules"]:
         return "it is parametrized"
     return None
 
 
+def is_plain(module: nn.Module, ours: object) -> bool:
+    """Tell quickly, on every call, that `why_hooked` and `has_foreign_forward` would find nothing."""
+    state = module.__dict__
+    if (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "_hf_hook" in state
+        or "_diffusers_hook" in state
+        or "parametrizations" in state["_modules"]
+    ):
+        return False
+    forward = state.get("forward")
+    return forward is None or (type(forward) is functools.partial and forward.func is ours)
+
+
 def why_globally_hooked() -> str | None:
     """Return which process-wide module hooks are registered, or None."""
-    for name in _GLOBAL_HOOK_DICTS:
-        if getattr(_module, name, None):
-            return f"torch has process-wide {name}"
-    return None
+    if not (
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    ):
+        return None
+    names = [name for name in _HOOK_DICTS if getattr(_module, f"_global{name}")]
+    return f"torch has process-wide {', '.join(names)}"
 
 
 def has_foreign_forward(module: nn.Module, ours: object) -> bool:

@@ -18,7 +18,7 @@ from ..core.checks import check_choice
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.precision import TIERS, resolve_precision
-from .hooks import has_foreign_forward, type_name, why_globally_hooked, why_hooked
+from .hooks import has_foreign_forward, is_plain, type_name, why_globally_hooked, why_hooked
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Rule:
 
     Attributes:
         forward: `forward(module, link, *args, **kwargs)`, importable, with the class's own signature.
-        bypasses: Paths of the children whose `forward` it does not call, with the class expected there; a
-            path that a module does not have is skipped.
+        bypasses: Paths of the children and grandchildren whose `forward` it does not call, with the class
+            expected there; a path that a module does not have is skipped.
         why_left: Returns a sentence if this module's configuration does not fit, else None.
         exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
     """
@@ -102,18 +102,24 @@ def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
     """Return why the class's own `forward` runs at this moment, or None; looked at on every call."""
     if not rule.exact and resolve_precision(link.precision) == "exact":
         return "precision 'exact' keeps the original's arithmetic"
-    reason = why_globally_hooked() or why_hooked(module) or _why_foreign(module, rule)
+    reason = why_globally_hooked()
+    if reason is None and not is_plain(module, run):
+        reason = why_hooked(module)
     if reason is not None:
         return reason
-    for path, _ in rule.bypasses:
+    for path, expected in rule.bypasses:
         child = _child(module, path)
-        if child is None:
+        if child is None or (type_name(child) == expected and is_plain(child, run)):
             continue
-        reason = why_hooked(child)
+        reason = _why_foreign(module, rule) or why_hooked(child)
         if reason is None and has_foreign_forward(child, run):
             reason = "its forward was replaced by someone else"
         if reason is not None:
-            return f"its {path} must be called: {reason}"
+            return (
+                reason
+                if reason.startswith("its ") and path in reason
+                else f"its {path} must be called: {reason}"
+            )
     return None
 
 
@@ -127,11 +133,9 @@ def _why_foreign(module: nn.Module, rule: Rule) -> str | None:
 
 
 def _child(module: nn.Module, path: str) -> nn.Module | None:
-    for name in path.split("."):
-        module = module._modules.get(name)
-        if module is None:
-            return None
-    return module
+    first, _, rest = path.partition(".")
+    child = module._modules.get(first)
+    return child._modules.get(rest) if rest and child is not None else child
 
 
 class Swap:
@@ -186,7 +190,11 @@ class Swap:
         self._link.active = False
         for module in self.model.modules():
             forward = module.__dict__.get("forward")
-            if isinstance(forward, functools.partial) and _link_of(module) is self._link and forward.func is run:
+            if (
+                isinstance(forward, functools.partial)
+                and _link_of(module) is self._link
+                and forward.func is run
+            ):
                 del module.forward
 
     def __enter__(self) -> Swap:
@@ -205,12 +213,16 @@ class Swap:
             kind, rule = type_name(module), self._family.rules.get(type_name(module))
             if rule is None:
                 if module._parameters:
-                    reason = self._family.needs_no_rule.get(kind, "no rule names this class; it runs as it is")
+                    reason = self._family.needs_no_rule.get(
+                        kind, "no rule names this class; it runs as it is"
+                    )
                     yield ReportEntry(name, kind, False, reason)
                 continue
             reason = self._why_left(module, rule)
             if reason is None:
-                covered.update(f"{name}.{path}" for path, expected in rule.bypasses if expected not in self._family.rules)
+                covered.update(
+                    f"{name}.{path}" for path, expected in rule.bypasses if expected not in self._family.rules
+                )
             yield ReportEntry(name, kind, reason is None, reason or f"runs {rule.forward.__name__}")
 
     def _why_left(self, module: nn.Module, rule: Rule) -> str | None:
@@ -276,7 +288,9 @@ def _link_of(module: nn.Module) -> Link | None:
 
 def _family_of(vae: object) -> Family:
     if not isinstance(vae, nn.Module):
-        raise InvalidInput(f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae")
+        raise InvalidInput(
+            f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
+        )
     inner = getattr(vae, "_orig_mod", None)
     if isinstance(inner, nn.Module):
         raise InvalidInput("swap: got a compiled module; swap the model first, then compile it")

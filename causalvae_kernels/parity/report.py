@@ -48,7 +48,9 @@ class ParityResult:
     skipped: bool = False
 
 
-def verify_ops(progress: Progress | None = None, *, quick: bool = False, seed: int | None = None) -> list[ParityResult]:
+def verify_ops(
+    progress: Progress | None = None, *, quick: bool = False, seed: int | None = None
+) -> list[ParityResult]:
     """Compare every backend of every op with the reference on fresh random inputs.
 
     Args:
@@ -58,7 +60,13 @@ def verify_ops(progress: Progress | None = None, *, quick: bool = False, seed: i
     """
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     dtypes = DTYPES[:1] if quick else DTYPES
-    jobs = [(op, name, dtype) for op in all_ops() for name in op.backends if name != "reference" for dtype in dtypes]
+    jobs = [
+        (op, name, dtype)
+        for op in all_ops()
+        for name in op.backends
+        if name != "reference"
+        for dtype in dtypes
+    ]
     rows = []
     for done, (op, backend, dtype) in enumerate(jobs):
         if progress:
@@ -129,7 +137,10 @@ def _compare_op(op: Op, backend: str, dtype: torch.dtype, seed: int) -> Iterator
         yield "in chunks", _compare_chunks(dtype, backend, seed)
         return
     for case in PAD_CASES:
-        yield case.name, compare_pad(make_pad_call(case, dtype, seed), backend, in_place=op.name.endswith("_"))
+        yield (
+            case.name,
+            compare_pad(make_pad_call(case, dtype, seed), backend, in_place=op.name.endswith("_")),
+        )
 
 
 def compare_conv(call: dict[str, Any], backend: str, precision: str | None = None) -> Comparison:
@@ -210,7 +221,12 @@ def round_trip(vae: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def compare_round_trips(
-    reference: nn.Module, oracle: nn.Module, clip: Tensor, got: tuple[Tensor, Tensor], *, exactly: bool = False
+    reference: nn.Module,
+    oracle: nn.Module,
+    clip: Tensor,
+    got: tuple[Tensor, Tensor],
+    *,
+    exactly: bool = False,
 ) -> Iterator[tuple[str, Comparison]]:
     """Compare latents and decoded frames with those of an unmodified model.
 

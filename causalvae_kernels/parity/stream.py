@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 def run_in_chunks(
-    op: Callable[..., tuple[Tensor, Tensor]], x: Tensor, chunks: Sequence[int], initial_state: Tensor | None = None
+    op: Callable[..., tuple[Tensor, Tensor]],
+    x: Tensor,
+    chunks: Sequence[int],
+    initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run `op` over consecutive chunks of frames.
 
@@ -23,7 +26,9 @@ def run_in_chunks(
         The outputs joined along time, and the last state.
     """
     if sum(chunks) != x.shape[2]:
-        raise ValueError(f"run_in_chunks: chunks {tuple(chunks)} sum up to {sum(chunks)}, expected T = {x.shape[2]}")
+        raise ValueError(
+            f"run_in_chunks: chunks {tuple(chunks)} sum up to {sum(chunks)}, expected T = {x.shape[2]}"
+        )
     outputs, state = [], initial_state
     for chunk in x.split(list(chunks), dim=2):
         output, state = op(chunk, initial_state=state)

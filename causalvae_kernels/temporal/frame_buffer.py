@@ -41,8 +41,8 @@ class FrameBuffer:
         _, _, frames, height, width = storage.shape
         if frames <= head_room or height <= top + bottom or width <= left + right:
             raise InvalidInput(
-                f"FrameBuffer: storage of shape {tuple(storage.shape)} has no room for a body inside head_room "
-                f"{head_room} and halo {halo}"
+                f"FrameBuffer: storage of shape {tuple(storage.shape)} has no room for a body inside "
+                f"head_room {head_room} and halo {halo}"
             )
         self.storage, self.head_room, self.halo = storage, head_room, halo
 
@@ -58,15 +58,15 @@ class FrameBuffer:
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> FrameBuffer:
         """Allocate a buffer for a body of `shape` (B, C, T, H, W); nothing is initialised."""
-        batch, channels, frames, height, width = int_tuple("FrameBuffer", "shape", tuple(shape), 5)
-        top, bottom, left, right = int_tuple("FrameBuffer", "halo", halo, 4)
+        batch, channels, frames, height, width = shape
+        top, bottom, left, right = halo
         storage = torch.empty(
             (batch, channels, head_room + frames, top + height + bottom, left + width + right),
             dtype=dtype,
             device=device,
             memory_format=memory_format,
         )
-        return cls(storage, head_room, (top, bottom, left, right))
+        return cls(storage, head_room, halo)
 
     @property
     def body(self) -> Tensor:
@@ -82,7 +82,11 @@ class FrameBuffer:
 
 
 def body_of(storage: Tensor, head_room: int, halo: Sequence[int]) -> Tensor:
-    """Return the view of `storage` between its borders (see `FrameBuffer`)."""
+    """Return the view of `storage` between its borders (see `FrameBuffer`); without any, `storage` itself."""
+    if head_room:
+        storage = storage.narrow(2, head_room, storage.shape[2] - head_room)
     top, bottom, left, right = halo
-    _, _, _, height, width = storage.shape
-    return storage[:, :, head_room:, top : height - bottom, left : width - right]
+    if top or bottom or left or right:
+        _, _, _, height, width = storage.shape
+        return storage[:, :, :, top : height - bottom, left : width - right]
+    return storage

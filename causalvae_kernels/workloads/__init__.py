@@ -1,6 +1,15 @@
 """Named shapes of the real VAEs, small configurations of them, awkward calls, and inputs."""
 
-from .cases import CONV_CASES, PAD_CASES, ConvCase, PadCase, in_buffer, make_conv_call, make_pad_call, with_layout
+from .cases import (
+    CONV_CASES,
+    PAD_CASES,
+    ConvCase,
+    PadCase,
+    in_buffer,
+    make_conv_call,
+    make_pad_call,
+    with_layout,
+)
 from .convolutions import WORKLOADS, Workload
 from .inputs import make_video
 from .vaes import cogvideox_2b_config, odd_cogvideox_config, small_cogvideox_config

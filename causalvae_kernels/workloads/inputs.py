@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 def make_video(
-    num_frames: int, height: int, width: int, *, batch: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    batch: int = 1,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return a moving pattern with noise, what a clip looks like to a VAE.
 

@@ -19,7 +19,10 @@ def replaced_names(handle: Any) -> set[str]:
 
 
 def assert_parity(
-    reference: nn.Module, swapped: nn.Module, clip: Tensor, configure: Callable[[nn.Module], None] = lambda m: None
+    reference: nn.Module,
+    swapped: nn.Module,
+    clip: Tensor,
+    configure: Callable[[nn.Module], None] = lambda m: None,
 ) -> None:
     """Require encode and decode of `swapped` to be as near to float64 as those of `reference`, by the rule.
 
@@ -31,6 +34,8 @@ def assert_parity(
         assert comparison.passed, f"{step}: {comparison}"
 
 
-def clip_of(frames: int, height: int = 16, width: int = 24, batch: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+def clip_of(
+    frames: int, height: int = 16, width: int = 24, batch: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Return a small clip."""
     return make_video(frames, height, width, batch=batch, dtype=dtype)

@@ -26,7 +26,9 @@ def _swapped(vae, when, hook):
     return handle, hook(vae)
 
 
-@pytest.mark.parametrize("path", ["", ".conv1", ".conv1.conv", ".norm1.conv_y.conv", ".norm1.norm_layer", ".nonlinearity"])
+@pytest.mark.parametrize(
+    "path", ["", ".conv1", ".conv1.conv", ".norm1.conv_y.conv", ".norm1.norm_layer", ".nonlinearity"]
+)
 def test_forward_hooks_fire_and_see_what_they_saw(path, when, build):
     plain = build()
     seen: dict[str, list[torch.Tensor]] = {"plain": [], "swapped": []}
@@ -129,7 +131,9 @@ def test_a_foreign_forward_on_an_instance_is_kept(when, build):
 def test_process_wide_hooks(build):
     vae, calls = build(), []
     swap(vae)
-    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: calls.append(type(m).__name__))
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda m, i, o: calls.append(type(m).__name__)
+    )
     try:
         round_trip(vae, clip_of(1))
     finally:

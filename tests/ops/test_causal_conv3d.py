@@ -173,7 +173,9 @@ def test_frame_buffer_is_not_copied():
         # Below the operator, where the backend works.
         from causalvae_kernels.ops.causal_conv3d import aten
 
-        aten.CONV.call(buffer.storage, weight, None, None, None, (1, 1, 1), (1, 1, 1), "valid", "zeros", "high")
+        aten.CONV.call(
+            buffer.storage, weight, None, None, None, (1, 1, 1), (1, 1, 1), "valid", "zeros", "high"
+        )
     assert counted.elements < x.numel() // 2
 
 
@@ -199,8 +201,16 @@ def test_memory_format_follows_the_inputs(backend):
     assert causal_conv3d(body, weight, backend=backend).is_contiguous(**last)
 
 
-OPCHECK_CASES = ("plain", "channels last, state, residual", "permuted strides, state", "no bias",
-                 "stride 2 everywhere", "dilation", "reflect in space, channels last", "valid in time")
+OPCHECK_CASES = (
+    "plain",
+    "channels last, state, residual",
+    "permuted strides, state",
+    "no bias",
+    "stride 2 everywhere",
+    "dilation",
+    "reflect in space, channels last",
+    "valid in time",
+)
 
 
 @pytest.mark.parametrize("name", OPCHECK_CASES)
@@ -209,7 +219,10 @@ def test_opcheck(name, backend, seed):
     call = make_conv_call(case, torch.float32, seed)
     tensors = [call.get(n) for n in ("x", "weight", "bias", "initial_state", "residual")]
     tensors = [None if t is None else t.requires_grad_() for t in tensors]
-    strides = [(v,) * 3 if isinstance(v, int) else v for v in (case.options.get(n, 1) for n in ("stride", "dilation"))]
+    strides = [
+        (v,) * 3 if isinstance(v, int) else v
+        for v in (case.options.get(n, 1) for n in ("stride", "dilation"))
+    ]
     modes = case.options.get("temporal_mode", "replicate"), case.options.get("spatial_mode", "zeros")
     torch.library.opcheck(CONV, (*tensors, *strides, *modes, backend, ""))
 
@@ -261,7 +274,9 @@ def test_gradients_are_those_of_the_framework_whatever_the_backend(backend, seed
     causal_conv3d(**leaves, backend=backend).square().sum().backward()
     plain = {k: v.clone().requires_grad_() for k, v in call.items()}
     padded = torch.cat([plain["x"][:, :, :1]] * 2 + [plain["x"]], dim=2)
-    (F.conv3d(padded, plain["weight"], plain["bias"], padding=(0, 1, 1)) + plain["residual"]).square().sum().backward()
+    (
+        F.conv3d(padded, plain["weight"], plain["bias"], padding=(0, 1, 1)) + plain["residual"]
+    ).square().sum().backward()
     for name, leaf in leaves.items():
         assert torch.allclose(leaf.grad, plain[name].grad, rtol=1e-3, atol=1e-3), name
 
@@ -424,7 +439,10 @@ def test_bad_input_gets_a_sentence(change, words):
 
 @pytest.mark.skipif(not any(name == "cpu" for name, _ in BACKENDS), reason="the native module is not built")
 def test_forced_backend_that_cannot_run_says_why():
-    x, weight = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    x, weight = (
+        torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),
+        torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),
+    )
     with pytest.raises(BackendUnavailable, match=r"'cpu' cannot run this call: .*float64.*aten can run"):
         causal_conv3d(x, weight, backend="cpu")
     with use_backend("cpu"), pytest.raises(BackendUnavailable, match=r"decided by use_backend\(\)"):

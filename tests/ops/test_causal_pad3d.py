@@ -67,7 +67,9 @@ def test_random_shapes_strides_and_modes(data):
         "temporal_mode": data.draw(st.sampled_from(["replicate", "zeros"])),
     }
     if data.draw(st.booleans()):
-        call["initial_state"] = with_layout(torch.randn(*shape[:2], frames, *shape[3:]), layout) if frames else None
+        call["initial_state"] = (
+            with_layout(torch.randn(*shape[:2], frames, *shape[3:]), layout) if frames else None
+        )
     for name in sorted({name for name, _ in BACKENDS}):
         assert compare_pad(call, name, in_place=False).passed
         assert compare_pad(call, name, in_place=True).passed
@@ -88,7 +90,9 @@ def test_chunks_equal_the_whole_bit_by_bit(chunks, mode, backend):
     frames = 3
 
     def pad(chunk, initial_state):
-        padded = causal_pad3d(chunk, frames, 1, temporal_mode=mode, initial_state=initial_state, backend=backend)
+        padded = causal_pad3d(
+            chunk, frames, 1, temporal_mode=mode, initial_state=initial_state, backend=backend
+        )
         state = final_state(chunk, frames, initial_state=initial_state, temporal_mode=mode)
         return padded[:, :, frames:], state
 

@@ -106,12 +106,13 @@ def _fill(
     frames = int_tuple(_NAME, "dilation", dilation, 3)[0] * (weight.shape[2] - 1)
     if buffer.head_room != frames:
         raise InvalidInput(
-            f"{_NAME}: the FrameBuffer has head_room {buffer.head_room}, expected dilation * (kT - 1) = {frames}"
+            f"{_NAME}: the FrameBuffer has head_room {buffer.head_room}, expected "
+            f"dilation * (kT - 1) = {frames}"
         )
     if any(buffer.halo) and spatial_mode == "valid":
         raise InvalidInput(
-            f"{_NAME}: the FrameBuffer has halo {buffer.halo} and spatial_mode is 'valid', expected a mode that "
-            "says what the halo holds: 'zeros', 'replicate' or 'reflect'"
+            f"{_NAME}: the FrameBuffer has halo {buffer.halo} and spatial_mode is 'valid', expected a mode "
+            "that says what the halo holds: 'zeros', 'replicate' or 'reflect'"
         )
     causal_pad3d_(
         buffer,
@@ -149,13 +150,15 @@ def _arguments(
     out_channels, in_channels, *kernel_size = weight.shape
     if x.shape[1] != in_channels:
         raise InvalidInput(
-            f"{_NAME}: x has {x.shape[1]} channels and weight, shape {tuple(weight.shape)}, expects {in_channels}"
+            f"{_NAME}: x has {x.shape[1]} channels and weight, shape {tuple(weight.shape)}, expects "
+            f"{in_channels}"
         )
     if kernel_size[1] % 2 == 0 or kernel_size[2] % 2 == 0:
         raise InvalidInput(f"{_NAME}: kernel size is {tuple(kernel_size)}, expected odd height and width")
     if not all(s in (1, 2) for s in stride) or min(dilation) < 1:
         raise InvalidInput(
-            f"{_NAME}: stride is {stride} and dilation {dilation}, expected strides of 1 or 2 and dilations >= 1"
+            f"{_NAME}: stride is {stride} and dilation {dilation}, expected strides of 1 or 2 and "
+            "dilations >= 1"
         )
     if bias is not None:
         check_shape(_NAME, "bias", bias, (out_channels,), "(Cout,)")
@@ -170,8 +173,8 @@ def _arguments(
     size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
     if min(size) < 1:
         raise InvalidInput(
-            f"{_NAME}: x of (T, H, W) {tuple(x.shape[2:])} is smaller than the kernel {tuple(kernel_size)} with "
-            f"dilation {dilation}; expected more frames or pixels, or a padding mode other than 'valid'"
+            f"{_NAME}: x of (T, H, W) {tuple(x.shape[2:])} is smaller than the kernel {tuple(kernel_size)} "
+            f"with dilation {dilation}; expected more frames or pixels, or a padding mode other than 'valid'"
         )
     if residual is not None:
         check_shape(_NAME, "residual", residual, (x.shape[0], out_channels, *size), "(B, Cout, T', H', W')")
@@ -181,7 +184,9 @@ def _arguments(
 
 def _autocast_dtype(x: object) -> torch.dtype | None:
     """Return the dtype to convolve in, if autocast is on and would change it."""
-    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+    if not isinstance(x, Tensor) or x.is_meta or x.dtype == torch.float64:
+        return None
+    if not torch.is_autocast_enabled(x.device.type):
         return None
     return torch.get_autocast_dtype(x.device.type)
 

@@ -67,6 +67,7 @@ def _convolution(
 _FEW_PRODUCTS = 2**20
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch, "mkldnn_convolution")
 
+
 def _has_float16_convolution() -> bool:
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None) if _ONEDNN else None
     return supported is not None and bool(supported())

@@ -24,7 +24,10 @@ def _why_not(x: Tensor, *others: object) -> str | None:
     if x.dtype not in _DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
     if others[-1] == "exact":
-        return "precision 'exact' asks for the bits of the framework's convolution, the kernel sums in another order"
+        return (
+            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
+            "another order"
+        )
     return native.why_no_cpu()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +11,7 @@ TEMPORAL_MODES = ("replicate", "zeros", "valid")
 SPATIAL_MODES = ("zeros", "replicate", "reflect", "valid")
 
 
-@dataclass(frozen=True)
-class Paddings:
+class Paddings(NamedTuple):
     """How a convolution with these modes is padded.
 
     Attributes:
@@ -37,9 +36,9 @@ def paddings(
     kernel_size: Sequence[int], dilation: Sequence[int], temporal_mode: str, spatial_mode: str
 ) -> Paddings:
     """Work out the padding; kernel heights and widths are odd, so space is padded evenly."""
-    time, height, width = (d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True))
-    causal = 0 if temporal_mode == "valid" else time
-    height, width = height // 2, width // 2
+    causal = 0 if temporal_mode == "valid" else dilation[0] * (kernel_size[0] - 1)
+    height = dilation[1] * (kernel_size[1] - 1) // 2
+    width = dilation[2] * (kernel_size[2] - 1) // 2
     if spatial_mode == "zeros":
         return Paddings(causal, (0, 0, 0, 0), "zeros", (height, width))
     if spatial_mode == "valid":
@@ -56,17 +55,12 @@ def output_size(
     spatial_mode: str,
 ) -> tuple[int, int, int]:
     """Return (T, H, W) of the output; a number below one means that the input is too small."""
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
-    top, bottom, left, right = pad.explicit
-    padded = (
-        shape[2] + pad.causal,
-        shape[3] + top + bottom + 2 * pad.implicit[0],
-        shape[4] + left + right + 2 * pad.implicit[1],
+    causal, (top, _, left, _), _, implicit = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    return (
+        (shape[2] + causal - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1,
+        (shape[3] + 2 * (top + implicit[0]) - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1,
+        (shape[4] + 2 * (left + implicit[1]) - dilation[2] * (kernel_size[2] - 1) - 1) // stride[2] + 1,
     )
-    time, height, width = (
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded, kernel_size, stride, dilation, strict=True)
-    )
-    return time, height, width
 
 
 def flops(

@@ -114,7 +114,8 @@ def _pad__arguments(
 ) -> tuple[Any, ...]:
     if not isinstance(buffer, FrameBuffer):
         raise InvalidInput(
-            f"causal_pad3d_: got a {type(buffer).__name__}, expected a FrameBuffer; causal_pad3d takes tensors"
+            f"causal_pad3d_: got a {type(buffer).__name__}, expected a FrameBuffer; causal_pad3d takes "
+            "tensors"
         )
     body, frames, halo = buffer.body, buffer.head_room, buffer.halo
     _check_padding("causal_pad3d_", body, frames, halo, temporal_mode, spatial_mode, initial_state)
@@ -177,8 +178,8 @@ def check_reflect(op: str, x: Tensor, sides: Sequence[int], spatial_mode: str) -
     top, bottom, left, right = sides
     if spatial_mode == "reflect" and (max(top, bottom) >= height or max(left, right) >= width):
         raise InvalidInput(
-            f"{op}: spatial_mode 'reflect' with padding {tuple(sides)} on frames of {height}x{width}, expected "
-            f"less padding than pixels; use 'replicate'"
+            f"{op}: spatial_mode 'reflect' with padding {tuple(sides)} on frames of {height}x{width}, "
+            f"expected less padding than pixels; use 'replicate'"
         )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
-from ...temporal.state import past_frames
 
 
 def fill_border(
@@ -23,12 +22,14 @@ def fill_border(
 ) -> None:
     """Write head-room and halo of `storage`; its body is read, never written."""
     if causal_padding:
-        body = body_of(storage, causal_padding, spatial_padding)
-        head = body_of(storage, 0, spatial_padding)[:, :, :causal_padding]
-        if initial_state is None and temporal_mode == "zeros":
-            head.zero_()
+        inner = body_of(storage, 0, spatial_padding)
+        head = inner.narrow(2, 0, causal_padding)
+        if initial_state is not None:
+            head.copy_(initial_state)
+        elif temporal_mode == "replicate":
+            head.copy_(inner.narrow(2, causal_padding, 1))  # broadcast over the head-room
         else:
-            head.copy_(past_frames(body, causal_padding, initial_state, temporal_mode))
+            head.zero_()
     if not any(spatial_padding):
         return
     top, bottom, left, right = spatial_padding

@@ -10,7 +10,12 @@ SPATIAL_MODES = ("zeros", "replicate", "reflect")
 
 
 def bytes_moved(
-    shape: Sequence[int], causal_padding: int, spatial_padding: Sequence[int], itemsize: int, *, in_place: bool
+    shape: Sequence[int],
+    causal_padding: int,
+    spatial_padding: Sequence[int],
+    itemsize: int,
+    *,
+    in_place: bool,
 ) -> int:
     """Return the bytes that must be written, plus those that must be read for them.
 

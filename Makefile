@@ -1,0 +1,67 @@
+# `make demo` and `make test` need Python 3.10 to 3.13 and a C++17 compiler; they do everything else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
+CXX_SOURCES := $(filter %.h %.cpp,$(SOURCES))
+SKIP := $(filter-out 0,$(CAUSALVAE_KERNELS_SKIP_BUILD))
+
+.PHONY: help demo test lint format bench clean check-python check-compiler
+
+help:
+	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
+	@echo "make test    create $(VENV), install, build, lint and test"
+	@echo "make lint    ruff and clang-format, nothing changed"
+	@echo "make format  ruff and clang-format, files rewritten"
+	@echo "make bench   time the swapped VAE beside the unmodified one, with a record in benchmarks/results"
+	@echo "make clean   remove $(VENV) and everything built"
+
+check-python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "causalvae-kernels needs Python 3.10 to 3.13, and there is no '$(PYTHON)' here: install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "causalvae-kernels needs Python 3.10 to 3.13, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1): name another: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no venv module: install it (on Debian: apt install python3-venv)" >&2; exit 1; }
+
+check-compiler:
+	@test -n "$(SKIP)" || command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
+	  echo "causalvae-kernels builds its CPU kernels with a C++17 compiler, and there is none here: install g++ or clang, or name one in CXX; to go on without them: CAUSALVAE_KERNELS_SKIP_BUILD=1" >&2; exit 1; }
+
+$(BIN)/python: | check-python
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of extras: installing is quick when nothing changed, and follows the sources when it did.
+$(VENV)/.installed-%: $(SOURCES) | check-compiler $(BIN)/python
+	@echo "== installing causalvae-kernels[$*] into $(VENV), building its CPU kernels"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	@echo "== a real clip through AutoencoderKLCogVideoX, as shipped and with our ops swapped in"
+	@$(BIN)/causalvae-kernels reconstruct carphone --frames 17 --output reconstruction --overwrite
+
+lint: $(VENV)/.installed-test
+	@echo "== ruff and clang-format"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.installed-test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(CXX_SOURCES)
+
+test: $(VENV)/.installed-test lint
+	@echo "== tests"
+	@$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.installed-test
+	@echo "== benchmarks, one run, providers alternating"
+	@$(BIN)/python -m pytest -q benchmarks --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info causalvae_kernels/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

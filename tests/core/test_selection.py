@@ -1,0 +1,186 @@
+"""Selection: argument > use_backend() > environment > default; one predicate chooses and forces."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from causalvae_kernels import (
+    BackendUnavailable,
+    InvalidInput,
+    causal_conv3d,
+    causal_pad3d,
+    explain,
+    use_backend,
+    use_precision,
+)
+from causalvae_kernels.core import env
+from causalvae_kernels.core.known_issues import known_bad_versions
+from causalvae_kernels.core.op import Backend, Op, all_ops
+from causalvae_kernels.core.precision import resolve_precision
+
+X, WEIGHT = torch.zeros(1, 2, 3, 4, 5), torch.zeros(3, 2, 3, 3, 3)
+
+
+def _source(**keywords) -> tuple[str | None, str]:
+    explanation = explain(causal_conv3d, X, WEIGHT, **keywords)
+    return explanation.chosen, explanation.source
+
+
+def test_who_decides(monkeypatch):
+    assert _source() == ("aten", "default")
+    monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "reference")
+    assert _source() == ("reference", "environment")
+    with use_backend("aten"):
+        assert _source() == ("aten", "use_backend()")
+        assert _source(backend="reference") == ("reference", "argument")
+        with use_backend("reference"):
+            assert _source() == ("reference", "use_backend()")
+        assert _source() == ("aten", "use_backend()")
+    assert _source() == ("reference", "environment")
+    with use_backend("auto"):
+        assert _source() == ("aten", "use_backend()")
+
+
+def test_precision_the_same_way(monkeypatch):
+    assert resolve_precision(None) == "high"
+    monkeypatch.setenv("CAUSALVAE_KERNELS_PRECISION", "fast")
+    assert resolve_precision(None) == "fast"
+    with use_precision("exact"):
+        assert resolve_precision(None) == "exact"
+        assert resolve_precision("high") == "high"
+    assert resolve_precision("") == "fast"
+
+
+def test_a_word_in_the_environment_that_means_nothing(monkeypatch):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "cudnn")
+    with pytest.raises(InvalidInput, match="CAUSALVAE_KERNELS_BACKEND: got 'cudnn', expected one of auto"):
+        causal_pad3d(X, 2)
+    monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "  ")
+    assert _source() == ("aten", "default")
+
+
+def test_wrong_words():
+    with pytest.raises(InvalidInput), use_backend("tpu"):
+        pass
+    with pytest.raises(InvalidInput), use_precision("low"):
+        pass
+    with pytest.raises(InvalidInput, match="expected one of causal_conv3d"):
+        explain("conv")
+
+
+def test_explain_has_a_sentence_for_every_backend():
+    explanation = explain("causal_conv3d", X.double(), WEIGHT.double())
+    sentences = dict(explanation.rows)
+    assert list(sentences) == ["reference", "aten", "cpu"]
+    assert sentences["aten"] == "runs this call"
+    assert "another comes before it" in sentences["reference"]
+    assert sentences["cpu"].startswith("cannot run this call: ")
+    assert str(explanation).count("\n") == 3
+
+
+def test_auto_holds_nothing_that_was_not_measured():
+    for op in all_ops():
+        assert op.order == ("aten", "reference")
+
+
+def test_explain_runs_nothing(monkeypatch):
+    def fails(*_):
+        raise AssertionError("explain must not run a backend")
+
+    for op in all_ops():
+        for backend in op.backends.values():
+            monkeypatch.setitem(op.backends, backend.name, Backend(backend.name, fails, backend.why_not))
+    assert explain(causal_pad3d, X, 2).chosen == "aten"
+    with pytest.raises(AssertionError):
+        causal_pad3d(X, 2)
+
+
+def test_one_predicate_chooses_and_forces(monkeypatch):
+    """A backend that says no is skipped by auto and raises, with its sentence, when forced."""
+    op = next(op for op in all_ops() if op.name == "causal_pad3d")
+    says_no = Backend("aten", op.backends["aten"].call, lambda *_: "it is Monday")
+    monkeypatch.setitem(op.backends, "aten", says_no)
+    assert explain(causal_pad3d, X, 2).chosen == "reference"
+    assert torch.equal(causal_pad3d(X, 2), torch.zeros(1, 2, 5, 4, 5))
+    with pytest.raises(BackendUnavailable) as raised:
+        causal_pad3d(X, 2, backend="aten")
+    message = str(raised.value)
+    assert "backend 'aten' cannot run this call: it is Monday" in message
+    assert "reference can run this call" in message and "cpu " in message
+    for name in ("reference", "cpu"):
+        monkeypatch.setitem(op.backends, name, Backend(name, op.backends[name].call, lambda *_: "nor this"))
+    with pytest.raises(BackendUnavailable, match="no backend can run this call"):
+        causal_pad3d(X, 2)
+
+
+def test_an_exception_in_a_backend_is_not_swallowed(monkeypatch):
+    op = next(op for op in all_ops() if op.name == "causal_pad3d")
+
+    def breaks(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(op.backends, "aten", Backend("aten", breaks))
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            causal_pad3d(X, 2)
+
+
+def test_contexts_belong_to_a_thread():
+    seen = []
+    with use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(_source()))
+        thread.start()
+        thread.join()
+    assert seen == [("aten", "default")]
+
+
+def test_the_environment_table_is_complete():
+    names = [variable.name for variable in env.TABLE]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("CAUSALVAE_KERNELS_") for name in names)
+    assert all(variable.meaning.endswith(".") and variable.default for variable in env.TABLE)
+
+
+def test_a_dispatch_mode_sees_the_operator():
+    """Called directly, an op skips the dispatcher; nothing that looks on may notice."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Listen(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Listen() as listening, torch.no_grad():
+        causal_conv3d(X, WEIGHT)
+    assert "causalvae_kernels.causal_conv3d.default" in listening.names
+
+
+def test_meta_and_fake_tensors_run_nothing():
+    meta = causal_conv3d(X.to("meta"), WEIGHT.to("meta"))
+    assert meta.device.type == "meta" and meta.shape == (1, 3, 3, 4, 5)
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        fake = causal_conv3d(mode.from_tensor(X), mode.from_tensor(WEIGHT))
+    assert type(fake).__name__ == "FakeTensor" and fake.shape == (1, 3, 3, 4, 5)
+
+
+def test_known_bad_versions():
+    assert known_bad_versions("2.13.0+cpu", None) == [] or torch.cuda.is_available()
+    assert "163539" in known_bad_versions("2.10.0", 91002)[0]
+    assert "166643" in " ".join(known_bad_versions("2.9.1", 91200))
+    assert known_bad_versions("2.9.1", 91500) == []
+    assert known_bad_versions("2.12.0", 91500) == []
+
+
+def test_reference_comes_with_the_op():
+    for op in all_ops():
+        assert isinstance(op, Op) and "reference" in op.backends
+        assert op.backends["reference"].why_not() is None

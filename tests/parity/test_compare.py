@@ -1,0 +1,132 @@
+"""The tolerance rule itself: it must fail what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from causalvae_kernels import BackendUnavailable, causal_conv3d, swap
+from causalvae_kernels.parity import compare, compare_exactly, report, run_in_chunks, verify_ops, verify_vae
+
+
+@pytest.fixture
+def truth() -> torch.Tensor:
+    return torch.randn(4, 50, dtype=torch.float64)
+
+
+def test_the_reference_itself_passes(truth):
+    assert compare(truth.float(), truth.float(), truth).passed
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_never_pass(truth, bad):
+    got = truth.float()
+    got[1, 3] = bad
+    comparison = compare(got, truth.float(), truth, factor=1e9)
+    assert not comparison.passed and "NaN" in str(comparison)
+    assert not compare((truth + 1).float(), got, truth).passed, "a broken reference allows nothing"
+    assert not compare_exactly(got, truth.float()).passed
+
+
+def test_nan_equals_nothing():
+    nan = torch.tensor([float("nan")])
+    assert not compare_exactly(nan, nan).passed
+
+
+def test_one_wrong_element_fails_though_the_norm_hardly_moves():
+    truth = torch.randn(10**6, dtype=torch.float64)
+    reference = (truth + 1e-5 * torch.randn_like(truth)).float()
+    got = reference.clone()
+    got[5] += 1e-3
+    comparison = compare(got, reference, truth)
+    assert comparison.error < comparison.allowed and not comparison.passed
+
+
+def test_small_errors_everywhere_fail_by_the_norm(truth):
+    reference = (truth * (1 + 1e-6)).float()
+    got = (truth * (1 + 3e-6)).float()
+    assert not compare(got, reference, truth).passed
+    assert compare(got, reference, truth, factor=4).passed
+
+
+def test_the_factor_is_the_limit(truth):
+    reference = (truth + 1e-4).float()
+    assert compare((truth - 1.9e-4).float(), reference, truth).passed
+    assert not compare((truth - 2.2e-4).float(), reference, truth).passed
+
+
+def test_several_references_count_by_the_worst(truth):
+    good, bad = truth.float(), (truth + 1e-3).float()
+    got = (truth - 1.5e-3).float()
+    assert not compare(got, good, truth).passed
+    assert compare(got, [good, bad], truth).passed
+
+
+def test_shape_and_dtype_must_agree(truth):
+    assert not compare(truth[:2].float(), truth.float(), truth).passed
+    assert not compare(truth, truth.float(), truth).passed
+    assert not compare_exactly(truth, truth.float()).passed
+    assert not compare_exactly(truth[:2], truth).passed
+
+
+def test_a_broken_kernel_turns_the_report_red(monkeypatch):
+    def broken(*args, backend=None, **kwargs):
+        out = causal_conv3d(*args, backend=backend, **kwargs)
+        if backend == "aten":
+            tensor = out[0] if isinstance(out, tuple) else out
+            tensor[0, 0, 0, 0, 0] += 0.1
+        return out
+
+    monkeypatch.setattr(report, "causal_conv3d", broken)
+    rows = verify_ops(quick=True, seed=1)
+    failed = {(r.name, r.backend) for r in rows if not r.passed}
+    assert failed == {("causal_conv3d", "aten")}
+
+
+def test_a_backend_that_cannot_run_is_reported_as_such(monkeypatch):
+    def refuses(*args, backend=None, **kwargs):
+        if backend == "cpu":
+            raise BackendUnavailable(
+                "causal_conv3d: backend 'cpu' cannot run this call: no (decided by argument)"
+            )
+        return causal_conv3d(*args, backend=backend, **kwargs)
+
+    monkeypatch.setattr(report, "causal_conv3d", refuses)
+    rows = [r for r in verify_ops(quick=True, seed=2) if (r.name, r.backend) == ("causal_conv3d", "cpu")]
+    assert [r.skipped for r in rows] == [True]
+
+
+def test_progress_is_told():
+    seen = []
+    verify_ops(lambda done, total, name: seen.append((done, total)), quick=True, seed=3)
+    assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1] == len(seen) - 1
+
+
+def test_verify_vae_is_green_and_notices_a_wrong_swap():
+    diffusers = pytest.importorskip("diffusers")
+    from causalvae_kernels.workloads import odd_cogvideox_config
+
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLCogVideoX(**odd_cogvideox_config())
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    rows = verify_vae(vae, swap, quick=True, frame_counts=(1, 9), size=(16, 24))
+    assert rows and all(r.passed for r in rows), rows
+    assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
+
+    class Wrong:
+        def __init__(self, model, precision):
+            self.model = model
+
+        def __enter__(self):
+            self.model.decoder.conv_out.conv.bias.data += 0.01
+
+        def __exit__(self, *_):
+            self.model.decoder.conv_out.conv.bias.data -= 0.01
+
+    rows = verify_vae(vae, Wrong, quick=True, frame_counts=(1,), size=(16, 24))
+    assert not any(r.passed for r in rows)
+
+
+def test_chunks_must_cover_the_clip():
+    with pytest.raises(ValueError, match="expected T = 4"):
+        run_in_chunks(lambda x, initial_state: (x, x), torch.zeros(1, 1, 4, 1, 1), (1, 2))
