@@ -60,7 +60,8 @@ test: $(VENV)/.installed-test lint
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
-	@$(BIN)/python -m pytest -q benchmarks --benchmark-only
+	@$(BIN)/python -m pytest -q benchmarks/bench_*.py --benchmark-json=benchmarks/results/cpu.json
+	@$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info causalvae_kernels/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks

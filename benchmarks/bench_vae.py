@@ -1,0 +1,88 @@
+"""Encode and decode of `AutoencoderKLCogVideoX`, swapped, beside the unmodified model.
+
+The measured function is the swapped model's; before every round the unmodified one runs on the same input
+and is timed as well, so that both see the same machine. Parity is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from causalvae_kernels import swap
+from causalvae_kernels.bench.memory import peak_allocated
+from causalvae_kernels.bench.timing import percentile, time_once
+from causalvae_kernels.workloads import cogvideox_2b_config, make_video, small_cogvideox_config
+
+diffusers = pytest.importorskip("diffusers")
+logging.getLogger("diffusers").setLevel(logging.ERROR)
+
+CONFIGS = {"small": small_cogvideox_config, "2b": cogvideox_2b_config}
+# (configuration, frames, height, width, rounds)
+SIZES = (
+    ("small", 8, 32, 32, 15),
+    ("small", 9, 64, 64, 15),
+    ("small", 17, 144, 176, 5),
+    ("2b", 1, 64, 64, 9),
+    ("2b", 9, 32, 48, 7),
+    ("2b", 9, 96, 144, 3),
+)
+DTYPES = (torch.float32, torch.bfloat16)
+# Relative difference to the unmodified model. Both are rounded: the tolerance rule itself, against float64,
+# is held by the tests.
+LIMITS = {torch.float32: 2e-5, torch.bfloat16: 8e-2}
+
+
+@functools.lru_cache(maxsize=1)
+def _models(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False).to(dtype)
+    swapped = copy.deepcopy(vae)
+    swap(swapped)
+    return vae, swapped
+
+
+@pytest.mark.parametrize("step", ["encode", "decode"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}x{s[3]}")
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.benchmark(group="cogvideox")
+def test_vae(benchmark: Any, size: tuple[str, int, int, int, int], dtype: torch.dtype, step: str) -> None:
+    name, frames, height, width, rounds = size
+    reference, swapped = _models(name, dtype)
+    clip = make_video(frames, height, width, dtype=dtype)
+
+    def run(vae: torch.nn.Module, given: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            if step == "encode":
+                return vae.encode(given).latent_dist.mode()
+            return vae.decode(given).sample
+
+    with torch.no_grad():
+        given = clip if step == "encode" else reference.encode(clip).latent_dist.mode()
+    expected, got = run(reference, given), run(swapped, given)
+    difference = ((got - expected).float().norm() / expected.float().norm()).item()
+    assert difference < LIMITS[dtype], "no timing without parity"
+
+    reference_ms: list[float] = []
+    swapped_ms: list[float] = []
+    benchmark.pedantic(
+        lambda: swapped_ms.append(time_once(lambda: run(swapped, given))),
+        setup=lambda: reference_ms.append(time_once(lambda: run(reference, given))),
+        rounds=rounds,
+        warmup_rounds=1,
+    )
+    sides = {"reference": reference_ms[1:], "swapped": swapped_ms[1:]}
+    for side, samples in sides.items():
+        for percent in (20, 50, 80):
+            benchmark.extra_info[f"{side}_p{percent}_ms"] = round(percentile(samples, percent), 3)
+    ratios = [a / b for a, b in zip(*sides.values(), strict=True)]
+    benchmark.extra_info["speedup_p50"] = round(percentile(ratios, 50), 3)
+    benchmark.extra_info["relative_difference"] = difference
+    for side, vae in (("reference", reference), ("swapped", swapped)):
+        peak = peak_allocated(lambda vae=vae: run(vae, given))
+        benchmark.extra_info[f"{side}_peak_mib"] = round(peak / 2**20, 1)
