@@ -92,8 +92,8 @@ def register_family(family: Family) -> None:
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
-        rule = FAMILIES[link.family].rules[type_name(module)]
-        if _why_at_rest(module, link, rule) is None:
+        rule = FAMILIES[link.family].rules.get(type_name(module))
+        if rule is not None and _why_at_rest(module, link, rule) is None:
             return rule.forward(module, link, *args, **kwargs)
     return type(module).forward(module, *args, **kwargs)
 
@@ -109,27 +109,33 @@ def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
         return reason
     for path, expected in rule.bypasses:
         child = _child(module, path)
-        if child is None or (type_name(child) == expected and is_plain(child, run)):
-            continue
-        reason = _why_foreign(module, rule) or why_hooked(child)
-        if reason is None and has_foreign_forward(child, run):
-            reason = "its forward was replaced by someone else"
-        if reason is not None:
-            return (
-                reason
-                if reason.startswith("its ") and path in reason
-                else f"its {path} must be called: {reason}"
-            )
+        if child is not None and not (type_name(child) == expected and is_plain(child, run)):
+            reason = _why_foreign(child, path, expected) or _why_called(child, path)
+            if reason is not None:
+                return reason
     return None
 
 
-def _why_foreign(module: nn.Module, rule: Rule) -> str | None:
-    """Return which child is not of the class that the rule knows, or None."""
+def _why_foreign(child: nn.Module, path: str, expected: str) -> str | None:
+    kind = type_name(child)
+    return None if kind == expected else f"its {path} is a {kind}, expected {expected}"
+
+
+def _why_called(child: nn.Module, path: str) -> str | None:
+    reason = why_hooked(child)
+    if reason is None and has_foreign_forward(child, run):
+        reason = "its forward was replaced by someone else"
+    return None if reason is None else f"its {path} must be called: {reason}"
+
+
+def _why_unfit(module: nn.Module, rule: Rule) -> str | None:
+    """Return why the rule is not for this module as it is built, or None."""
     for path, expected in rule.bypasses:
         child = _child(module, path)
-        if child is not None and type_name(child) != expected:
-            return f"its {path} is a {type_name(child)}, expected {expected}"
-    return None
+        reason = None if child is None else _why_foreign(child, path, expected)
+        if reason is not None:
+            return reason
+    return rule.why_left(module)
 
 
 def _child(module: nn.Module, path: str) -> nn.Module | None:
@@ -182,20 +188,14 @@ class Swap:
             rule = self._family.rules.get(type_name(module))
             if rule is None or has_foreign_forward(module, run):
                 continue
-            if (_why_foreign(module, rule) or rule.why_left(module)) is None:
+            if _why_unfit(module, rule) is None:
                 module.forward = functools.partial(run, module, self._link)
 
     def restore(self) -> None:
         """Take the ops out: every module computes as its class says again. Doing it twice is harmless."""
         self._link.active = False
         for module in self.model.modules():
-            forward = module.__dict__.get("forward")
-            if (
-                isinstance(forward, functools.partial)
-                and _link_of(module) is self._link
-                and forward.func is run
-            ):
-                del module.forward
+            _take_out(module, self._link)
 
     def __enter__(self) -> Swap:
         """Return the handle."""
@@ -228,7 +228,7 @@ class Swap:
     def _why_left(self, module: nn.Module, rule: Rule) -> str | None:
         if not self._link.active:
             return "the swap was restored"
-        reason = _why_foreign(module, rule) or rule.why_left(module)
+        reason = _why_unfit(module, rule)
         if reason is not None:
             return reason
         if _link_of(module) is not self._link:
@@ -268,12 +268,16 @@ def restore(vae: nn.Module) -> None:
     """Take every swap out of a model, whoever holds its handle; also out of a deep copy of a swapped one."""
     for module in vae.modules():
         link = _link_of(module)
-        if link is None:
-            continue
-        link.active = False
-        forward = module.__dict__["forward"]
-        if isinstance(forward, functools.partial) and forward.func is run:
-            del module.forward
+        if link is not None:
+            link.active = False
+            _take_out(module, link)
+
+
+def _take_out(module: nn.Module, link: Link) -> None:
+    """Delete our replacement from the instance, unless a hook has wrapped it: then the flag below must do."""
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, functools.partial) and forward.func is run and forward.args[1] is link:
+        del module.forward
 
 
 def _link_of(module: nn.Module) -> Link | None:
