@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 
@@ -48,15 +47,10 @@ _ENTRIES = getattr(os.environ, "_data", None)
 _KEY = getattr(os.environ, "encodekey", None)
 
 
-@functools.cache
-def _key(name: str) -> object:
-    return _KEY(name)
-
-
 def _is_set(name: str) -> bool:
     if _ENTRIES is None or _KEY is None:
         return name in os.environ
-    return _key(name) in _ENTRIES
+    return _KEY(name) in _ENTRIES
 
 
 BACKEND = Variable(

@@ -12,13 +12,17 @@ _HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_back
 
 def type_name(module: nn.Module) -> str:
     """Return the class's name without its module path; classes outside diffusers and torch keep theirs."""
-    return _class_name(type(module))
+    cls = type(module)
+    name = _TYPE_NAMES.get(cls)
+    if name is None:
+        known = cls.__module__.partition(".")[0] in ("diffusers", "torch")
+        name = cls.__qualname__ if known else f"{cls.__module__}.{cls.__qualname__}"
+        _TYPE_NAMES[cls] = name
+    return name
 
 
-@functools.cache
-def _class_name(cls: type) -> str:
-    known = cls.__module__.partition(".")[0] in ("diffusers", "torch")
-    return cls.__qualname__ if known else f"{cls.__module__}.{cls.__qualname__}"
+# No functools.cache: a compiler that traces a swapped model warns about those.
+_TYPE_NAMES: dict[type, str] = {}
 
 
 def why_hooked(module: nn.Module) -> str | None:

@@ -47,7 +47,10 @@ def build(sources, **environment):
 def run_python(sources, code):
     """Run code against the built package."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CAUSALVAE_KERNELS_")}
-    command = [sys.executable, "-c", code]  # looks into its working directory first
+    # Python looks into its working directory first; what is not there, an editable install of this package
+    # would lend from its own sources.
+    alone = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]; "
+    command = [sys.executable, "-c", alone + code]
     done = subprocess.run(command, cwd=sources / "lib", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
