@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .errors import InvalidInput
 from .layout import memory_format_of
@@ -89,6 +90,7 @@ class Op:
         self.backends = {b.name: b for b in (first, *backends)}
         self._names = tuple(inspect.signature(reference).parameters)
         self._layout = tuple(self._names.index(n) for n in layout)
+        self._mutates = tuple(self._names.index(n) for n in mutates)
         self._vjp, self._saves = vjp, frozenset(saves)
         self._register(tuple(mutates))
         self._operator = getattr(getattr(torch.ops, NAMESPACE), name)
@@ -100,9 +102,10 @@ class Op:
         Where nobody looks on, the backend is called at once: passing the dispatcher and the Python kernels
         that `torch.library` puts around an op costs 50 us a call, as much as a small convolution.
         """
+        precision = resolve_precision(precision)
         if _nobody_looks(arguments):
             return self._run(*arguments, backend, precision)
-        return self._operator(*arguments, backend or "", precision or "")
+        return self._operator(*arguments, backend or "", precision)
 
     def explain(
         self, *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
@@ -125,8 +128,12 @@ class Op:
 
     def _run(self, *arguments: Any) -> Tensor | None:
         *arguments, backend, precision = arguments
-        precision = resolve_precision(precision)
+        precision = precision or "high"
         result = select(self, arguments, backend, precision).call(*arguments, precision)
+        for index in self._mutates:
+            # A native kernel writes behind autograd's back; saved tensors must notice all the same.
+            if not arguments[index].is_inference():
+                torch.autograd.graph.increment_version(arguments[index])
         if result is None or precision == "exact":
             return result
         return result.contiguous(memory_format=self._format(arguments))
@@ -134,7 +141,7 @@ class Op:
     def _fake(self, *arguments: Any) -> Tensor | None:
         *arguments, _, precision = arguments
         result = self.reference(*arguments)
-        if result is None or resolve_precision(precision) == "exact":
+        if result is None or precision == "exact":
             return result
         return torch.empty_like(result, memory_format=self._format(arguments))
 
@@ -161,13 +168,15 @@ def _nobody_looks(arguments: Sequence[Any]) -> bool:
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
     ):
         return False
     grad = torch.is_grad_enabled()
     for argument in arguments:
         kind = type(argument)
         if kind in _PLAIN:
-            if (grad and argument.requires_grad) or argument.is_meta:
+            if (grad and argument.requires_grad) or argument.is_meta or argument.is_neg():
                 return False
         elif isinstance(argument, Tensor):
             return False

@@ -11,12 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 from . import env
 from .checks import check_choice
 
 TIERS = ("exact", "high", "fast")
 
 _current: ContextVar[str | None] = ContextVar("causalvae_kernels_precision", default=None)
+
+
+class _Traced:
+    """The tier last set in any thread, for torch.compile: it guards on attributes and reads no ContextVar."""
+
+    tier: str | None = None
+
+
+_traced = _Traced()
 
 
 @contextmanager
@@ -30,10 +41,12 @@ def use_precision(tier: str) -> Iterator[None]:
         InvalidInput: Another word was given.
     """
     check_choice("use_precision", "tier", tier, TIERS)
-    token = _current.set(tier)
+    token, before = _current.set(tier), _traced.tier
+    _traced.tier = tier
     try:
         yield
     finally:
+        _traced.tier = before
         _current.reset(token)
 
 
@@ -42,4 +55,5 @@ def resolve_precision(argument: str | None) -> str:
     if argument:
         check_choice("precision", "precision", argument, TIERS)
         return argument
-    return _current.get() or env.PRECISION.get() or "high"
+    current = _traced.tier if torch.compiler.is_compiling() else _current.get()
+    return current or env.PRECISION.get() or "high"

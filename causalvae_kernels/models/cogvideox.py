@@ -22,7 +22,18 @@ def causal_conv(
     module: nn.Module, link: Link, inputs: Tensor, conv_cache: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """`CogVideoXCausalConv3d`: the cache is the op's state; a kernel of one frame has none."""
+    if not _cache_fits(module, inputs, conv_cache):
+        return type(module).forward(module, inputs, conv_cache)
     return _convolve(module, link, inputs, conv_cache)
+
+
+def _cache_fits(module: nn.Module, x: Tensor, conv_cache: Tensor | None) -> bool:
+    """Whether this is a call for the op: diffusers also takes caches of other lengths and empty batches."""
+    if conv_cache is None or module.time_kernel_size == 1:
+        return x.numel() > 0
+    batch, _, _, height, width = x.shape
+    frames = (batch, module.conv.in_channels, module.time_kernel_size - 1, height, width)
+    return x.numel() > 0 and conv_cache.shape == frames and conv_cache.dtype == x.dtype
 
 
 def _convolve(
@@ -69,7 +80,18 @@ def _why_conv_left(module: nn.Module) -> str | None:
         return f"kernel size {conv.kernel_size} with stride {conv.stride} is not one that causal_conv3d takes"
     if conv.groups != 1 or conv.padding_mode != "zeros":
         return f"groups={conv.groups}, padding_mode={conv.padding_mode!r} is not what causal_conv3d does"
-    return None
+    expected = (0, 0, 0) if module.pad_mode == "replicate" else module.const_padding_conv3d
+    if conv.padding != expected:
+        return f"padding is {conv.padding}, the module was built with {expected}"
+    return _why_weight_left(conv)
+
+
+def _why_weight_left(conv: nn.Module) -> str | None:
+    """Weights of other types (quantised, distributed) bring their own rules for calling a convolution."""
+    plain = (Tensor, nn.Parameter)
+    if type(conv.weight) in plain and (conv.bias is None or type(conv.bias) in plain):
+        return None
+    return f"its weight is a {type(conv.weight).__name__}"
 
 
 def spatial_norm(
@@ -84,7 +106,7 @@ def spatial_norm(
     normed = module.norm_layer(f)
     frames = f.shape[2]
     pieces = [slice(0, 1), slice(1, None)] if frames > 1 and frames % 2 else [slice(None)]
-    in_place = _may_write(normed, scale, shift)
+    in_place = _may_write(normed, scale, shift) and torch.result_type(normed, scale) == normed.dtype
     parts = [
         _modulate(normed[:, :, piece], scale[:, :, piece], shift[:, :, piece], in_place) for piece in pieces
     ]
@@ -127,18 +149,23 @@ def resnet(
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXResnetBlock3D`: the activation writes into the convolution's padded buffer."""
     cache, new_cache = conv_cache or {}, {}
+    if not (
+        _cache_fits(module.conv1, inputs, cache.get("conv1"))
+        and _cache_fits(module.conv2, inputs, cache.get("conv2"))
+    ):
+        return type(module).forward(module, inputs, temb, zq, conv_cache)
     hidden = _norm(module, "norm1", inputs, zq, cache, new_cache)
-    activated = _activate(module.conv1, hidden)
+    activated = _activate(module.conv1, hidden, cache.get("conv1"))
     del hidden
     hidden, new_cache["conv1"] = _convolve(module.conv1, link, activated, cache.get("conv1"))
     del activated
     if temb is not None:
         hidden = hidden + module.temb_proj(F.silu(temb))[:, :, None, None, None]
     hidden = _norm(module, "norm2", hidden, zq, cache, new_cache)
-    if module.training and module.dropout.p > 0:
+    if module.dropout.training and module.dropout.p > 0:
         activated = module.dropout(F.silu(hidden))
     else:
-        activated = _activate(module.conv2, hidden)
+        activated = _activate(module.conv2, hidden, cache.get("conv2"))
     del hidden
     if module.in_channels == module.out_channels:
         residual = inputs
@@ -162,9 +189,9 @@ def _norm(
     return x
 
 
-def _activate(conv: nn.Module, x: Tensor) -> Tensor | FrameBuffer:
+def _activate(conv: nn.Module, x: Tensor, conv_cache: Tensor | None) -> Tensor | FrameBuffer:
     """Apply SiLU, where possible straight into the body of the buffer that `conv` reads."""
-    if not _may_write(x) or conv.pad_mode == "replicate":
+    if not _may_write(x, conv_cache) or conv.pad_mode == "replicate":
         return F.silu(x)
     buffer = FrameBuffer.empty(
         x.shape,
@@ -177,10 +204,10 @@ def _activate(conv: nn.Module, x: Tensor) -> Tensor | FrameBuffer:
     return buffer
 
 
-def _may_write(*tensors: Tensor) -> bool:
+def _may_write(*tensors: Tensor | None) -> bool:
     """Whether results may be written in place: no gradient would be lost and no compiler is tracing."""
     return not torch.compiler.is_compiling() and not (
-        torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     )
 
 
@@ -236,7 +263,9 @@ def _why_resample_left(module: nn.Module, stride: int, padding: int) -> str | No
     conv = module.conv
     found = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     expected = ((3, 3), (stride, stride), (padding, padding), (1, 1), 1, "zeros")
-    return None if found == expected else f"its convolution is {conv}, the rule is for {expected}"
+    if found != expected:
+        return f"its convolution is {conv}, the rule is for {expected}"
+    return _why_weight_left(conv)
 
 
 def _why_upsample_left(module: nn.Module) -> str | None:

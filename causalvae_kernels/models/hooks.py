@@ -11,11 +11,11 @@ _HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_back
 
 
 def type_name(module: nn.Module) -> str:
-    """Return the class's name without its module path; classes outside diffusers and torch keep theirs."""
+    """Return the class's name without its module path; classes outside diffusers and torch.nn keep theirs."""
     cls = type(module)
     name = _TYPE_NAMES.get(cls)
     if name is None:
-        known = cls.__module__.partition(".")[0] in ("diffusers", "torch")
+        known = cls.__module__.startswith(("diffusers.", "torch.nn.modules."))
         name = cls.__qualname__ if known else f"{cls.__module__}.{cls.__qualname__}"
         _TYPE_NAMES[cls] = name
     return name

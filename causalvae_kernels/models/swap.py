@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from ..core.checks import check_choice
 from ..core.env import BACKEND
@@ -29,7 +31,8 @@ class Rule:
         forward: `forward(module, link, *args, **kwargs)`, importable, with the class's own signature.
         bypasses: Paths of the children and grandchildren whose `forward` it does not call, with the class
             expected there; a path that a module does not have is skipped.
-        why_left: Returns a sentence if this module's configuration does not fit, else None.
+        why_left: Returns a sentence if this module's configuration does not fit, else None; asked on every
+            call, as configurations change too.
         exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
     """
 
@@ -102,7 +105,7 @@ def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
     """Return why the class's own `forward` runs at this moment, or None; looked at on every call."""
     if not rule.exact and resolve_precision(link.precision) == "exact":
         return "precision 'exact' keeps the original's arithmetic"
-    reason = why_globally_hooked()
+    reason = why_globally_hooked() or _why_transformed()
     if reason is None and not is_plain(module, run):
         reason = why_hooked(module)
     if reason is not None:
@@ -113,6 +116,15 @@ def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
             reason = _why_foreign(child, path, expected) or _why_called(child, path)
             if reason is not None:
                 return reason
+    return rule.why_left(module)
+
+
+def _why_transformed() -> str | None:
+    """Return which transform of torch.func or forward-mode AD is on: the ops have no rules for those."""
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "a torch.func transform or forward-mode AD is on"
     return None
 
 
@@ -241,7 +253,10 @@ def swap(vae: nn.Module, *, backend: str | None = None, precision: str | None = 
 
     Frame counts, chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`.
     Modules with hooks (offloading, layerwise casting, your own) run as they were while they are hooked.
-    Swapping a swapped model again replaces the old swap.
+    Swapping a swapped model again replaces the old swap. A shallow copy (`copy.copy`, `DataParallel`) shares
+    the original's replacements and so computes with the original's weights: swap each copy, or copy deeply.
+    With gradient checkpointing, give the tier here: a `use_precision` that is closed before `backward` does
+    not hold for the recomputation.
 
     Args:
         vae: An `AutoencoderKLCogVideoX`.

@@ -143,10 +143,10 @@ def _compare_op(op: Op, backend: str, dtype: torch.dtype, seed: int) -> Iterator
         )
 
 
-def compare_conv(call: dict[str, Any], backend: str, precision: str | None = None) -> Comparison:
+def compare_conv(call: dict[str, Any], backend: str, precision: str = "high") -> Comparison:
     """Compare one call of `causal_conv3d` with the reference and the fp64 oracle."""
     got = causal_conv3d(**call, backend=backend, precision=precision)
-    reference = causal_conv3d(**call, backend="reference")
+    reference = causal_conv3d(**call, backend="reference", precision=precision)
     if precision == "exact":
         return compare_exactly(got, reference)
     oracle = causal_conv3d(**_mapped(call, lambda name, t: t.double()), backend="reference")
@@ -186,7 +186,13 @@ def _compare_chunks(dtype: torch.dtype, backend: str, seed: int) -> Comparison:
 
     def op(chunk: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
         return causal_conv3d(
-            chunk, weight, bias, initial_state=initial_state, return_final_state=True, backend=backend
+            chunk,
+            weight,
+            bias,
+            initial_state=initial_state,
+            return_final_state=True,
+            backend=backend,
+            precision="high",
         )
 
     oracle = causal_conv3d(x.double(), weight.double(), bias.double(), backend="reference")

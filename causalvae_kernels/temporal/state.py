@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def past_frames(x: Tensor, frames: int, initial_state: Tensor | None, temporal_mode: str) -> Tensor:
+def past_frames(x: Tensor, frames: int, initial_state: Tensor | None, temporal_mode: str) -> list[Tensor]:
     """Return the frames before the first one.
 
     Args:
@@ -16,14 +16,15 @@ def past_frames(x: Tensor, frames: int, initial_state: Tensor | None, temporal_m
         temporal_mode: What stands before a first chunk: "replicate" (its first frame) or "zeros".
 
     Returns:
-        Shape (B, C, frames, H, W), dtype of `x`; may be a view.
+        Tensors of shape (B, C, n, H, W), their n summing up to `frames`, dtype of `x`; views where possible.
+        They are pieces, because `torch.cat` takes the memory format of its inputs, and frames that are
+        expanded have none.
     """
     if initial_state is not None:
-        return initial_state
+        return [initial_state]
     if temporal_mode == "replicate":
-        return x[:, :, :1].expand(-1, -1, frames, -1, -1)
-    batch, channels, _, height, width = x.shape
-    return x.new_zeros(batch, channels, frames, height, width)
+        return [x[:, :, :1]] * frames
+    return [torch.zeros_like(x[:, :, :1])] * frames
 
 
 def final_state(
@@ -44,4 +45,4 @@ def final_state(
     if missing <= 0:
         return x[:, :, x.shape[2] - frames :].clone()
     past = past_frames(x, frames, initial_state, temporal_mode)
-    return torch.cat([past[:, :, frames - missing :], x], dim=2)
+    return torch.cat([*past, x], dim=2)[:, :, x.shape[2] :].clone()

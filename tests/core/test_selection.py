@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -16,7 +17,7 @@ from causalvae_kernels import (
     use_backend,
     use_precision,
 )
-from causalvae_kernels.core import env
+from causalvae_kernels.core import env, native
 from causalvae_kernels.core.known_issues import known_bad_versions
 from causalvae_kernels.core.op import Backend, Op, all_ops
 from causalvae_kernels.core.precision import resolve_precision
@@ -184,3 +185,10 @@ def test_reference_comes_with_the_op():
     for op in all_ops():
         assert isinstance(op, Op) and "reference" in op.backends
         assert op.backends["reference"].why_not() is None
+
+
+def test_the_native_module_is_built():
+    """Or the tests of the backend `cpu` would pass by not being there."""
+    if os.environ.get("CAUSALVAE_KERNELS_SKIP_BUILD", "0") not in ("", "0"):
+        pytest.skip("CAUSALVAE_KERNELS_SKIP_BUILD is set")
+    assert native.why_no_cpu() is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from causalvae_kernels import restore, swap
+from causalvae_kernels.models.hooks import type_name
 from tests.models.helpers import assert_parity, clip_of, replaced_names, round_trip
 
 BLOCK = "decoder.up_blocks.0.resnets.0"
@@ -222,6 +223,14 @@ def test_diffusers_hook_around_ours_is_taken_out_cleanly(build):
     assert BLOCK in replaced_names(again)
     assert_parity(build(), vae, clip)
     restore(vae)
+
+
+def test_only_the_modules_of_torch_nn_go_by_their_short_name():
+    """torch.ao's quantisation-aware Conv2d is also called Conv2d, and computes something else."""
+    assert type_name(torch.nn.Conv2d(1, 1, 1)) == "Conv2d"
+    config = torch.ao.quantization.get_default_qat_qconfig()
+    fake_quantised = torch.ao.nn.qat.Conv2d(1, 1, 1, qconfig=config)
+    assert type_name(fake_quantised) != "Conv2d"
 
 
 def test_refresh_takes_in_what_became_free(build):

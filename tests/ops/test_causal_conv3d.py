@@ -129,8 +129,6 @@ def test_chunks_of_even_length_with_a_temporal_stride(backend):
 @pytest.mark.parametrize("halo", [False, True], ids=["no halo", "halo"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
 def test_frame_buffer_equals_tensor(spatial_mode, halo, layout, backend, seed):
-    if spatial_mode != "zeros" and not halo and backend == "aten":
-        pass  # aten pads such a buffer once more, in space; the result must be the same
     call = make_conv_call(ConvCase("b", (2, 5, 3, 6, 7), 8, layout=layout, state=True), torch.float32, seed)
     call |= {"spatial_mode": spatial_mode, "return_final_state": True}
     x = call.pop("x")
@@ -225,6 +223,74 @@ def test_opcheck(name, backend, seed):
     ]
     modes = case.options.get("temporal_mode", "replicate"), case.options.get("spatial_mode", "zeros")
     torch.library.opcheck(CONV, (*tensors, *strides, *modes, backend, ""))
+
+
+@pytest.mark.parametrize("exact_backend", ["aten", "reference"])
+@pytest.mark.parametrize("state", [None, "contiguous", "channels_last_3d"])
+def test_opcheck_in_the_exact_tier(exact_backend, state, seed):
+    """There the output keeps the layout that the framework gives it, and the fake kernel must know which."""
+    last = ConvCase("exact", (2, 5, 1, 5, 4), 3, layout="channels_last_3d")
+    call = make_conv_call(last, torch.float32, seed)
+    past = None if state is None else with_layout(torch.randn(2, 5, 2, 5, 4), state)
+    arguments = (call["x"], call["weight"], None, past, None, (1,) * 3, (1,) * 3, "replicate", "zeros")
+    torch.library.opcheck(CONV, (*arguments, exact_backend, "exact"))
+
+    def step(x):
+        y = causal_conv3d(x, call["weight"], initial_state=past, precision="exact", backend=exact_backend)
+        return y.relu() * 2
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(call["x"])
+    assert torch.equal(compiled, step(call["x"])) and compiled.stride() == step(call["x"]).stride()
+
+
+def test_a_tensor_whose_sign_is_a_flag(backend):
+    x = torch.randn(1, 2, 3, 4, 5, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    weight = torch.randn(2, 2, 3, 3, 3)
+    got = causal_conv3d(x, weight, backend=backend)
+    assert torch.allclose(got, causal_conv3d(x.clone(), weight, backend="reference"), atol=1e-4)
+
+
+def test_a_trace_sees_the_operator(backend):
+    weight = torch.randn(2, 2, 3, 3, 3)
+    x, other = torch.randn(2, 1, 2, 3, 4, 5)
+    traced = torch.jit.trace(lambda x: causal_conv3d(x, weight, backend=backend), (x,), check_trace=False)
+    assert torch.allclose(traced(other), causal_conv3d(other, weight, backend=backend), atol=1e-5)
+
+
+def test_a_default_device_does_not_move_the_output(backend):
+    x, weight = torch.randn(1, 2, 3, 4, 5), torch.randn(2, 2, 3, 3, 3)
+    with torch.device("meta"):
+        got = causal_conv3d(x, weight, backend=backend)
+    assert got.device.type == "cpu" and got.isfinite().all()
+
+
+def test_a_buffer_written_twice_before_backward_is_noticed(backend):
+    weight = torch.randn(2, 2, 3, 3, 3, requires_grad=True)
+    buffer = in_buffer(torch.randn(1, 2, 3, 4, 5), 2)
+    states = torch.randn(2, 1, 2, 2, 4, 5)
+    total = sum(causal_conv3d(buffer, weight, initial_state=s, backend=backend) for s in states)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.sum().backward()
+
+
+def test_inference_tensors(backend):
+    weight = torch.randn(2, 2, 3, 3, 3)
+    with torch.inference_mode():
+        buffer = in_buffer(torch.randn(1, 2, 3, 4, 5), 2)
+        got = causal_conv3d(buffer, weight, backend=backend)
+        expected = causal_conv3d(buffer.body.clone(), weight, backend="reference")
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_a_buffer_under_autocast(backend):
+    weight, past = torch.randn(2, 2, 3, 3, 3), torch.randn(1, 2, 2, 4, 5).bfloat16()
+    x = torch.randn(1, 2, 3, 4, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = causal_conv3d(in_buffer(x, 2), weight, initial_state=past, backend=backend)
+        expected = causal_conv3d(x, weight, initial_state=past, backend=backend)
+    assert got.dtype == expected.dtype == torch.bfloat16
+    assert torch.allclose(got, expected, atol=0.05)
 
 
 GRADIENTS = {

@@ -114,6 +114,8 @@ def _fill(
             f"{_NAME}: the FrameBuffer has halo {buffer.halo} and spatial_mode is 'valid', expected a mode "
             "that says what the halo holds: 'zeros', 'replicate' or 'reflect'"
         )
+    if initial_state is not None and _autocast_dtype(buffer.storage) is not None:
+        initial_state = initial_state.to(buffer.storage.dtype)
     causal_pad3d_(
         buffer,
         temporal_mode=temporal_mode,

@@ -47,7 +47,10 @@ def _convolve(
     size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
     pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
     out = torch.empty(
-        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, memory_format=memory_format_of(x, weight)
+        (x.shape[0], weight.shape[0], *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format_of(x, weight),
     )
     bias = None if bias is None else bias.contiguous()
     native.cpu_module().causal_conv3d(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from ...core.layout import memory_format_of
+from ...core.layout import is_channels_last_3d
 from ...core.op import Backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 
@@ -51,6 +52,13 @@ def _fill_halo(storage: Tensor, dim: int, before: int, after: int, mode: str) ->
         storage.select(dim, before + position).copy_(storage.select(dim, before + source))
 
 
+def _format_of_cat(x: Tensor, initial_state: Tensor | None) -> torch.memory_format:
+    """Return what `torch.cat` of both would take: channels last only if both are."""
+    parts = (x,) if initial_state is None or initial_state.shape[2] == 0 else (x, initial_state)
+    last = all(is_channels_last_3d(part) for part in parts)
+    return torch.channels_last_3d if last else torch.contiguous_format
+
+
 def padded_copy(
     x: Tensor,
     initial_state: Tensor | None,
@@ -67,7 +75,7 @@ def padded_copy(
         halo=tuple(spatial_padding),
         dtype=x.dtype,
         device=x.device,
-        memory_format=memory_format_of(x),
+        memory_format=_format_of_cat(x, initial_state),
     )
     buffer.body.copy_(x)
     fill_border(buffer.storage, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode)

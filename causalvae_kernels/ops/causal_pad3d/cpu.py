@@ -34,6 +34,7 @@ def _pad(
     out = torch.empty(
         (batch, channels, causal_padding + frames, top + height + bottom, left + width + right),
         dtype=x.dtype,
+        device=x.device,
         memory_format=memory_format_of(x),
     )
     native.cpu_module().causal_pad3d(

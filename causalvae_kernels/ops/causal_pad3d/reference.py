@@ -22,7 +22,7 @@ def causal_pad3d_reference(
 ) -> Tensor:
     """Concatenate the past and the frames, then pad height and width."""
     if causal_padding:
-        x = torch.cat([past_frames(x, causal_padding, initial_state, temporal_mode), x], dim=2)
+        x = torch.cat([*past_frames(x, causal_padding, initial_state, temporal_mode), x], dim=2)
     top, bottom, left, right = spatial_padding
     if spatial_mode == "zeros":
         return F.pad(x, (left, right, top, bottom)) if any(spatial_padding) else x.clone()
