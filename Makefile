@@ -29,12 +29,14 @@ check-compiler:
 	@test -n "$(SKIP)" || command -v "$${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
 	  echo "causalvae-kernels builds its CPU kernels with a C++17 compiler, and there is none here: install g++ or clang, or name one in CXX; to go on without them: CAUSALVAE_KERNELS_SKIP_BUILD=1" >&2; exit 1; }
 
-$(BIN)/python: | check-python
+# Its own stamp: a venv that was interrupted half-way has a python already, and no pip.
+$(VENV)/.created: | check-python
 	@echo "== creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
 # One stamp per set of extras: installing is quick when nothing changed, and follows the sources when it did.
-$(VENV)/.installed-%: $(SOURCES) | check-compiler $(BIN)/python
+$(VENV)/.installed-%: $(SOURCES) | check-compiler $(VENV)/.created
 	@echo "== installing causalvae-kernels[$*] into $(VENV), building its CPU kernels"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, restore, swap, use_backend, use_precision
 from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.models import cogvideox
 from causalvae_kernels.models.swap import run
 from tests.models.helpers import assert_parity, clip_of, replaced_names, round_trip
 
@@ -77,6 +78,26 @@ def test_parity_on_the_native_backend(config_name, build, backend):
     restore(other)
     with swap(other), use_backend(backend):
         assert_parity(vae, other, clip_of(9))
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_small_inputs_are_left_to_the_original_where_it_is_quicker(low, build, monkeypatch):
+    monkeypatch.setattr(cogvideox, "SMALL", 2**18)
+    calls = []
+    monkeypatch.setattr(cogvideox, "_convolve", lambda *a, **k: calls.append(a) or _convolve(*a, **k))
+    vae, clip = build(dtype=low), clip_of(5, dtype=low)
+    expected = vae.encode(clip).latent_dist.mode()
+    with swap(vae):
+        got = vae.encode(clip).latent_dist.mode()
+        assert bool(calls) == (low == torch.float32)
+        assert torch.allclose(got, expected, atol=1e-4)
+        calls.clear()
+        with use_backend("aten"):
+            vae.encode(clip)
+        assert calls, "a backend asked for by name runs"
+
+
+_convolve = cogvideox._convolve
 
 
 def test_everything_is_covered(build):

@@ -114,7 +114,7 @@ def test_verify_vae_is_green_and_notices_a_wrong_swap():
     assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
 
     class Wrong:
-        def __init__(self, model, precision):
+        def __init__(self, model, precision, backend):
             self.model = model
 
         def __enter__(self):
