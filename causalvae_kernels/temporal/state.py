@@ -44,5 +44,6 @@ def final_state(
     missing = frames - x.shape[2]
     if missing <= 0:
         return x[:, :, x.shape[2] - frames :].clone()
-    past = past_frames(x, frames, initial_state, temporal_mode)
-    return torch.cat([*past, x], dim=2)[:, :, x.shape[2] :].clone()
+    if initial_state is not None:
+        initial_state = initial_state[:, :, frames - missing :]
+    return torch.cat([*past_frames(x, missing, initial_state, temporal_mode), x], dim=2)

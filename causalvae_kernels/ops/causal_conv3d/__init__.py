@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...temporal.frame_buffer import FrameBuffer
+from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from . import aten, cpu
@@ -70,7 +70,8 @@ def causal_conv3d(
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     if isinstance(x, FrameBuffer):
         buffer, x = x, x.storage
-        seen, given = buffer.body, _fill(buffer, weight, dilation, backend=backend, **given)
+        given = _fill(buffer, weight, dilation, backend=backend, **given)
+        seen = body_of(buffer.storage, 0, buffer.halo)  # with the head-room: never too short for the state
     else:
         seen = x
     cast = _autocast_dtype(x)
