@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -135,6 +136,6 @@ def test_importing_loads_nothing_heavy():
 def test_no_path_of_a_machine_and_no_assert_in_the_package():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        assert "/home/" not in text and "/root/" not in text, path
+        assert not re.search(r"/(home|root)/", text), path
         checks = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Assert)]
         assert not checks, f"{path}: input is checked with a sentence, not with assert"
