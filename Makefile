@@ -14,7 +14,7 @@ help:
 	@echo "make test    create $(VENV), install, build, lint and test"
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
-	@echo "make bench   time the swapped VAE beside the unmodified one, with a record in benchmarks/results"
+	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
 	@echo "make clean   remove $(VENV) and everything built"
 
 check-python:
@@ -62,7 +62,10 @@ test: $(VENV)/.installed-test lint
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
-	@$(BIN)/python -m pytest -q benchmarks/bench_*.py --benchmark-json=benchmarks/results/cpu.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_causal_conv3d.py --record=benchmarks/results/cpu-conv.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_causal_pad3d.py --record=benchmarks/results/cpu-pad.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
+	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
 	@$(BIN)/python benchmarks/table.py
 
 clean:

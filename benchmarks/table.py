@@ -1,19 +1,27 @@
-"""Write the README's table of figures from a committed record: python benchmarks/table.py [RECORD]."""
+"""Write the README's tables and the plot from the committed records: python benchmarks/table.py.
+
+A record that is not there is skipped with a message, and what stands in the README stays.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+from causalvae_kernels.bench.plot import plot_record
+from causalvae_kernels.bench.record import geometric_mean, most_threads
+from causalvae_kernels.workloads import GATED
+
+ROOT = Path(__file__).resolve().parent.parent
+PLOT = "docs/cpu-conv.png"
 
 
-def table(record: dict) -> str:
-    """Return the Markdown table of a record that `make bench` wrote."""
+def vae_table(record: dict[str, Any]) -> str:
+    """Return the Markdown table of encode and decode, from pytest-benchmark's own JSON."""
     lines = [
         "| widths, frames×height×width | step | dtype | diffusers | swapped | speedup | peak memory |",
         "|---|---|---|---|---|---|---|",
@@ -29,16 +37,108 @@ def table(record: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Replace what stands between the marks."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results" / "cpu.json"
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"{README.name} has no {BEGIN} … {END} marks to write between")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    temporary = README.with_suffix(".tmp")
-    temporary.write_text(f"{before}{BEGIN}\n{table(json.loads(path.read_text()))}\n{END}{after}")
-    os.replace(temporary, README)
+def conv_table(record: dict[str, Any]) -> str:
+    """Return the plot and the Markdown table of the convolutions, those with the most threads."""
+    rows = most_threads(record["rows"])
+    names = (
+        "diffusers",
+        "diffusers channels_last_3d",
+        "diffusers torch.compile",
+        "ours",
+        "ours channels_last_3d",
+    )
+    pairs = (("ours", names[0]), ("ours channels_last_3d", names[1]))
+    lines = [
+        f"![Speed of every provider against diffusers]({PLOT})",
+        "",
+        f"| in×out-frames×height×width | dtype | {' | '.join(f'{n}, ms' for n in names)} "
+        "| speedup | in channels_last_3d | % of float32's limit |",
+        "|---" * (len(names) + 5) + "|",
+    ]
+    for row in rows:
+        providers = row["providers"]
+        times = (f"{providers[n]['p50_ms']:.1f}" if n in providers else "" for n in names)
+        factors = (f"{row['speedup_p50'][mine][other]:.2f}×" for mine, other in pairs)
+        share = max((providers[mine]["percent_of_limit"] or 0 for mine, _ in pairs), default=0)
+        lines.append(
+            f"| {row['workload']} | {row['dtype']} | {' | '.join(times)} | {' | '.join(factors)} "
+            f"| {f'{share:.0f}' if share else ''} |"
+        )
+    judged = [row for row in rows if row["workload"] in GATED] or rows
+    for dtype in dict.fromkeys(row["dtype"] for row in judged):
+        means = (
+            geometric_mean(row["speedup_p50"][mine][other] for row in judged if row["dtype"] == dtype)
+            for mine, other in pairs
+        )
+        count = sum(row["dtype"] == dtype for row in judged)
+        blanks = " |" * len(names)
+        bold = " | ".join(f"**{mean:.2f}×**" for mean in means)
+        lines.append(f"| geometric mean of {count} | {dtype} |{blanks} {bold} | |")
+    return "\n".join(lines)
+
+
+def pad_table(record: dict[str, Any]) -> str:
+    """Return the Markdown table of the paddings, those with the most threads."""
+    lines = [
+        "| channels-frames×height×width | dtype | torch.cat | ours | bytes | time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in most_threads(record["rows"]):
+        cat, ours = row["providers"]["torch.cat"], row["providers"]["ours"]
+        channels, _, size = row["workload"].partition("x")[0], *row["workload"].partition("-")[1:]
+        lines.append(
+            f"| {channels}-{size} | {row['dtype']} "
+            f"| {cat['p50_ms']:.2f} ms, {cat['bytes'] / 1e6:.1f} MB "
+            f"| {ours['p50_ms']:.2f} ms, {ours['bytes'] / 1e6:.1f} MB "
+            f"| {row['bytes_ratio']:.1f}× fewer | {row['speedup_p50']['ours']['torch.cat']:.1f}× faster |"
+        )
+    return "\n".join(lines)
+
+
+# (record, mark in the README, what is written between the marks)
+BLOCKS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
+    ("cpu.json", "bench", vae_table),
+    ("cpu-conv.json", "bench-conv", conv_table),
+    ("cpu-pad.json", "bench-pad", pad_table),
+)
+
+
+def put(text: str, mark: str, block: str) -> str:
+    """Return the text with `block` between its marks.
+
+    Raises:
+        SystemExit: The text has no such marks.
+    """
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    if begin not in text or end not in text:
+        sys.exit(f"the README has no {begin} … {end} marks to write between")
+    return f"{text.partition(begin)[0]}{begin}\n{block}\n{end}{text.partition(end)[2]}"
+
+
+def main(root: Path = ROOT) -> None:
+    """Replace what stands between the marks, and the plot."""
+    readme, plot = root / "README.md", root / PLOT
+    text = readme.read_text(encoding="utf-8")
+    for name, mark, table in BLOCKS:
+        path = root / "benchmarks" / "results" / name
+        if not path.exists():
+            print(f"benchmarks/results/{name} is not there: its table stays as it is")
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        text = put(text, mark, table(record))
+        if table is conv_table:
+            _replace(plot, lambda temporary, record=record: plot_record(temporary, record))
+    _replace(readme, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".partial-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

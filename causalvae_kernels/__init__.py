@@ -2,6 +2,7 @@
 
 from .core.errors import BackendUnavailable, CausalVAEError, InvalidInput
 from .core.op import explain
+from .core.packed import packed_size, release_packed_weights, use_packed_budget
 from .core.precision import use_precision
 from .core.selection import use_backend
 from .models import restore, swap
@@ -19,8 +20,11 @@ __all__ = [
     "causal_pad3d",
     "causal_pad3d_",
     "explain",
+    "packed_size",
+    "release_packed_weights",
     "restore",
     "swap",
     "use_backend",
+    "use_packed_budget",
     "use_precision",
 ]

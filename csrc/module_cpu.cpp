@@ -9,9 +9,13 @@
 #include <vector>
 
 #include "cpu/causal_conv3d_direct.h"
+#include "cpu/causal_conv3d_winograd.h"
 #include "cpu/causal_pad3d.h"
 #include "cpu/check.h"
+#include "cpu/fingerprint.h"
+#include "cpu/huge_pages.h"
 #include "cpu/isa.h"
+#include "cpu/rates.h"
 
 namespace py = pybind11;
 
@@ -81,8 +85,8 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
           const std::optional<Tensor>& state, const std::optional<Tensor>& residual,
           const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
           const std::array<int64_t, 2>& spatial_padding, const std::string& temporal_mode,
-          const std::string& spatial_mode, const std::string& dtype, const std::string& isa,
-          int num_threads) {
+          const std::string& spatial_mode, const std::string& dtype, const std::string& isa, int num_threads,
+          std::optional<uintptr_t> packed) {
   constexpr const char* op = "causal_conv3d";
   const std::optional<Tensor5> past = view(state), added = view(residual);
   require(!bias || *bias != 0, op, "bias has a null address, expected one, or None for no bias");
@@ -102,7 +106,24 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   conv.dtype = parse_dtype(op, dtype);
   const Isa chosen = parse_supported_isa(isa);
   py::gil_scoped_release unlocked;
-  causal_conv3d_direct(conv, chosen, num_threads);
+  if (packed) {
+    causal_conv3d_winograd(conv, reinterpret_cast<const float*>(*packed), chosen, num_threads);
+  } else {
+    causal_conv3d_direct(conv, chosen, num_threads);
+  }
+}
+
+int64_t packed_floats(const Tensor& weight, const std::string& isa) {
+  return winograd_packed_floats(view(weight), parse_supported_isa(isa));
+}
+
+void pack(uintptr_t packed, const Tensor& weight, const std::string& dtype, const std::string& isa,
+          int num_threads) {
+  const Dtype type = parse_dtype("winograd_pack", dtype);
+  const Isa chosen = parse_supported_isa(isa);
+  require(packed != 0, "winograd_pack", "packed has a null address");
+  py::gil_scoped_release unlocked;
+  winograd_pack(view(weight), type, reinterpret_cast<float*>(packed), chosen, num_threads);
 }
 
 bool has_openmp() {
@@ -135,5 +156,36 @@ PYBIND11_MODULE(_C_cpu, m) {
   m.def("causal_conv3d", cvk::conv, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
         arg("state").none(true), arg("residual").none(true), arg("stride"), arg("dilation"),
         arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("dtype"), arg("isa"),
-        arg("num_threads"), "out = causal convolution of x, plus bias and residual, in float32.");
+        arg("num_threads"), arg("packed") = py::none(),
+        "out = causal convolution of x, plus bias and residual, in float32: by Winograd's algorithm with "
+        "weights "
+        "that winograd_pack wrote, else by the direct one.");
+  m.def("winograd_packed_floats", cvk::packed_floats, arg("weight"), arg("isa"),
+        "Floats that winograd_pack writes.");
+  m.def("winograd_pack", cvk::pack, arg("packed"), arg("weight"), arg("dtype"), arg("isa"),
+        arg("num_threads"), "Transform the weights of a 3x3x3 or 1x3x3 kernel.");
+  m.def(
+      "advise_huge_pages",
+      [](uintptr_t address, int64_t bytes) {
+        cvk::advise_huge_pages(reinterpret_cast<void*>(address), bytes);
+      },
+      arg("address"), arg("bytes"), "Ask the system to back fresh memory with huge pages.");
+  m.def(
+      "fingerprint",
+      [](const cvk::Tensor& tensor, int itemsize) { return cvk::fingerprint(cvk::view(tensor), itemsize); },
+      arg("tensor"), arg("itemsize"), "Checksum of a few hundred elements, evenly spread.");
+  m.def(
+      "fma_rate",
+      [](const std::string& isa, int num_threads, double milliseconds) {
+        return cvk::fma_rate(cvk::parse_supported_isa(isa), num_threads, milliseconds);
+      },
+      arg("isa"), arg("num_threads"), arg("milliseconds"), py::call_guard<py::gil_scoped_release>(),
+      "GFLOP/s of fused multiply-adds in registers.");
+  m.def(
+      "micro_kernel_rate",
+      [](const std::string& isa, int num_threads, double milliseconds) {
+        return cvk::micro_kernel_rate(cvk::parse_supported_isa(isa), num_threads, milliseconds);
+      },
+      arg("isa"), arg("num_threads"), arg("milliseconds"), py::call_guard<py::gil_scoped_release>(),
+      "GFLOP/s of the convolutions' micro-kernel on data in the first-level cache.");
 }

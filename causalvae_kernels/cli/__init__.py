@@ -9,9 +9,11 @@ import warnings
 
 import typer
 
+from .bench import bench
 from .explain import explain
 from .info import info
 from .reconstruct import reconstruct
+from .tune import tune
 from .verify import verify
 
 app = typer.Typer(
@@ -21,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, reconstruct):
+for command in (info, explain, verify, bench, tune, reconstruct):
     app.command()(command)
 
 

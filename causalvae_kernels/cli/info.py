@@ -48,6 +48,10 @@ def _print_machine(console: Console, facts: dict[str, Any]) -> None:
         )
     else:
         table.add_row("native CPU kernels", f"[yellow]none:[/] {escape(native['reason'])}")
+    if "budget_bytes" in facts["packed_weights"]:
+        table.add_row(
+            "packed weights may take", f"{facts['packed_weights']['budget_bytes'] / 2**20:,.0f} MiB"
+        )
     if facts["gpus"]:
         for gpu in facts["gpus"]:
             words = f"{gpu['name']}, sm_{gpu['compute_capability'].replace('.', '')}, "

@@ -4,90 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 import torch
 
-from .. import __version__
-from ..core import native
+from ..bench.machine import cores, gpus, native_cpu, processor, versions
 from ..core.env import TABLE
 from ..core.errors import CausalVAEError
 from ..core.known_issues import known_bad_versions
 from ..core.op import all_ops
+from ..core.packed import packed_budget, packed_size
 from .example_calls import CallShape, call_arguments, op_names
-
-PACKAGES = ("causalvae_kernels", "torch", "diffusers", "triton", "av", "matplotlib", "numpy")
 
 # A call that every backend of today could take on the CPU: what is refused is refused for another reason.
 _EXAMPLE = CallShape(shape=(1, 32, 4, 16, 16), out_channels=32)
-
-
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
-    """Return the installed version of each package without importing it; None where it is absent."""
-    return {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str | None:
-    if package == "causalvae_kernels":
-        return __version__  # of the code that runs, which need not be the one that is installed
-    if package == "torch":
-        return torch.__version__  # with its build, such as 2.9.0+cpu
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                name, _, value = line.partition(":")
-                if name.strip() == "model name":
-                    return value.strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Return name, compute capability and memory in bytes of each GPU that torch sees."""
-    found = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        found.append(
-            {
-                "name": properties.name,
-                "compute_capability": f"{properties.major}.{properties.minor}",
-                "memory_bytes": properties.total_memory,
-            }
-        )
-    return found
-
-
-def device_words(device: torch.device) -> str:
-    """Return the name of the processor or GPU, for a report."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def native_cpu() -> dict[str, Any]:
-    """Return whether the native CPU module serves, why not, and its instruction sets."""
-    reason = native.why_no_cpu()
-    if reason is not None:
-        return {"available": False, "reason": reason, "isa": None, "supported_isas": []}
-    supported = [str(name) for name in native.cpu_module().supported_isas()]
-    return {"available": True, "reason": None, "isa": native.cpu_isa(), "supported_isas": supported}
 
 
 def ops() -> list[dict[str, Any]]:
@@ -127,6 +57,11 @@ def environment() -> list[dict[str, Any]]:
     return rows
 
 
+def packed_weights() -> dict[str, Any]:
+    """Return how many bytes packed weights take in this process, and may take."""
+    return {"bytes": packed_size(), "budget_bytes": packed_budget()}
+
+
 def describe() -> dict[str, Any]:
     """Return everything above, ready for JSON."""
     return {
@@ -137,6 +72,7 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "native_cpu": _guarded(native_cpu),
+        "packed_weights": _guarded(packed_weights),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,

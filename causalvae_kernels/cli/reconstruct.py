@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..bench.machine import device_words, versions
+from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.precision import TIERS, resolve_precision
@@ -39,7 +40,6 @@ from .common import (
     stderr,
     stdout,
 )
-from .machine import device_words, versions
 
 VIDEO, PLOT, REPORT = "side_by_side.mp4", "frames.png", "report.json"
 OUTPUTS = (VIDEO, PLOT, REPORT)
@@ -98,7 +98,7 @@ def reconstruct(
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))
     pixels, fps = read_frames(path, frames, start, wanted_size)
 
-    with _threads(threads):
+    with num_threads(threads):
         setting = Setting(
             clip=path.name,
             start=start,
@@ -215,14 +215,3 @@ def _rows(reference: Side, swapped: Side) -> Iterator[tuple[str, str, str, str]]
 
 def _ratio(reference: float, swapped: float, word: str) -> str:
     return f"{reference / swapped:.2f}× {word}" if swapped else ""
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

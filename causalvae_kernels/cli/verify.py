@@ -13,12 +13,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..bench.machine import device_words
 from ..demo.report import finite_or_null
 from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
 from ..models import swap
 from ..parity import ParityResult, verify_ops, verify_vae
 from .common import EXIT_FAILED, one_sentence_errors, progress_bar, stdout
-from .machine import device_words
 
 
 @one_sentence_errors

@@ -17,18 +17,20 @@ class Variable:
         meaning: One sentence for `causalvae-kernels info` and the README.
         default: What holds when it is unset or empty.
         choices: The allowed values; empty when any text is allowed.
+        number: Whether the value must be a whole number.
     """
 
     name: str
     meaning: str
     default: str
     choices: tuple[str, ...] = ()
+    number: bool = False
 
     def get(self) -> str | None:
         """Return the value, or None when unset or empty.
 
         Raises:
-            InvalidInput: The value is none of `choices`.
+            InvalidInput: The value is none of `choices`, or no number.
         """
         if not _is_set(self.name):
             return None
@@ -39,6 +41,8 @@ class Variable:
             raise InvalidInput(
                 f"environment variable {self.name}: got {value!r}, expected one of {', '.join(self.choices)}"
             )
+        if self.number and not value.isdecimal():
+            raise InvalidInput(f"environment variable {self.name}: got {value!r}, expected a whole number")
         return value
 
 
@@ -71,10 +75,16 @@ CPU_ISA = Variable(
     "the best that the processor has",
     ("avx512", "avx2", "portable"),
 )
+PACKED_MIB = Variable(
+    "CAUSALVAE_KERNELS_PACKED_MIB",
+    "How many MiB the packed weights of the native kernels may take together.",
+    "a quarter of the machine's memory",
+    number=True,
+)
 SKIP_BUILD = Variable(
     "CAUSALVAE_KERNELS_SKIP_BUILD",
     "Set to 1 while installing: no native module is built.",
     "0",
 )
 
-TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, SKIP_BUILD)
+TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, PACKED_MIB, SKIP_BUILD)

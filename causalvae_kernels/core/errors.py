@@ -13,3 +13,7 @@ class InvalidInput(CausalVAEError, ValueError):
 
 class BackendUnavailable(CausalVAEError, RuntimeError):
     """A backend was asked for that cannot run this call; the message lists every backend's reason."""
+
+
+class BadMeasurements(CausalVAEError, ValueError):
+    """A file of measurements cannot be used; the message names it and says what to do."""

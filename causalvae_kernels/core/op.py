@@ -19,6 +19,7 @@ from .errors import InvalidInput
 from .layout import memory_format_of
 from .precision import resolve_precision
 from .selection import Explanation, explain_selection, select
+from .tuned import Measurement
 
 NAMESPACE = "causalvae_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
@@ -35,6 +36,11 @@ def can_always(*arguments: Any) -> str | None:
     return None
 
 
+def nothing_measured(*arguments: Any) -> Measurement | None:
+    """The `measured` of an op whose kernels were not compared."""
+    return None
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to run an op.
@@ -44,11 +50,14 @@ class Backend:
         call: Takes the op's arguments and the precision tier; returns a fresh tensor, or None if the op
             works in place.
         why_not: Takes the same; returns None if `call` can run, else a sentence.
+        two_sources: Whether it reads the state and the frames where they lie, so that nothing is gained by
+            writing both into one buffer.
     """
 
     name: str
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
+    two_sources: bool = False
 
 
 class Op:
@@ -59,7 +68,9 @@ class Op:
         reference: Pure PyTorch, annotated for `torch.library.infer_schema`. It defines the op.
         prepare: Takes the public function's arguments and returns the operator's, checked.
         backends: All but the reference.
-        order: What `auto` tries, in turn; holds no kernel that was not measured.
+        order: What `auto` tries, in turn; holds no kernel of ours.
+        measured: Takes the operator's arguments and the precision tier; returns what was measured for calls
+            like this one, or None. `auto` tries a backend that was measured to be faster before `order`.
         layout: Names of the arguments that decide the memory format of the output; in the tier `exact` it
             is the one in which the reference happens to return it.
         mutates: Names of the arguments that are written.
@@ -77,6 +88,7 @@ class Op:
         prepare: Callable[..., tuple[Any, ...]],
         backends: Sequence[Backend],
         order: Sequence[str],
+        measured: Callable[..., Measurement | None] = nothing_measured,
         layout: Sequence[str] = (),
         mutates: Sequence[str] = (),
         vjp: Callable[..., dict[str, Tensor | None]] | None = None,
@@ -86,6 +98,7 @@ class Op:
         self.reference = reference
         self.prepare = prepare
         self.order = tuple(order)
+        self.measured = measured
         first = Backend("reference", lambda *arguments: reference(*arguments[:-1]))
         self.backends = {b.name: b for b in (first, *backends)}
         self._names = tuple(inspect.signature(reference).parameters)
@@ -106,6 +119,14 @@ class Op:
         if _nobody_looks(arguments):
             return self._run(*arguments, backend, precision)
         return self._operator(*arguments, backend or "", precision)
+
+    def choose(self, arguments: Sequence[Any], backend: str | None, precision: str | None) -> Backend:
+        """Return the backend that a call with prepared arguments takes.
+
+        Raises:
+            BackendUnavailable: The backend asked for cannot run it.
+        """
+        return select(self, arguments, backend, resolve_precision(precision))
 
     def explain(
         self, *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any

@@ -1,8 +1,8 @@
 """Which backend runs a call: argument > `use_backend()` > environment > default order.
 
-One predicate, the backend's `why_not`, serves choosing and forcing. `auto` walks the op's order, which
-holds nothing that has not been measured to be faster, and skips every backend that answers with a
-sentence; a backend asked for by name raises with that sentence instead.
+One predicate, the backend's `why_not`, serves choosing and forcing. `auto` tries the backend that was
+measured to be faster for such calls, if there is one, then walks the op's order, and skips every backend
+that answers with a sentence; a backend asked for by name raises with that sentence instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import env, native
 from .checks import check_choice
 from .errors import BackendUnavailable
+from .tuned import FASTER, Measurement
 
 if TYPE_CHECKING:
     from .op import Backend, Op
@@ -88,7 +89,7 @@ def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str
     name, _ = requested_backend(backend)
     if name == "auto":
         _say_once_without_native()
-        for candidate in op.order:
+        for candidate in _order(op, op.measured(*arguments, precision)):
             if op.backends[candidate].why_not(*arguments, precision) is None:
                 return op.backends[candidate]
     elif name in op.backends and op.backends[name].why_not(*arguments, precision) is None:
@@ -100,27 +101,54 @@ def explain_selection(op: Op, arguments: Sequence[Any], backend: str | None, pre
     """Say which backend runs this call and why each other one does not; runs nothing."""
     name, source = requested_backend(backend)
     reasons = {b.name: b.why_not(*arguments, precision) for b in op.backends.values()}
-    candidates = op.order if name == "auto" else (name,)
+    measured = op.measured(*arguments, precision) if name == "auto" else None
+    candidates = _order(op, measured) if name == "auto" else (name,)
     chosen = next((c for c in candidates if c in reasons and reasons[c] is None), None)
-    rows = tuple((b, _sentence(op, b, why, b == chosen, name)) for b, why in reasons.items())
+    rows = tuple((b, _sentence(op, b, why, chosen, name, measured)) for b, why in reasons.items())
     if name != "auto" and name not in reasons:
         rows += ((name, f"cannot run this call: {op.name} has no such backend"),)
     return Explanation(op.name, chosen, source, rows)
 
 
-def _sentence(op: Op, backend: str, why_not: str | None, chosen: bool, requested: str) -> str:
+def _order(op: Op, measured: Measurement | None) -> tuple[str, ...]:
+    """Return what `auto` tries for a call for which this was measured."""
+    if measured is not None and measured.faster:
+        return (measured.backend, *op.order)
+    return op.order
+
+
+def _sentence(
+    op: Op, backend: str, why_not: str | None, chosen: str | None, name: str, measured: Measurement | None
+) -> str:
     if why_not is not None:
         return f"cannot run this call: {why_not}"
-    if chosen:
+    if measured is not None and backend == measured.backend:
+        return _measured_sentence(measured, backend == chosen)
+    if backend == chosen:
         return "runs this call"
-    if requested != "auto":
+    if name != "auto":
         return "can run this call, but another was asked for"
-    if backend not in op.order:
+    if measured is not None and (backend, chosen) == (measured.default, measured.backend):
+        return f"can run this call, but {chosen} was measured to be faster"
+    if backend in op.order:
+        return "can run this call, but another comes before it in the order"
+    return (
+        "can run this call, but auto takes only what was measured to be faster, and no measurement covers it"
+    )
+
+
+def _measured_sentence(measured: Measurement, chosen: bool) -> str:
+    if chosen:
         return (
-            "can run this call, but auto takes only what was measured to be faster, and no measurement "
-            "covers it"
+            f"runs this call: measured {measured.ratio:.2f} times as fast as {measured.default} "
+            f"({measured.figures})"
         )
-    return "can run this call, but another comes before it in the order"
+    if measured.objection is not None:
+        return f"can run this call, but was {measured.objection}"
+    return (
+        f"can run this call, but was measured at {measured.ratio:.2f} times the speed of {measured.default} "
+        f"({measured.figures}), and auto asks for more than {FASTER}"
+    )
 
 
 def _refusal(explanation: Explanation, requested: str) -> str:

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from ..core.checks import check_choice
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
+from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
 from .hooks import has_foreign_forward, is_plain, type_name, why_globally_hooked, why_hooked
 
@@ -64,6 +65,7 @@ class Link:
     family: str
     backend: str | None
     precision: str | None
+    packed_budget: int | None = None
     active: bool = True
 
 
@@ -97,7 +99,10 @@ def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     if link.active:
         rule = FAMILIES[link.family].rules.get(type_name(module))
         if rule is not None and _why_at_rest(module, link, rule) is None:
-            return rule.forward(module, link, *args, **kwargs)
+            if link.packed_budget is None or torch.compiler.is_compiling():
+                return rule.forward(module, link, *args, **kwargs)
+            with use_packed_budget(link.packed_budget):
+                return rule.forward(module, link, *args, **kwargs)
     return type(module).forward(module, *args, **kwargs)
 
 
@@ -193,9 +198,13 @@ class Swap:
         return "\n".join([self.summary(), *left])
 
     def refresh(self) -> None:
-        """Look at the model again: replace what has become replaceable since (modules added, hooks gone)."""
+        """Look at the model again: replace what has become replaceable since (modules added, hooks gone).
+
+        Its packed weights are dropped; the next call packs them anew.
+        """
         if not self._link.active:
             raise InvalidInput("refresh: this swap was restored; call swap() again")
+        release_packed_weights(self.model.parameters())
         for module in self.model.modules():
             rule = self._family.rules.get(type_name(module))
             if rule is None or has_foreign_forward(module, run):
@@ -204,8 +213,12 @@ class Swap:
                 module.forward = functools.partial(run, module, self._link)
 
     def restore(self) -> None:
-        """Take the ops out: every module computes as its class says again. Doing it twice is harmless."""
+        """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
+
+        Packed weights are freed.
+        """
         self._link.active = False
+        release_packed_weights(self.model.parameters())
         for module in self.model.modules():
             _take_out(module, self._link)
 
@@ -248,7 +261,13 @@ class Swap:
         return _why_at_rest(module, self._link, rule)
 
 
-def swap(vae: nn.Module, *, backend: str | None = None, precision: str | None = None) -> Swap:
+def swap(
+    vae: nn.Module,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    packed_budget: int | None = None,
+) -> Swap:
     """Put the package's ops into a diffusers VAE, in place.
 
     Frame counts, chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`.
@@ -263,6 +282,8 @@ def swap(vae: nn.Module, *, backend: str | None = None, precision: str | None = 
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        packed_budget: How many bytes the packed weights of the process may take when this model adds its own;
+            default: `use_packed_budget()`, the environment, a quarter of the machine's memory.
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`; `with swap(vae): ...` restores at the end.
@@ -275,12 +296,15 @@ def swap(vae: nn.Module, *, backend: str | None = None, precision: str | None = 
         check_choice("swap", "backend", backend, BACKEND.choices)
     if precision is not None:
         check_choice("swap", "precision", precision, TIERS)
+    if packed_budget is not None:
+        check_packed_budget("swap", packed_budget)
     restore(vae)
-    return Swap(vae, family, Link(family.model, backend, precision))
+    return Swap(vae, family, Link(family.model, backend, precision, packed_budget))
 
 
 def restore(vae: nn.Module) -> None:
     """Take every swap out of a model, whoever holds its handle; also out of a deep copy of a swapped one."""
+    release_packed_weights(vae.parameters())
     for module in vae.modules():
         link = _link_of(module)
         if link is not None:

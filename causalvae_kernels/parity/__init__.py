@@ -1,6 +1,7 @@
-"""Parity: the tolerance rule, streams against the whole, and a report for a machine."""
+"""Parity: the tolerance rule, streams against the whole, outputs of a benchmark, a report for a machine."""
 
 from .compare import Comparison, compare, compare_exactly
+from .outputs import ConvOracle, ParityFailure, check_conv, check_pad
 from .report import (
     ParityResult,
     compare_conv,
@@ -14,7 +15,11 @@ from .stream import run_in_chunks
 
 __all__ = [
     "Comparison",
+    "ConvOracle",
+    "ParityFailure",
     "ParityResult",
+    "check_conv",
+    "check_pad",
     "compare",
     "compare_conv",
     "compare_exactly",

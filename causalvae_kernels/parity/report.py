@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.checks import int_tuple
 from ..core.errors import BackendUnavailable
-from ..core.op import Op, all_ops
+from ..core.op import Op, all_ops, explain
 from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
-from ..ops.causal_conv3d.spec import error_factor
+from ..ops.causal_conv3d.spec import error_factor, output_size, takes_winograd
 from ..workloads import CONV_CASES, PAD_CASES, in_buffer, make_conv_call, make_pad_call, make_video
 from .compare import Comparison, compare, compare_exactly
 from .stream import run_in_chunks
@@ -151,7 +152,17 @@ def compare_conv(call: dict[str, Any], backend: str, precision: str = "high") ->
         return compare_exactly(got, reference)
     oracle = causal_conv3d(**_mapped(call, lambda name, t: t.double()), backend="reference")
     draws = [causal_conv3d(**_permuted(call), backend="reference") for _ in range(_REFERENCE_DRAWS - 1)]
-    return compare(got, [reference, *draws], oracle, error_factor(reference.dtype))
+    return compare(got, [reference, *draws], oracle, _factor(call, backend, precision))
+
+
+def _factor(call: dict[str, Any], backend: str, precision: str) -> float:
+    """Return the factor of the kernel that computes this call."""
+    stride, dilation = (int_tuple("verify", name, call.get(name, 1), 3) for name in ("stride", "dilation"))
+    modes = (call.get("temporal_mode", "replicate"), call.get("spatial_mode", "zeros"))
+    weight_shape = call["weight"].shape
+    size = output_size(call["x"].shape, weight_shape[2:], stride, dilation, *modes)
+    ours = explain("causal_conv3d", **call, backend=backend, precision=precision).chosen == "cpu"
+    return error_factor(call["x"].dtype, ours and takes_winograd(weight_shape, stride, dilation, size))
 
 
 # How often the reference is evaluated, each time with its input channels in another order.
@@ -198,7 +209,7 @@ def _compare_chunks(dtype: torch.dtype, backend: str, seed: int) -> Comparison:
     oracle = causal_conv3d(x.double(), weight.double(), bias.double(), backend="reference")
     reference = causal_conv3d(x, weight, bias, backend="reference")
     got, _ = run_in_chunks(op, x, (1, 1, x.shape[2] - 2))
-    return compare(got, reference, oracle, error_factor(dtype))
+    return compare(got, reference, oracle, _factor(call, backend, "high"))
 
 
 @torch.no_grad()
@@ -253,7 +264,7 @@ def compare_round_trips(
     # other convolution kernels; norms and everything else stay per clip.
     twice = round_trip(reference, torch.cat([clip, clip]))
     truth = round_trip(oracle, clip.double())
-    factor = error_factor(latents.dtype)
+    factor = error_factor(latents.dtype, winograd=True)
     for step, result, one, two, exact in zip(
         ("encode", "decode"), got, (latents, frames), twice, truth, strict=True
     ):

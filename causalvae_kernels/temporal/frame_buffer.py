@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..core import memory
 from ..core.checks import check_video, int_tuple
 from ..core.errors import InvalidInput
 
@@ -60,7 +61,7 @@ class FrameBuffer:
         """Allocate a buffer for a body of `shape` (B, C, T, H, W); nothing is initialised."""
         batch, channels, frames, height, width = shape
         top, bottom, left, right = halo
-        storage = torch.empty(
+        storage = memory.empty(
             (batch, channels, head_room + frames, top + height + bottom, left + width + right),
             dtype=dtype,
             device=device,

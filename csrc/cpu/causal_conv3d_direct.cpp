@@ -1,11 +1,11 @@
 #include "causal_conv3d_direct.h"
 
 #include <algorithm>
-#include <memory>
 
 #include "check.h"
 #include "isa.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace cvk {
 
@@ -14,10 +14,6 @@ namespace {
 // Gathered rows and sums of a tile, 256 KiB: with the slab of weights in use they stay in a second-level
 // cache of 512 KiB.
 constexpr int64_t kTileFloats = 64 * 1024;
-
-constexpr int64_t kCacheLineFloats = 16;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const DirectKernels& kernels_of(Isa isa) {
   switch (isa) {
@@ -67,21 +63,6 @@ DirectTile tile_at(const DirectConv3d& p, int64_t index) {
   tile.rows = std::min(p.tile_rows, n[3] - tile.row);
   return tile;
 }
-
-// Uninitialised floats that start on a cache line.
-class Scratch {
- public:
-  explicit Scratch(int64_t floats) : memory_(new float[floats + kCacheLineFloats]) {}
-  float* data() const {
-    constexpr uintptr_t line = kCacheLineFloats * sizeof(float);
-    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.get()) + line - 1) / line * line);
-  }
-
- private:
-  std::unique_ptr<float[]> memory_;
-};
-
-int64_t round_up_to_line(int64_t floats) { return ceil_div(floats, kCacheLineFloats) * kCacheLineFloats; }
 
 }  // namespace
 

@@ -125,7 +125,7 @@ def test_module_runs_and_help_imports_no_optional_package():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "imported: []" in done.stdout
-    for command in ("info", "explain", "verify", "reconstruct"):
+    for command in ("info", "explain", "verify", "bench", "tune", "reconstruct"):
         assert command in done.stdout
 
 

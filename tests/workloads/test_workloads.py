@@ -6,13 +6,32 @@ import pytest
 import torch
 
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.workloads import CONV_CASES, PAD_CASES, WORKLOADS, in_buffer, make_video, with_layout
+from causalvae_kernels.workloads import (
+    CONV_CASES,
+    GATED,
+    PAD_CASES,
+    WORKLOADS,
+    in_buffer,
+    make_video,
+    with_layout,
+)
 
 
 def test_names_are_unique():
     for cases in (CONV_CASES, PAD_CASES):
         assert len({case.name for case in cases}) == len(cases)
     assert all(name == workload.name for name, workload in WORKLOADS.items())
+
+
+def test_a_name_says_what_the_workload_is():
+    for name, w in WORKLOADS.items():
+        parts = [f"{w.in_channels}x{w.out_channels}", f"{w.num_frames}x{w.height}x{w.width}"]
+        if w.kernel_size != (3, 3, 3):
+            parts.append("x".join(map(str, w.kernel_size)))
+        if w.stride != (1, 1, 1):
+            parts.append("s" + "x".join(map(str, w.stride)))
+        assert name == "-".join(parts)
+    assert set(GATED) <= set(WORKLOADS) and len(set(GATED)) == 8
 
 
 def test_videos_move_and_stay_in_range():

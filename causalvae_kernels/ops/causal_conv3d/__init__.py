@@ -11,11 +11,13 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
+from ...core.selection import requested_backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from . import aten, cpu
 from .reference import causal_conv3d_reference, causal_conv3d_vjp
+from .shape_class import measured
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
 
 
@@ -43,8 +45,9 @@ def causal_conv3d(
 
     Args:
         x: Frames, shape (B, Cin, T, H, W), any strides; float32, bfloat16 or float16 (float64 in the
-            reference and aten). Or a `FrameBuffer` of P frames of head-room: its border is filled in place
-            and nothing is copied; a halo, if it has one, stands for the spatial padding.
+            reference and aten). Or a `FrameBuffer` of P frames of head-room: nothing is copied, its border is
+            filled in place for a backend that does not read the state where it lies; a halo, if it has
+            one, stands for the spatial padding.
         weight: Shape (Cout, Cin, kT, kH, kW), kH and kW odd, dtype of `x`.
         bias: Shape (Cout,), dtype of `x`.
         stride: 1 or 2, for all or for (time, height, width).
@@ -68,15 +71,20 @@ def causal_conv3d(
         BackendUnavailable: The backend asked for cannot run this call.
     """
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
+    seen = x
     if isinstance(x, FrameBuffer):
-        buffer, x = x, x.storage
-        given = _fill(buffer, weight, dilation, backend=backend, **given)
-        seen = body_of(buffer.storage, 0, buffer.halo)  # with the head-room: never too short for the state
-    else:
-        seen = x
+        _check_head_room(x, weight, dilation, spatial_mode)
+        if _reads_two_sources(x, weight, bias, stride, dilation, given, backend, precision):
+            seen = x = x.body
+        else:
+            seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
+            given = _fill(x, backend=backend, **given)
+            x = x.storage
     cast = _autocast_dtype(x)
     late = None
     if cast is not None:
+        if weight.dtype != cast and requested_backend(backend)[0] == "auto":
+            backend = "aten"  # weights that are cast for this call would be packed for it as well
         if residual is not None and residual.dtype != cast:
             residual, late = None, residual
         x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
@@ -92,17 +100,9 @@ def causal_conv3d(
     return y, final_state(seen, frames, initial_state=initial_state, temporal_mode=temporal_mode)
 
 
-def _fill(
-    buffer: FrameBuffer,
-    weight: Tensor,
-    dilation: int | Sequence[int],
-    *,
-    temporal_mode: str,
-    spatial_mode: str,
-    initial_state: Tensor | None,
-    backend: str | None,
-) -> dict[str, Any]:
-    """Fill the border; return the modes of the convolution over the storage."""
+def _check_head_room(
+    buffer: FrameBuffer, weight: Tensor, dilation: int | Sequence[int], spatial_mode: str
+) -> None:
     check_video(_NAME, "weight", weight)
     frames = int_tuple(_NAME, "dilation", dilation, 3)[0] * (weight.shape[2] - 1)
     if buffer.head_room != frames:
@@ -115,6 +115,34 @@ def _fill(
             f"{_NAME}: the FrameBuffer has halo {buffer.halo} and spatial_mode is 'valid', expected a mode "
             "that says what the halo holds: 'zeros', 'replicate' or 'reflect'"
         )
+
+
+def _reads_two_sources(
+    buffer: FrameBuffer,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    dilation: int | Sequence[int],
+    given: dict[str, Any],
+    backend: str | None,
+    precision: str | None,
+) -> bool:
+    """Whether the backend reads body and state where they lie: then the border is left as it is."""
+    if any(buffer.halo) or _autocast_dtype(buffer.storage) is not None or torch.compiler.is_compiling():
+        return False
+    arguments = _arguments(buffer.body, weight, bias, stride=stride, dilation=dilation, **given)
+    return _CONV.choose(arguments, backend, precision).two_sources
+
+
+def _fill(
+    buffer: FrameBuffer,
+    *,
+    temporal_mode: str,
+    spatial_mode: str,
+    initial_state: Tensor | None,
+    backend: str | None,
+) -> dict[str, Any]:
+    """Fill the border; return the modes of the convolution over the storage."""
     if initial_state is not None and _autocast_dtype(buffer.storage) is not None:
         initial_state = initial_state.to(buffer.storage.dtype)
     causal_pad3d_(
@@ -201,6 +229,7 @@ _CONV = Op(
     prepare=_arguments,
     backends=(aten.CONV, cpu.CONV),
     order=("aten", "reference"),
+    measured=measured,
     layout=("x", "weight"),
     vjp=causal_conv3d_vjp,
     saves=("x", "weight", "initial_state"),

@@ -96,11 +96,33 @@ def bytes_moved(
     return itemsize * (batch * pixels + weights)
 
 
-def error_factor(dtype: torch.dtype) -> float:
+def takes_winograd(
+    weight_shape: Sequence[int], stride: Sequence[int], dilation: Sequence[int], size: Sequence[int]
+) -> bool:
+    """Tell whether our kernels compute a convolution by Winograd's algorithm, F(2x4x4, 3x3x3) or F(4x4, 3x3).
+
+    Args:
+        weight_shape: (Cout, Cin, kT, kH, kW).
+        stride: (time, height, width).
+        dilation: (time, height, width).
+        size: (T, H, W) of the output.
+    """
+    out_channels, in_channels, *kernel_size = weight_shape
+    if tuple(kernel_size) not in ((3, 3, 3), (1, 3, 3)) or max(*stride, *dilation) > 1:
+        return False
+    # With few channels the transforms outweigh the products; with few pixels most of a tile is wasted.
+    tiles = -(-size[1] // 4) * -(-size[2] // 4)
+    return min(out_channels, in_channels) >= 8 and 36 * tiles <= 9 * size[1] * size[2] / 2
+
+
+def error_factor(dtype: torch.dtype, winograd: bool = False) -> float:
     """Return how many times the reference's error the tier `high` allows.
 
     In float32 the reference computes small shapes by a blocked matrix product and large ones by oneDNN's
-    direct kernel; ours take the direct form everywhere. Its one long sum has 1.5 times the error of the
-    blocked one (norm-wise, 9 to 128 channels; 2.3 times at the worst element of six draws).
+    direct kernel; our direct kernel has one long sum, with 1.5 times the error of the blocked one (norm-wise,
+    9 to 128 channels; 2.3 times at the worst element of six draws). Winograd's transforms cost up to 4.2
+    times norm-wise and 6.2 times at the worst element (8 to 512 channels): 9e-7 relative.
     """
-    return 3.0 if dtype == torch.float32 else 2.0
+    if dtype != torch.float32:
+        return 2.0
+    return 8.0 if winograd else 3.0

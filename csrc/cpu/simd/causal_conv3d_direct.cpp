@@ -11,13 +11,12 @@
 #include <cstring>
 
 #include "convert.h"
-#include "gather.h"
+#include "multiply.h"
+#include "rows.h"
 #include "vec.h"
 
 namespace cvk {
 namespace {
-
-constexpr int64_t kBlock = 2 * kLanes;
 
 // Weights of one tap row and one part of the channels, 24 KiB: they stay in a first-level cache of 32 KiB.
 constexpr int64_t kSlabFloats = 6 * 1024;
@@ -38,17 +37,9 @@ void accumulate(float* sums, const float* pixels, const Slab& slab) {
   for (int c = 0; c < kColumns; ++c)
     for (int v = 0; v < kVectors; ++v) acc[c][v] = load(sums + c * kBlock + v * kLanes);
 
-  const int64_t step = slab.pixel_column;
-  for (int64_t tap = 0; tap < slab.taps; ++tap) {
-    const float* w = slab.weights + tap * slab.weight_tap;
-    const float* x = pixels + tap * slab.pixel_tap;
-    for (int64_t i = 0; i < slab.channels; ++i, w += kBlock, ++x) {
-      Vec wv[kVectors];
-      for (int v = 0; v < kVectors; ++v) wv[v] = load(w + v * kLanes);
-      for (int c = 0; c < kColumns; ++c)
-        for (int v = 0; v < kVectors; ++v) acc[c][v] = multiply_add(wv[v], x[c * step], acc[c][v]);
-    }
-  }
+  for (int64_t tap = 0; tap < slab.taps; ++tap)
+    multiply(acc, pixels + tap * slab.pixel_tap, slab.pixel_column, slab.weights + tap * slab.weight_tap,
+             slab.channels, slab.weights);
   for (int c = 0; c < kColumns; ++c)
     for (int v = 0; v < kVectors; ++v) store(sums + c * kBlock + v * kLanes, acc[c][v]);
 }
@@ -79,47 +70,26 @@ void accumulate_row(int64_t columns, int64_t vectors, float* sums, const float* 
 
 // ---------------------------------------------------------------- store
 
+// out = sums + bias + residual, for the channels of one block and one output row.
 template <class Type>
-typename Type::Item* row_of(const Tensor5& t, const DirectTile& tile, int64_t r) {
-  return static_cast<typename Type::Item*>(t.data) + tile.batch * t.stride[0] + tile.frame * t.stride[2] +
-         (tile.row + r) * t.stride[3] + tile.column * t.stride[4];
-}
-
-// out = sums + bias + residual, for channels [c0, c0 + channels) of one output row.
-template <class Type>
-void store_row(const DirectConv3d& p, const DirectTile& tile, int64_t r, int64_t c0, int64_t channels,
-               const float* sums, const float* bias) {
+void store_block(const DirectConv3d& p, const DirectTile& tile, int64_t r, int64_t block, float* sums) {
   using Item = typename Type::Item;
-  const Tensor5& out = p.conv.out;
-  const int64_t out_c = out.stride[1], out_w = out.stride[4];
-  Item* dst = row_of<Type>(out, tile, r) + c0 * out_c;
-
-  const Item* extra = nullptr;
-  int64_t extra_c = 0, extra_w = 0;
-  if (p.conv.residual) {
-    extra_c = p.conv.residual->stride[1];
-    extra_w = p.conv.residual->stride[4];
-    extra = row_of<Type>(*p.conv.residual, tile, r) + c0 * extra_c;
-  }
-
-  if (out_c == 1 && (!extra || extra_c == 1)) {
-    float pixel[kBlock], other[kBlock];
+  const CausalConv3d& conv = p.conv;
+  const int64_t first = block * kBlock, channels = min_of(kBlock, conv.out.size[1] - first);
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    const Vec bias = load(p.bias + first + c);
     for (int64_t w = 0; w < tile.columns; ++w) {
-      for (int64_t c = 0; c < channels; ++c) pixel[c] = sums[w * kBlock + c] + bias[c];
-      if (extra) {
-        load_run<Type>(other, extra + w * extra_w, channels);
-        for (int64_t c = 0; c < channels; ++c) pixel[c] += other[c];
-      }
-      store_run<Type>(dst + w * out_w, pixel, channels);
+      float* sum = sums + w * kBlock + c;
+      store(sum, load(sum) + bias);
     }
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t w = 0; w < tile.columns; ++w) {
-      float value = sums[w * kBlock + c] + bias[c];
-      if (extra) value += Type::to_float(extra[c * extra_c + w * extra_w]);
-      dst[c * out_c + w * out_w] = Type::from_float(value);
-    }
+    auto row_of = [&](const Tensor5& t) {
+      Item* data = static_cast<Item*>(t.data) + tile.batch * t.stride[0] + (first + c) * t.stride[1] +
+                   tile.frame * t.stride[2] + (tile.row + r) * t.stride[3] + tile.column * t.stride[4];
+      return OutputRow<Type>{data, t.stride[1], t.stride[4]};
+    };
+    const OutputRow<Type> none{nullptr, 1, 1};
+    store_row(row_of(conv.out), conv.residual ? row_of(*conv.residual) : none, sums + c, kBlock,
+              min_of(kLanes, channels - c), tile.columns);
   }
 }
 
@@ -180,8 +150,7 @@ void compute_tile(const DirectConv3d& p, const DirectTile& tile, float* scratch)
   }
   for (int64_t block = 0; block < p.blocks; ++block)
     for (int64_t r = 0; r < tile.rows; ++r)
-      store_row<Type>(p, tile, r, block * kBlock, min_of(kBlock, out_channels - block * kBlock),
-                      sums + (block * p.tile_rows + r) * sums_row, p.bias + block * kBlock);
+      store_block<Type>(p, tile, r, block, sums + (block * p.tile_rows + r) * sums_row);
 }
 
 // ---------------------------------------------------------------- pack

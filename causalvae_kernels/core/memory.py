@@ -1,0 +1,37 @@
+"""Fresh tensors that are cheap to write for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import native
+
+# Smaller allocations are mostly memory that was used before.
+_LARGE = 4 * 2**20
+
+
+def empty(
+    shape: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Return an uninitialised tensor, `torch.empty`; large ones on a CPU are backed by huge pages.
+
+    The page faults of a fresh tensor cost more than the work on it: SiLU of 95 MiB into one takes 28 ms, with
+    huge pages 11 ms, into one that was written before 7 ms (two Zen 4 cores).
+    """
+    tensor = torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+    if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and tensor.nbytes >= _LARGE:
+        advise_huge_pages(tensor)
+    return tensor
+
+
+def advise_huge_pages(tensor: Tensor) -> None:
+    """Ask the system for huge pages behind a tensor that nobody has written yet."""
+    if type(tensor) is Tensor and native.why_no_cpu() is None:
+        native.cpu_module().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)

@@ -1,0 +1,230 @@
+"""Measurements that let `auto` take a native kernel, a file per instruction set: `ops/<op>/tuned/<isa>.json`.
+
+`causalvae-kernels tune` writes it. Without a file, or without a row for the class of a call, nothing was
+measured and `auto` keeps to its order. A file that is there and cannot be read is raised as an error that
+names it, from `auto` as well: it came with the package, so that it is a defect of this installation, and
+going on without it would hide that behind a slower answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import BadMeasurements
+
+# A kernel must be this many times as fast as the default to be taken, so that noise does not choose.
+FASTER = 1.05
+FORMAT = 1
+
+_NUMBERS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One class of calls, timed in alternation with the default backend.
+
+    Attributes:
+        shape_class: The class in words, the dtype first: "float32 3x3x3 128->128, 1 frame of 64 pixels".
+        shapes: What was measured: "1x128x1x8x9 -> 1x128x1x8x9".
+        ms: Median time in milliseconds.
+        default_ms: Of the default backend.
+        rounds: How often each was timed.
+        backend: Name of the backend that was measured.
+        default: Name of the default backend.
+        isa: The instruction set of both.
+        objection: Why it says nothing about this processor, or None.
+    """
+
+    shape_class: str
+    shapes: str
+    ms: float
+    default_ms: float
+    rounds: int
+    backend: str
+    default: str
+    isa: str
+    objection: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the default the backend is."""
+        return self.default_ms / self.ms
+
+    @property
+    def faster(self) -> bool:
+        """Whether `auto` may take the backend."""
+        return self.objection is None and self.default_ms > FASTER * self.ms
+
+    @property
+    def figures(self) -> str:
+        """The numbers, for a sentence."""
+        times = f"{_digits(self.ms)} against {_digits(self.default_ms)} ms"
+        return f"{times} for {self.shape_class}, {self.isa}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The contents of one file.
+
+    Attributes:
+        backend: Name of the backend that was measured.
+        default: Name of the default backend.
+        isa: The instruction set of both.
+        amx: Whether the processor has AMX.
+        machine: Where it was measured, as plain data.
+        measurements: The rows.
+    """
+
+    backend: str
+    default: str
+    isa: str
+    amx: bool
+    machine: dict[str, Any]
+    measurements: tuple[Measurement, ...]
+
+    def text(self) -> str:
+        """Return the file's contents, a row on each line, sorted."""
+        head = {
+            "format": FORMAT,
+            "backend": self.backend,
+            "default": self.default,
+            "isa": self.isa,
+            "amx": self.amx,
+            "machine": self.machine,
+        }
+        rows = (
+            json.dumps(
+                {
+                    "class": m.shape_class,
+                    "shapes": m.shapes,
+                    "ms": float(f"{m.ms:.4g}"),
+                    "default_ms": float(f"{m.default_ms:.4g}"),
+                    "rounds": m.rounds,
+                }
+            )
+            for m in sorted(self.measurements, key=lambda m: _natural(m.shape_class))
+        )
+        opening = json.dumps(head, indent=2).removesuffix("\n}")
+        listing = ",\n".join(f"    {row}" for row in rows)
+        return f'{opening},\n  "rows": [\n{listing}\n  ]\n}}\n'
+
+
+def read_record(path: Path) -> Record:
+    """Read a file of measurements.
+
+    Raises:
+        BadMeasurements: It is malformed, or written in another format.
+        OSError: It cannot be opened.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != FORMAT:
+            raise BadMeasurements(
+                f"{path} has format {facts['format']}, and this version of causalvae_kernels reads format "
+                f"{FORMAT}: install the package again, or write the file anew with causalvae-kernels tune"
+            )
+        shared = {name: str(facts[name]) for name in ("backend", "default", "isa")}
+        measurements = tuple(_measurement(row, shared) for row in facts["rows"])
+        return Record(
+            **shared, amx=bool(facts["amx"]), machine=dict(facts["machine"]), measurements=measurements
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, BadMeasurements):
+            raise
+        raise BadMeasurements(
+            f"{path} is malformed ({type(error).__name__}: {error}): install the package again, or write the "
+            "file anew with causalvae-kernels tune"
+        ) from error
+
+
+def _measurement(row: dict[str, Any], shared: dict[str, str]) -> Measurement:
+    times = float(row["ms"]), float(row["default_ms"])
+    if not all(math.isfinite(ms) and ms > 0 for ms in times):
+        raise ValueError(f"got times {times}, expected milliseconds above zero")
+    return Measurement(str(row["class"]), str(row["shapes"]), *times, int(row["rounds"]), **shared)
+
+
+class Tuned:
+    """The measurements of one op; each file is read at the first call that asks for it.
+
+    Args:
+        folder: Where `<isa>.json` would be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tables: dict[str, dict[str, Measurement]] = {}
+
+    def find(self, isa: str, classes: Iterable[str]) -> Measurement | None:
+        """Return the measurement of the first of these classes that has one.
+
+        Raises:
+            BadMeasurements: The file of this instruction set cannot be used.
+        """
+        table = self._tables.get(isa)
+        if table is None:
+            table = self._tables[isa] = self._load(isa)
+        for shape_class in classes:
+            if shape_class in table:
+                return table[shape_class]
+        return None
+
+    def path(self, isa: str) -> Path:
+        """Return where the measurements of an instruction set are, or would be."""
+        return self.folder / f"{isa}.json"
+
+    def _load(self, isa: str) -> dict[str, Measurement]:
+        path = self.path(isa)
+        if not path.exists():
+            return {}
+        record = read_record(path)
+        if record.isa != isa:
+            raise BadMeasurements(f"{path} holds measurements of {record.isa}, expected {isa}")
+        return {
+            m.shape_class: replace(m, objection=_objection(m.shape_class, record.amx))
+            for m in record.measurements
+        }
+
+
+def _objection(shape_class: str, measured_with_amx: bool) -> str | None:
+    """AMX multiplies half-precision matrices several times as fast; nothing was compared with that."""
+    dtype = shape_class.partition(" ")[0]
+    if dtype not in ("bfloat16", "float16") or measured_with_amx == has_amx():
+        return None
+    word = "with" if measured_with_amx else "without"
+    return (
+        f"measured on a processor {word} AMX, whose matrix units make the framework's {dtype} convolution "
+        "another one"
+    )
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Tell whether the processor has AMX tiles."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if asked is not None:
+        return bool(asked())
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return False  # not Linux, where no torch of today uses AMX
+    return "amx_bf16" in flags or "amx_fp16" in flags
+
+
+def _digits(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}"
+
+
+def _natural(text: str) -> tuple[tuple[int, str], ...]:
+    """Sort key that takes numbers in a text by their value."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(text))

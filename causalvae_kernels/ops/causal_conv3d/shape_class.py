@@ -1,0 +1,132 @@
+"""The shape classes of `causal_conv3d`: calls that one measurement speaks for.
+
+A class is dtype, kernel, stride, channels, one frame or more, and pixels of an output frame. Channels and
+pixels are taken by the nearest measured size on a logarithmic scale. Padding modes do not split classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...core import native
+from ...core.tuned import Measurement, Tuned
+from .spec import output_size
+
+CHANNELS = (16, 32, 64, 128, 256, 512)
+PIXELS = (16, 64, 256, 1024, 4096, 16384)
+FEW = "few"
+
+TUNED = Tuned(Path(__file__).parent / "tuned")
+
+
+def measured(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> Measurement | None:
+    """Return what was measured for calls like this one, or None; the operator's arguments.
+
+    Raises:
+        BadMeasurements: The file of measurements cannot be used.
+    """
+    if x.device.type != "cpu" or native.why_no_cpu() is not None:
+        return None
+    classes = shape_classes(
+        x.dtype, x.shape, weight.shape, tuple(stride), tuple(dilation), temporal_mode, spatial_mode
+    )
+    return TUNED.find(native.cpu_isa(), classes)
+
+
+# Working the classes out takes 7 us, looking them up 1 us; a model calls with few different shapes.
+@functools.lru_cache(maxsize=4096)
+def shape_classes(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, ...] = (1, 1, 1),
+    dilation: tuple[int, ...] = (1, 1, 1),
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+) -> tuple[str, ...]:
+    """Return the classes whose measurements hold for a call, its own first; none with dilation.
+
+    The others are those of smaller frames: large frames take too long to measure for many channels, and
+    the largest that was measured speaks for them. Frames below 8 pixels are in no class.
+
+    Args:
+        dtype: Of all tensors.
+        shape: (B, Cin, T, H, W) of the input.
+        weight_shape: (Cout, Cin, kT, kH, kW).
+        stride: (time, height, width).
+        dilation: (time, height, width).
+        temporal_mode: As the op takes it.
+        spatial_mode: As the op takes it.
+    """
+    if dilation != (1, 1, 1):
+        return ()
+    out_channels, in_channels, *kernel = weight_shape
+    frames, height, width = output_size(shape, kernel, stride, dilation, temporal_mode, spatial_mode)
+    largest = pixel_class(height * width)
+    return tuple(
+        class_words(
+            dtype,
+            kernel,
+            stride,
+            channel_class(in_channels),
+            channel_class(out_channels),
+            shape[0] * frames,
+            pixels,
+        )
+        for pixels in reversed(PIXELS)
+        if pixels <= largest
+    )
+
+
+def class_words(
+    dtype: torch.dtype,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    channels_in: str,
+    channels_out: str,
+    frames: int,
+    pixels: int,
+) -> str:
+    """Return a class as words: "float32 1x3x3 stride 1x2x2 128->256, 2+ frames of 1024 pixels"."""
+    strided = "" if tuple(stride) == (1, 1, 1) else f" stride {_by(stride)}"
+    return (
+        f"{str(dtype).removeprefix('torch.')} {_by(kernel_size)}{strided} {channels_in}->{channels_out}, "
+        f"{'1 frame' if frames == 1 else '2+ frames'} of {pixels}{'+' if pixels == PIXELS[-1] else ''} pixels"
+    )
+
+
+def channel_class(channels: int) -> str:
+    """Return "few" for 1 to 7 channels, else the nearest of `CHANNELS`, the last as "512+"."""
+    if channels < 8:
+        return FEW
+    for size in CHANNELS[:-1]:
+        if channels * channels < 2 * size * size:
+            return str(size)
+    return f"{CHANNELS[-1]}+"
+
+
+def pixel_class(pixels: int) -> int:
+    """Return the nearest of `PIXELS` for 8 pixels or more, else 0."""
+    if pixels < 8:
+        return 0
+    return next((size for size in PIXELS if pixels < 2 * size), PIXELS[-1])
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(map(str, numbers))

@@ -1,0 +1,85 @@
+"""The README's tables come from records."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from causalvae_kernels.bench.record import make_record
+
+from .test_record import LIMITS, conv, pad_row, timings
+
+TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
+pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
+MARKS = ("bench", "bench-conv", "bench-pad")
+
+
+@pytest.fixture(scope="module")
+def table():
+    spec = importlib.util.spec_from_file_location("table", TABLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with a README that has the marks, and no record."""
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    blocks = "".join(f"<!-- {mark} -->\nold {mark}\n<!-- /{mark} -->\n" for mark in MARKS)
+    (tmp_path / "README.md").write_text(f"before\n{blocks}after\n")
+    return tmp_path
+
+
+def save(root, name, record):
+    (root / "benchmarks" / "results" / name).write_text(json.dumps(record))
+
+
+def pad():
+    times = timings(**{"torch.cat": [6.0], "ours": [2.0]})
+    from .test_record import WORKLOAD
+
+    return pad_row(WORKLOAD, torch.float32, times, threads=2, backend="aten", limits=LIMITS)
+
+
+def test_a_conv_record_gives_a_table_and_a_plot(table, root, capsys):
+    pytest.importorskip("matplotlib")
+    save(root, "cpu-conv.json", make_record([conv(1), conv(2)], {1: LIMITS, 2: LIMITS}))
+    table.main(root)
+    text = (root / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "old bench\n" in text and "old bench-pad" in text and "old bench-conv" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| 2x3-4x5x6"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["2x3-4x5x6", "float32", "6.0", "2.0", "", "2.0", "1.0", "4.00×", "2.00×", "389"]
+    assert text.count("**4.00×**") == 1
+    assert "![" in text and (root / "docs" / "cpu-conv.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    said = capsys.readouterr().out
+    assert "cpu.json is not there" in said and "cpu-pad.json is not there" in said
+
+
+def test_a_pad_record_gives_bytes_and_times(table, root):
+    save(root, "cpu-pad.json", make_record([pad()], {2: LIMITS}))
+    table.main(root)
+    text = (root / "README.md").read_text()
+    assert "| 2-4x5x6 | float32 | 6.00 ms, 0.0 MB | 2.00 ms, 0.0 MB | 3.0× fewer | 3.0× faster |" in text
+    assert not list(root.rglob(".partial-*"))
+
+
+def test_a_readme_without_marks_is_refused_and_left_alone(table, root):
+    (root / "README.md").write_text("nothing\n")
+    save(root, "cpu-pad.json", make_record([pad()], {2: LIMITS}))
+    with pytest.raises(SystemExit, match="no <!-- bench-pad --> … <!-- /bench-pad --> marks"):
+        table.main(root)
+    assert (root / "README.md").read_text() == "nothing\n"
+
+
+def test_the_committed_readme_has_the_marks(table):
+    text = (TABLE.parents[1] / "README.md").read_text()
+    for _, mark, _ in table.BLOCKS:
+        table.put(text, mark, "")

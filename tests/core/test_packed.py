@@ -1,0 +1,191 @@
+"""Packed weights: kept, never stale, under a budget, freed."""
+
+import copy
+import gc
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from causalvae_kernels import (
+    InvalidInput,
+    causal_conv3d,
+    packed_size,
+    release_packed_weights,
+    use_packed_budget,
+)
+from causalvae_kernels.core import native, packed
+
+pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
+
+X = torch.randn(1, 16, 2, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    release_packed_weights()
+    yield
+    release_packed_weights()
+
+
+def convolve(weight):
+    return causal_conv3d(X.to(weight.dtype), weight, backend="cpu")
+
+
+def fresh(weight):
+    """What the weights give now, packed for this call from a copy."""
+    return causal_conv3d(X.to(weight.dtype), weight.detach().clone(), backend="cpu")
+
+
+@pytest.fixture
+def weight():
+    return torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False)
+
+
+@pytest.fixture
+def packings(monkeypatch):
+    """Counts how often weights are packed."""
+    calls = []
+
+    def find(weight, kind, size, pack):
+        return packed.find_packed(weight, kind, size, lambda: calls.append(kind) or pack())
+
+    module = importlib.import_module("causalvae_kernels.ops.causal_conv3d.cpu")
+    monkeypatch.setattr(module, "find_packed", find)
+    return calls
+
+
+def test_packed_once(weight, packings):
+    first = convolve(weight)
+    assert torch.equal(convolve(weight), first)
+    assert torch.equal(convolve(weight.view(weight.shape)), first)
+    assert len(packings) == 1
+    assert packed_size() == 4 * 36 * 4 * 16 * 32
+
+
+def with_data_copy(w):
+    w.data.copy_(torch.randn_like(w))
+
+
+def with_in_place(w):
+    w.mul_(2)
+
+
+def with_ema(w):
+    w.data.lerp_(torch.randn_like(w), 0.01)
+
+
+def with_another_storage(w):
+    w.data = torch.randn_like(w)
+
+
+def with_numpy(w):
+    w.detach().numpy()[...] += 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [with_data_copy, with_in_place, with_ema, with_another_storage, with_numpy],
+    ids=lambda c: c.__name__,
+)
+def test_a_change_is_noticed(weight, change):
+    before = convolve(weight)
+    change(weight)
+    got = convolve(weight)
+    assert torch.equal(got, fresh(weight))
+    assert not torch.equal(got, before)
+
+
+def test_a_cast_module_packs_again():
+    conv = torch.nn.Conv3d(16, 16, 3).requires_grad_(False)
+    convolve(conv.weight)
+    conv.to(torch.bfloat16)
+    assert torch.equal(convolve(conv.weight), fresh(conv.weight))
+
+
+def test_inference_tensors(packings):
+    with torch.inference_mode():
+        weight = torch.randn(16, 16, 3, 3, 3)
+        convolve(weight)
+        weight.add_(1)  # no version counter tells
+        assert torch.equal(convolve(weight), fresh(weight))
+
+
+def test_a_copy_has_its_own(weight):
+    convolve(weight)
+    other = copy.deepcopy(weight)
+    other.data.add_(1)
+    assert torch.equal(convolve(other), fresh(other))
+    assert torch.equal(convolve(weight), fresh(weight))
+
+
+def test_weights_that_are_gone_free_theirs(weight):
+    convolve(weight)
+    one = packed_size()
+    convolve(torch.randn(16, 16, 3, 3, 3))
+    gc.collect()
+    assert packed_size() == one
+
+
+def test_a_temporary_view_does_not_free_them(weight, packings):
+    flat = torch.nn.Parameter(torch.randn(16, 16, 3, 3), requires_grad=False)
+    for _ in range(3):
+        convolve(flat.unsqueeze(2))
+    assert len(packings) == 1
+
+
+def test_release(weight, packings):
+    other = torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False)
+    convolve(weight), convolve(other)
+    both = packed_size()
+    release_packed_weights([weight])
+    assert packed_size() == both // 2
+    convolve(other)
+    assert len(packings) == 2
+
+
+def test_the_budget(weight, monkeypatch):
+    one = 4 * 36 * 4 * 16 * 32
+    other = torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False)
+    with use_packed_budget(one):
+        convolve(weight), convolve(other)
+        assert packed_size() == one
+    release_packed_weights()
+    monkeypatch.setenv("CAUSALVAE_KERNELS_PACKED_MIB", "0")
+    convolve(weight)
+    assert packed_size() == 0
+    monkeypatch.setenv("CAUSALVAE_KERNELS_PACKED_MIB", "1")
+    assert packed.packed_budget() == 2**20
+    monkeypatch.setenv("CAUSALVAE_KERNELS_PACKED_MIB", "lots")
+    with pytest.raises(InvalidInput, match="got 'lots', expected a whole number"):
+        convolve(weight)
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "1", None])
+def test_a_budget_is_a_number_of_bytes(size):
+    with pytest.raises(InvalidInput, match="expected a number of bytes"), use_packed_budget(size):
+        pass
+
+
+def test_two_python_threads(weight):
+    expected = fresh(weight)
+    with ThreadPoolExecutor(2) as pool:
+        for got in pool.map(lambda _: convolve(weight), range(20)):
+            assert torch.equal(got, expected)
+
+
+def test_fingerprint_sees_every_sampled_element():
+    module = native.cpu_module()
+    for tensor in (
+        torch.randn(3, 5, 1, 2, 2),
+        torch.randn(2, 2, 3, 3, 3).bfloat16(),
+        torch.zeros(1, 1, 1, 1, 1),
+    ):
+        before = module.fingerprint(native.describe(tensor), tensor.element_size())
+        for index in range(tensor.numel()):
+            changed = tensor.clone()
+            changed.view(-1)[index] += 1
+            assert module.fingerprint(native.describe(changed), tensor.element_size()) != before
+        last = tensor.contiguous(memory_format=torch.channels_last_3d)
+        assert module.fingerprint(native.describe(last), tensor.element_size()) == before

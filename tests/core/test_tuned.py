@@ -1,0 +1,150 @@
+"""Files of measurements: what is written is read, what is broken is named, AMX is its own world."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from causalvae_kernels.core import tuned
+from causalvae_kernels.core.errors import BadMeasurements
+from causalvae_kernels.core.tuned import Measurement, Record, Tuned, read_record
+
+ROW = Measurement(
+    "float32 3x3x3 16->16, 2+ frames of 64 pixels",
+    "1x16x4x8x9 -> 1x16x4x8x9",
+    ms=2.0,
+    default_ms=5.0,
+    rounds=7,
+    backend="cpu",
+    default="aten",
+    isa="avx512",
+)
+
+
+def _record(*rows: Measurement, amx: bool = False) -> Record:
+    return Record("cpu", "aten", "avx512", amx, {"processor": "one"}, rows)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder for files, on a processor without AMX."""
+    monkeypatch.setattr(tuned, "has_amx", lambda: False)
+    return tmp_path
+
+
+def _find(folder, record: Record, shape_class: str) -> Measurement | None:
+    (folder / "avx512.json").write_text(record.text())
+    return Tuned(folder).find("avx512", [shape_class])
+
+
+def test_what_is_written_is_read(folder):
+    path = folder / "any.json"
+    other = replace(ROW, shape_class=ROW.shape_class.replace("64", "256"), ms=0.00123456)
+    path.write_text(_record(ROW, other).text())
+    record = read_record(path)
+    assert record.machine == {"processor": "one"} and record.isa == "avx512" and record.amx is False
+    assert record.measurements == (ROW, replace(other, ms=0.001235))
+
+
+def test_rows_stand_on_a_line_each_sorted_by_size():
+    classes = [f"float32 3x3x3 16->16, 1 frame of {n} pixels" for n in ("16", "64", "1024", "16384+")]
+    text = _record(*(replace(ROW, shape_class=c) for c in reversed(classes))).text()
+    lines = [line for line in text.splitlines() if '"class"' in line]
+    assert [json.loads(line.rstrip(","))["class"] for line in lines] == classes
+    assert json.loads(text)["rows"] and text.endswith("}\n")
+    assert json.loads(_record().text())["rows"] == []
+
+
+def test_faster_is_more_than_noise():
+    assert ROW.faster and ROW.ratio == 2.5
+    assert not replace(ROW, ms=5.0, default_ms=5.2).faster
+    assert replace(ROW, ms=5.0, default_ms=5.3).faster
+    assert not replace(ROW, objection="measured elsewhere").faster
+
+
+def test_figures():
+    assert ROW.figures == f"2 against 5 ms for {ROW.shape_class}, avx512"
+    assert replace(ROW, ms=12.06, default_ms=1234.5).figures.startswith("12.1 against 1,234 ms for ")
+
+
+def test_the_first_class_that_was_measured(folder):
+    (folder / "avx512.json").write_text(_record(ROW).text())
+    measurements = Tuned(folder)
+    assert measurements.find("avx512", ["unknown", ROW.shape_class]).ms == 2.0
+    assert measurements.find("avx512", ["unknown"]) is None
+    assert measurements.find("avx512", []) is None
+    assert measurements.find("avx2", [ROW.shape_class]) is None, "another instruction set"
+
+
+def test_no_file_is_no_measurement_and_a_file_is_read_once(folder):
+    measurements = Tuned(folder / "missing")
+    assert measurements.find("avx512", [ROW.shape_class]) is None
+    (folder / "avx512.json").write_text(_record(ROW).text())
+    measurements = Tuned(folder)
+    assert measurements.find("avx512", [ROW.shape_class])
+    (folder / "avx512.json").unlink()
+    assert measurements.find("avx512", [ROW.shape_class])
+
+
+def _changed(**changes) -> str:
+    return json.dumps({**json.loads(_record(ROW).text()), **changes})
+
+
+BROKEN = {
+    "no JSON": ("{", "is malformed"),
+    "not UTF-8": (b"\xff\xfe", "is malformed"),
+    "a list": ("[]", "is malformed"),
+    "no format": ("{}", "is malformed (KeyError: 'format')"),
+    "a newer format": (
+        _changed(format=2),
+        "has format 2, and this version of causalvae_kernels reads format 1",
+    ),
+    "no rows": (_changed(rows=None), "is malformed"),
+    "a row without times": (_changed(rows=[{"class": "float32"}]), "is malformed (KeyError: 'ms')"),
+    "a time of zero": (
+        _changed(rows=[{"class": "a", "shapes": "b", "ms": 0, "default_ms": 1, "rounds": 1}]),
+        "expected milliseconds above zero",
+    ),
+    "a time that is none": (
+        _changed(rows=[{"class": "a", "shapes": "b", "ms": 1, "default_ms": float("nan"), "rounds": 1}]),
+        "expected milliseconds above zero",
+    ),
+    "another instruction set": (_changed(isa="avx2"), "holds measurements of avx2, expected avx512"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_an_error_that_names_it(folder, case):
+    contents, sentence = BROKEN[case]
+    path = folder / "avx512.json"
+    path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    measurements = Tuned(folder)
+    for _ in range(2):  # not only at the first call
+        with pytest.raises(BadMeasurements) as raised:
+            measurements.find("avx512", [ROW.shape_class])
+        assert str(path) in str(raised.value) and sentence in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("here", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_half_precision_counts_only_where_both_or_none_have_amx(folder, monkeypatch, dtype, here, there):
+    monkeypatch.setattr(tuned, "has_amx", lambda: here)
+    row = replace(ROW, shape_class=ROW.shape_class.replace("float32", dtype))
+    found = _find(folder, _record(row, amx=there), row.shape_class)
+    assert found.faster == (dtype == "float32" or here == there)
+    if not found.faster:
+        word = "with" if there else "without"
+        assert found.objection == (
+            f"measured on a processor {word} AMX, whose matrix units make the framework's {dtype} "
+            "convolution another one"
+        )
+
+
+def test_amx_is_known_without_the_function_of_torch(monkeypatch):
+    asked = tuned.has_amx()
+    assert isinstance(asked, bool)
+    monkeypatch.delattr(tuned.torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert tuned.has_amx.__wrapped__() == asked
