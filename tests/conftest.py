@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from causalvae_kernels.core import native
+from causalvae_kernels.core import env, native
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -50,5 +50,5 @@ def seed(record_property: Callable[[str, Any], None]) -> int:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose backend and precision themselves."""
-    for name in ("CAUSALVAE_KERNELS_BACKEND", "CAUSALVAE_KERNELS_PRECISION", "CAUSALVAE_KERNELS_CPU_ISA"):
-        monkeypatch.delenv(name, raising=False)
+    for variable in env.TABLE:
+        monkeypatch.delenv(variable.name, raising=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import torch
 
-from ..core import env, native
+from ..core import native
 from ..core.errors import CausalVAEError, InvalidInput
 from ..core.tuned import Measurement
 from ..ops import causal_conv3d
@@ -25,10 +24,6 @@ _SEED = 0
 # `causalvae-kernels verify` applies the tolerance rule.
 _LARGEST_DIFFERENCE = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
-# What oneDNN has to be held to for an instruction set that is not the processor's best.
-_ONEDNN_NAMES = {"avx2": "AVX2", "portable": "SSE41"}
-_ONEDNN = "ONEDNN_MAX_CPU_ISA"
-
 
 class WrongResult(CausalVAEError):
     """A kernel that was to be timed does not compute the convolution."""
@@ -41,19 +36,9 @@ def check_comparable(isa: str) -> None:
         InvalidInput: It is not; the message names the variable to set.
         BackendUnavailable: The native module cannot be used.
     """
-    best = native.cpu_module().supported_isas()[0]
-    held = (os.environ.get(_ONEDNN) or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
-    if held == _ONEDNN_NAMES.get(isa) or (isa == best and held in ("DEFAULT", "ALL")):
-        return
-    if isa == best:
-        raise InvalidInput(
-            f"tune: {_ONEDNN} holds the framework to {held}, and our kernels use {isa}: unset it, or choose "
-            f"another instruction set with {env.CPU_ISA.name}"
-        )
-    raise InvalidInput(
-        f"tune: {env.CPU_ISA.name} asks for {isa} on a processor with {best}, which the framework would use: "
-        f"set {_ONEDNN}={_ONEDNN_NAMES[isa]} as well"
-    )
+    reason = native.why_incomparable(isa)
+    if reason is not None:
+        raise InvalidInput(f"tune: {reason}")
 
 
 def tune(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,8 @@ def tune(
     """Measure where our convolution is faster than the framework's; `auto` takes it there and only there.
 
     Times count for the instruction set in use and for this number of threads. With --dtype or --kernel, what
-    the file holds of others stays.
+    the file holds of others stays. The file is replaced at the end; what an interrupted run has measured is
+    in <file>.partial, and --resume goes on from there.
     """
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
     torch_dtypes = [parse_dtype(word) for word in dtypes]
@@ -79,17 +81,21 @@ def tune(
     path = output or TUNED.path(isa)
     check_outputs(path.parent, [path.name], overwrite=True)
     head = Record(BACKEND, DEFAULT, isa, has_amx(), _machine(), ())
-    kept = _kept(path, head, resume, {(d, k) for d in dtypes for k in kernels})
+    partial = path.with_name(f"{path.name}.partial")
+    before = partial if resume and partial.exists() else path
+    kept = _kept(before, head, resume, {(d, k) for d in dtypes for k in kernels})
     known = {m.shape_class for m in kept}
     todo = [cell for cell in grid if cell.shape_class not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(measured: Sequence[Measurement]) -> None:
-        with written_whole(path) as temporary:
+        with written_whole(partial) as temporary:
             text = replace(head, measurements=(*kept, *measured)).text()
             temporary.write_text(text, encoding="utf-8")
 
     measured, wrong = _measure(todo, isa, seconds, save)
+    if partial.exists():
+        os.replace(partial, path)
     _print((*kept, *measured))
     stdout().print(
         f"{len(measured)} measured now, {len(kept) + len(measured)} in {escape(str(path))}", soft_wrap=True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from types import ModuleType
 
 from torch import Tensor
@@ -75,6 +76,35 @@ def cpu_isa() -> str:
     """
     best = cpu_module().supported_isas()[0]
     return env.CPU_ISA.get() or best
+
+
+# What oneDNN has to be held to for an instruction set that is not the processor's best.
+_ONEDNN_NAMES = {"avx2": "AVX2", "portable": "SSE41"}
+_ONEDNN = "ONEDNN_MAX_CPU_ISA"
+
+
+def why_incomparable(isa: str) -> str | None:
+    """Return why times of our kernels and of the framework's would not be of one instruction set, or None.
+
+    Raises:
+        BackendUnavailable: The native module cannot be used.
+    """
+    supported = cpu_module().supported_isas()
+    if isa not in supported:
+        return f"this processor has no {isa}"
+    best = supported[0]
+    held = (os.environ.get(_ONEDNN) or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+    if held == _ONEDNN_NAMES.get(isa) or (isa == best and held in ("DEFAULT", "ALL")):
+        return None
+    if isa == best:
+        return (
+            f"{_ONEDNN} holds the framework to {held}, and our kernels use {isa}: unset it, or choose "
+            f"another instruction set with {env.CPU_ISA.name}"
+        )
+    return (
+        f"{env.CPU_ISA.name} asks for {isa} on a processor with {best}, which the framework would use: set "
+        f"{_ONEDNN}={_ONEDNN_NAMES[isa]} as well"
+    )
 
 
 def describe(tensor: Tensor) -> TensorArgument:

@@ -16,17 +16,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import env, native
 from .errors import InvalidInput
 
 Key = tuple[object, ...]
+_PLAIN = (Tensor, nn.Parameter)
 
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
 _packs: dict[Key, _Pack] = {}
-_lock = threading.Lock()
+# Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class _Pack:
     version: int | None
     checksum: int
     packed: Tensor
+    finalizer: weakref.finalize | None  # frees the pack with the weights
 
     def holds_for(self, weight: Tensor) -> bool:
         return (
@@ -83,23 +86,31 @@ def packed_budget() -> int:
     if size is not None:
         return size
     given = env.PACKED_MIB.get()
-    return _physical_memory() // 4 if given is None else int(given) * 2**20
+    return _memory() // 4 if given is None else int(given) * 2**20
 
 
 def packed_size() -> int:
     """Return how many bytes packed weights take now."""
-    with _lock:
-        _sweep()
-        return sum(pack.packed.nbytes for pack in _packs.values())
+    _sweep()
+    return sum(pack.packed.nbytes for pack in list(_packs.values()))
 
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     """Free what is packed of these weights, or everything; the next call packs again."""
-    with _lock:
-        addresses = None if weights is None else {weight.data_ptr() for weight in weights}
-        for key in [k for k in _packs if addresses is None or k[0] in addresses]:
-            del _packs[key]
-        _sweep()
+    if not _packs:
+        return
+    addresses = None
+    if weights is not None:
+        addresses = {w.data_ptr() for w in weights if type(w) in _PLAIN and w.device.type == "cpu"}
+    for key in list(_packs):
+        if addresses is None or key[0] in addresses:
+            _forget(key)
+    _sweep()
+
+
+def has_room(weight: Tensor, kind: object, size: int) -> bool:
+    """Tell whether packed weights are kept already, or would be."""
+    return _key(weight, kind) in _packs or packed_size() + size <= packed_budget()
 
 
 def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tensor]) -> Tensor | None:
@@ -114,30 +125,48 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
     Returns:
         The packed weights, or None where the budget has no room for them.
     """
-    key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
+    key = _key(weight, kind)
     kept = _packs.get(key)
     if kept is not None and kept.holds_for(weight):
         return kept.packed
     with _lock:
-        _packs.pop(key, None)
-        _sweep()
-        if sum(p.packed.nbytes for p in _packs.values()) + size > packed_budget():
+        kept = _packs.get(key)  # another thread may have packed them meanwhile
+        if kept is not None and kept.holds_for(weight):
+            return kept.packed
+        _forget(key)
+        if packed_size() + size > packed_budget():
             return None
-        new = _Pack(StorageWeakRef(weight.untyped_storage()), _version(weight), _checksum(weight), pack())
+        storage = StorageWeakRef(weight.untyped_storage())
+        finalizer = None
+        if not weight.is_inference():  # whose views do not tell what they are views of
+            finalizer = weakref.finalize(weight._base if weight._is_view() else weight, _drop, key, storage)
+            finalizer.atexit = False
+        new = _Pack(storage, _version(weight), _checksum(weight), pack(), finalizer)
         _packs[key] = new
-    # A cast made for one call, say, frees its packed weights as it goes.
-    weakref.finalize(weight._base if weight._is_view() else weight, _drop, key, new)
     return new.packed
 
 
-def _drop(key: Key, pack: _Pack) -> None:
-    if _packs.get(key) is pack:
+def _key(weight: Tensor, kind: object) -> Key:
+    return (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
+
+
+def _drop(key: Key, storage: StorageWeakRef) -> None:
+    """Free the pack of weights that are gone, unless others have their place by now."""
+    pack = _packs.get(key)
+    if pack is not None and pack.storage is storage:
         _packs.pop(key, None)
 
 
+def _forget(key: Key) -> None:
+    pack = _packs.pop(key, None)
+    if pack is not None and pack.finalizer is not None:
+        pack.finalizer.detach()
+
+
 def _sweep() -> None:
-    for key in [k for k, pack in _packs.items() if pack.storage.expired()]:
-        del _packs[key]
+    for key, pack in list(_packs.items()):
+        if pack.storage.expired():
+            _forget(key)
 
 
 def _version(weight: Tensor) -> int | None:
@@ -148,8 +177,17 @@ def _checksum(weight: Tensor) -> int:
     return native.cpu_module().fingerprint(native.describe(weight), weight.element_size())
 
 
-def _physical_memory() -> int:
+def _memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+    found = [8 * 2**30]  # neither is known
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):
-        return 8 * 2**30  # not POSIX
+        pass  # not POSIX
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                found += [int(word) for word in file.read().split() if word.isdecimal()]
+        except OSError:
+            pass  # no container of this kind
+    return min(found)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from . import native
 from .errors import BadMeasurements
 
 # A kernel must be this many times as fast as the default to be taken, so that noise does not choose.
@@ -189,8 +190,11 @@ class Tuned:
         record = read_record(path)
         if record.isa != isa:
             raise BadMeasurements(f"{path} holds measurements of {record.isa}, expected {isa}")
+        incomparable = native.why_incomparable(isa)
+        if incomparable is not None:
+            incomparable = f"measured with both on one instruction set ({incomparable})"
         return {
-            m.shape_class: replace(m, objection=_objection(m.shape_class, record.amx))
+            m.shape_class: replace(m, objection=incomparable or _objection(m.shape_class, record.amx))
             for m in record.measurements
         }
 

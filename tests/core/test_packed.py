@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -128,6 +129,16 @@ def test_weights_that_are_gone_free_theirs(weight):
     assert packed_size() == one
 
 
+def test_a_temporary_view_of_an_inference_tensor(packings):
+    with torch.inference_mode():
+        flat = torch.randn(16, 16, 3, 3)
+        for _ in range(3):
+            convolve(flat.unsqueeze(2))
+        del flat
+    assert len(packings) == 1
+    assert packed_size() == 0
+
+
 def test_a_temporary_view_does_not_free_them(weight, packings):
     flat = torch.nn.Parameter(torch.randn(16, 16, 3, 3), requires_grad=False)
     for _ in range(3):
@@ -143,6 +154,36 @@ def test_release(weight, packings):
     assert packed_size() == both // 2
     convolve(other)
     assert len(packings) == 2
+
+
+def kept():
+    """References to the packed tensors that exist."""
+    return [weakref.ref(pack.packed) for pack in packed._packs.values()]
+
+
+@pytest.mark.parametrize("how", ["release", "change", "cast", "death"])
+def test_the_memory_is_freed_while_the_weights_live(how):
+    conv = torch.nn.Conv3d(16, 16, 3).requires_grad_(False)
+    convolve(conv.weight)
+    (before,) = kept()
+    if how == "release":
+        release_packed_weights([conv.weight])
+    elif how == "change":
+        conv.weight.mul_(2)
+        convolve(conv.weight)
+    elif how == "cast":
+        conv.to(torch.bfloat16)
+        convolve(conv.weight)
+    else:
+        del conv
+    gc.collect()
+    assert before() is None
+
+
+def test_one_of_two_threads_packs(weight, packings):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: convolve(weight), range(16)))
+    assert len(packings) == 1
 
 
 def test_the_budget(weight, monkeypatch):

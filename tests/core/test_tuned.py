@@ -29,8 +29,9 @@ def _record(*rows: Measurement, amx: bool = False) -> Record:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder for files, on a processor without AMX."""
+    """A folder for files, on a processor without AMX that uses its best instruction set."""
     monkeypatch.setattr(tuned, "has_amx", lambda: False)
+    monkeypatch.setattr(tuned.native, "why_incomparable", lambda isa: None)
     return tmp_path
 
 
@@ -141,6 +142,13 @@ def test_half_precision_counts_only_where_both_or_none_have_amx(folder, monkeypa
             f"measured on a processor {word} AMX, whose matrix units make the framework's {dtype} "
             "convolution another one"
         )
+
+
+def test_a_framework_on_another_instruction_set_was_not_measured(folder, monkeypatch):
+    monkeypatch.setattr(tuned.native, "why_incomparable", lambda isa: "oneDNN is free")
+    found = _find(folder, _record(ROW), ROW.shape_class)
+    assert not found.faster
+    assert found.objection == "measured with both on one instruction set (oneDNN is free)"
 
 
 def test_amx_is_known_without_the_function_of_torch(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causalvae_kernels import causal_conv3d, explain, use_backend
+from causalvae_kernels import causal_conv3d, explain, use_backend, use_packed_budget
 from causalvae_kernels.core import native, tuned
 from causalvae_kernels.core.errors import BadMeasurements
 from causalvae_kernels.core.op import all_ops
@@ -99,6 +99,8 @@ def measure(tmp_path, monkeypatch):
     """Install measurements as if the native module were there; `measure({class: (ms, default_ms)})`."""
     monkeypatch.setattr(native, "why_no_cpu", lambda: None)
     monkeypatch.setattr(native, "cpu_isa", lambda: "avx512")
+    monkeypatch.setattr(native, "why_incomparable", lambda isa: None)
+    monkeypatch.setattr(shape_class, "packing", lambda weight, isa: (isa, 1000))
     monkeypatch.setattr(tuned, "has_amx", lambda: False)
 
     def install(times: dict[str, tuple[float, float]]) -> None:
@@ -229,3 +231,16 @@ def test_every_file_in_the_package_can_be_used():
         folder = shape_class.TUNED.folder.parent.parent / op.name / "tuned"
         for path in folder.glob("*.json"):
             Tuned(folder).find(path.stem, [])
+
+
+def test_packed_weights_that_would_not_be_kept_were_not_measured(measure):
+    x, weight = _call()
+    measure({_words(): (2.0, 5.0)})
+    assert _chosen(x, weight) == "cpu"
+    with use_packed_budget(999):
+        assert _chosen(x, weight) == "aten"
+        assert "has no room for these" in str(explain(causal_conv3d, x, weight))
+    weight.requires_grad_()
+    assert "these are being trained" in str(explain(causal_conv3d, x, weight))
+    with torch.no_grad():
+        assert _chosen(x, weight) == "cpu"

@@ -17,7 +17,7 @@ from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from . import aten, cpu
 from .reference import causal_conv3d_reference, causal_conv3d_vjp
-from .shape_class import measured
+from .shape_class import measured, why_packed_anew
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
 
 
@@ -73,7 +73,7 @@ def causal_conv3d(
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     seen = x
     if isinstance(x, FrameBuffer):
-        _check_head_room(x, weight, dilation, spatial_mode)
+        _check_head_room(x, weight, dilation, temporal_mode, spatial_mode)
         if _reads_two_sources(x, weight, bias, stride, dilation, given, backend, precision):
             seen = x = x.body
         else:
@@ -82,9 +82,10 @@ def causal_conv3d(
             x = x.storage
     cast = _autocast_dtype(x)
     late = None
+    anew = (cast is not None and weight.dtype != cast) or why_packed_anew(weight) is not None
+    if anew and requested_backend(backend)[0] == "auto":
+        backend = "aten"  # weights that are cast or trained would be packed on every call
     if cast is not None:
-        if weight.dtype != cast and requested_backend(backend)[0] == "auto":
-            backend = "aten"  # weights that are cast for this call would be packed for it as well
         if residual is not None and residual.dtype != cast:
             residual, late = None, residual
         x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
@@ -101,7 +102,11 @@ def causal_conv3d(
 
 
 def _check_head_room(
-    buffer: FrameBuffer, weight: Tensor, dilation: int | Sequence[int], spatial_mode: str
+    buffer: FrameBuffer,
+    weight: Tensor,
+    dilation: int | Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
 ) -> None:
     check_video(_NAME, "weight", weight)
     frames = int_tuple(_NAME, "dilation", dilation, 3)[0] * (weight.shape[2] - 1)
@@ -109,6 +114,11 @@ def _check_head_room(
         raise InvalidInput(
             f"{_NAME}: the FrameBuffer has head_room {buffer.head_room}, expected "
             f"dilation * (kT - 1) = {frames}"
+        )
+    if frames and temporal_mode == "valid":
+        raise InvalidInput(
+            f"{_NAME}: the FrameBuffer has head_room {frames} and temporal_mode is 'valid', expected a mode "
+            "that says what the head-room holds: 'replicate' or 'zeros'"
         )
     if any(buffer.halo) and spatial_mode == "valid":
         raise InvalidInput(
@@ -128,8 +138,15 @@ def _reads_two_sources(
     precision: str | None,
 ) -> bool:
     """Whether the backend reads body and state where they lie: then the border is left as it is."""
-    if any(buffer.halo) or _autocast_dtype(buffer.storage) is not None or torch.compiler.is_compiling():
+    if any(buffer.halo) or type(buffer.storage) is not Tensor or torch.compiler.is_compiling():
         return False
+    if _autocast_dtype(buffer.storage) is not None:
+        return False
+    past = given["initial_state"]
+    if torch.is_grad_enabled() and (
+        buffer.storage.requires_grad or (past is not None and past.requires_grad)
+    ):
+        return False  # refused where the border is filled, whatever the backend
     arguments = _arguments(buffer.body, weight, bias, stride=stride, dilation=dilation, **given)
     return _CONV.choose(arguments, backend, precision).two_sources
 

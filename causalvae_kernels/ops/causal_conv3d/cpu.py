@@ -86,16 +86,22 @@ _MANY_PIXELS = 2**12
 
 def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | None:
     """Return the transformed weights, or None where they are not kept and not worth it for one call."""
-    module, described = native.cpu_module(), native.describe(weight)
-    floats = module.winograd_packed_floats(described, isa)
+    kind, size = packing(weight, isa)
 
     def pack() -> Tensor:
-        packed = memory.empty((floats,))
-        module.winograd_pack(packed.data_ptr(), described, _DTYPES[weight.dtype], isa, threads)
+        packed = memory.empty((size // 4,))
+        native.cpu_module().winograd_pack(
+            packed.data_ptr(), native.describe(weight), _DTYPES[weight.dtype], isa, threads
+        )
         return packed
 
-    packed = find_packed(weight, ("winograd", isa), 4 * floats, pack)
+    packed = find_packed(weight, kind, size, pack)
     return pack() if packed is None and pixels >= _MANY_PIXELS else packed
+
+
+def packing(weight: Tensor, isa: str) -> tuple[object, int]:
+    """Return what decides how Winograd's weights are packed, and how many bytes they take."""
+    return ("winograd", isa), 4 * native.cpu_module().winograd_packed_floats(native.describe(weight), isa)
 
 
 CONV = Backend("cpu", _convolve, _why_not, two_sources=True)

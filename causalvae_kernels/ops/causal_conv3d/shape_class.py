@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...core import native
+from ...core.packed import has_room, packed_budget
 from ...core.tuned import Measurement, Tuned
-from .spec import output_size
+from .cpu import packing
+from .spec import output_size, takes_winograd
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 PIXELS = (16, 64, 256, 1024, 4096, 16384)
@@ -46,7 +49,28 @@ def measured(
     classes = shape_classes(
         x.dtype, x.shape, weight.shape, tuple(stride), tuple(dilation), temporal_mode, spatial_mode
     )
-    return TUNED.find(native.cpu_isa(), classes)
+    isa = native.cpu_isa()
+    found = TUNED.find(isa, classes)
+    if found is None or not found.faster:
+        return found
+    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
+    if takes_winograd(weight.shape, stride, dilation, size):
+        objection = why_packed_anew(weight)
+        if objection is None and not has_room(weight, *packing(weight, isa)):
+            objection = (
+                "measured with packed weights that are kept, and the budget of "
+                f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
+            )
+        if objection is not None:
+            return replace(found, objection=objection)
+    return found
+
+
+def why_packed_anew(weight: Tensor) -> str | None:
+    """Return why the packed weights of a call would not serve the next one, or None."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return "measured with packed weights that are kept, and these are being trained"
+    return None
 
 
 # Working the classes out takes 7 us, looking them up 1 us; a model calls with few different shapes.
