@@ -24,6 +24,8 @@ CASES = (
     ConvCase("channels beyond one sum", (1, 130, 3, 6, 7), 33, layout="channels_last_3d"),
     ConvCase("channels beyond a block, sliced", (2, 17, 2, 9, 6), 65, layout="sliced", residual=True),
     ConvCase("permuted, state", (2, 12, 3, 6, 9), 20, layout="permuted", state=True),
+    ConvCase("rgb out", (1, 16, 4, 10, 11), 3, layout="channels_last_3d"),
+    ConvCase("one channel out, residual", (2, 8, 3, 6, 6), 1, residual=True),
     ConvCase("many bands", (1, 8, 3, 41, 53), 8),
     ConvCase("zeros in time", (1, 16, 5, 7, 6), 16, options={"temporal_mode": "zeros"}),
     ConvCase("zeros in time, even", (1, 16, 4, 7, 6), 16, options={"temporal_mode": "zeros"}),
