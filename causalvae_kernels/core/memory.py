@@ -26,12 +26,12 @@ def empty(
     huge pages 11 ms, into one that was written before 7 ms (two Zen 4 cores).
     """
     tensor = torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
-    if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and tensor.nbytes >= _LARGE:
-        advise_huge_pages(tensor)
-    return tensor
-
-
-def advise_huge_pages(tensor: Tensor) -> None:
-    """Ask the system for huge pages behind a tensor that nobody has written yet."""
-    if type(tensor) is Tensor and native.why_no_cpu() is None:
+    if (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and tensor.device.type == "cpu"
+        and tensor.nbytes >= _LARGE
+        and native.why_no_cpu() is None
+    ):
         native.cpu_module().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor

@@ -15,21 +15,6 @@ namespace {
 // cache of 512 KiB.
 constexpr int64_t kTileFloats = 64 * 1024;
 
-const DirectKernels& kernels_of(Isa isa) {
-  switch (isa) {
-#ifdef CVK_HAVE_AVX512
-    case Isa::avx512:
-      return avx512::causal_conv3d_direct;
-#endif
-#ifdef CVK_HAVE_AVX2
-    case Isa::avx2:
-      return avx2::causal_conv3d_direct;
-#endif
-    default:
-      return portable::causal_conv3d_direct;
-  }
-}
-
 int64_t count_tiles(const DirectConv3d& p) {
   const int64_t* n = p.conv.out.size;
   return n[0] * n[2] * ceil_div(n[3], p.tile_rows) * ceil_div(n[4], p.tile_columns);
@@ -71,7 +56,7 @@ void causal_conv3d_direct(const CausalConv3d& conv, Isa isa, int num_threads) {
   check_causal_conv3d(conv);
   if (element_count(conv.out) == 0) return;
 
-  const DirectKernels& kernels = kernels_of(isa);
+  const DirectKernels& kernels = CVK_TABLE_OF(isa, causal_conv3d_direct);
   DirectConv3d p{};
   p.conv = conv;
   p.past = past_frames(conv);

@@ -24,21 +24,6 @@ constexpr int64_t kManyTiles = 72;
 // Transformed frames and sums of one thread, 12 MiB: they stay in its share of the last-level cache.
 constexpr int64_t kScratchFloats = 3 * 1024 * 1024;
 
-const WinogradKernels& kernels_of(Isa isa) {
-  switch (isa) {
-#ifdef CVK_HAVE_AVX512
-    case Isa::avx512:
-      return avx512::causal_conv3d_winograd;
-#endif
-#ifdef CVK_HAVE_AVX2
-    case Isa::avx2:
-      return avx2::causal_conv3d_winograd;
-#endif
-    default:
-      return portable::causal_conv3d_winograd;
-  }
-}
-
 int count_slices(const Tensor5& weight) { return weight.size[2] == 1 ? 1 : kSlices; }
 
 void check_weight(const Tensor5& weight) {
@@ -163,7 +148,7 @@ std::vector<WinogradItem> make_items(Winograd& p, int64_t threads) {
 
 int64_t winograd_packed_floats(const Tensor5& weight, Isa isa) {
   check_weight(weight);
-  const int64_t block = kernels_of(isa).block;
+  const int64_t block = CVK_TABLE_OF(isa, causal_conv3d_winograd).block;
   return kPoints * count_slices(weight) * ceil_div(weight.size[0], block) * weight.size[1] * block;
 }
 
@@ -171,7 +156,7 @@ void winograd_pack(const Tensor5& weight, Dtype dtype, float* packed, Isa isa, i
   check_threads(kOp, num_threads);
   check_tensor(kOp, "weight", weight);
   check_weight(weight);
-  const WinogradKernels& kernels = kernels_of(isa);
+  const WinogradKernels& kernels = CVK_TABLE_OF(isa, causal_conv3d_winograd);
   WinogradPack p;
   p.weight = weight;
   p.dtype = dtype;
@@ -201,7 +186,7 @@ void causal_conv3d_winograd(const CausalConv3d& conv, const float* packed, Isa i
   require(std::max(conv.padding_h, conv.padding_w) <= 1, kOp, "spatial_padding is more than 1 pixel");
   if (element_count(conv.out) == 0) return;
 
-  const WinogradKernels& kernels = kernels_of(isa);
+  const WinogradKernels& kernels = CVK_TABLE_OF(isa, causal_conv3d_winograd);
   Winograd p{};
   p.conv = conv;
   p.weights = packed;

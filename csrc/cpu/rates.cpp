@@ -15,21 +15,6 @@ namespace {
 
 constexpr int kMeasurements = 5;
 
-const Rates& rates_of(Isa isa) {
-  switch (isa) {
-#ifdef CVK_HAVE_AVX512
-    case Isa::avx512:
-      return avx512::rates;
-#endif
-#ifdef CVK_HAVE_AVX2
-    case Isa::avx2:
-      return avx2::rates;
-#endif
-    default:
-      return portable::rates;
-  }
-}
-
 double best_rate(double (*work)(int64_t, float*), int num_threads, double milliseconds) {
   check_threads("rate", num_threads);
   using Clock = std::chrono::steady_clock;
@@ -59,11 +44,11 @@ double best_rate(double (*work)(int64_t, float*), int num_threads, double millis
 }  // namespace
 
 double fma_rate(Isa isa, int num_threads, double milliseconds) {
-  return best_rate(rates_of(isa).fused_multiply_adds, num_threads, milliseconds);
+  return best_rate(CVK_TABLE_OF(isa, rates).fused_multiply_adds, num_threads, milliseconds);
 }
 
 double micro_kernel_rate(Isa isa, int num_threads, double milliseconds) {
-  return best_rate(rates_of(isa).micro_kernel, num_threads, milliseconds);
+  return best_rate(CVK_TABLE_OF(isa, rates).micro_kernel, num_threads, milliseconds);
 }
 
 }  // namespace cvk
