@@ -15,7 +15,7 @@ from ..core.checks import int_tuple
 from ..core.errors import BackendUnavailable
 from ..core.op import Op, all_ops, explain
 from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
-from ..ops.causal_conv3d.spec import error_factor, output_size, takes_winograd
+from ..ops.causal_conv3d.spec import ErrorFactor, error_factor, output_size, takes_winograd
 from ..workloads import CONV_CASES, PAD_CASES, in_buffer, make_conv_call, make_pad_call, make_video
 from .compare import Comparison, compare, compare_exactly
 from .stream import run_in_chunks
@@ -151,12 +151,12 @@ def compare_conv(call: dict[str, Any], backend: str, precision: str = "high") ->
     if precision == "exact":
         return compare_exactly(got, reference)
     oracle = causal_conv3d(**_mapped(call, lambda name, t: t.double()), backend="reference")
-    draws = [causal_conv3d(**_permuted(call), backend="reference") for _ in range(_REFERENCE_DRAWS - 1)]
-    return compare(got, [reference, *draws], oracle, _factor(call, backend, precision))
+    draws = [causal_conv3d(**_permuted(call, i), backend="reference") for i in range(_REFERENCE_DRAWS - 1)]
+    return compare(got, [reference, *draws], oracle, *_factor(call, backend, precision))
 
 
-def _factor(call: dict[str, Any], backend: str, precision: str) -> float:
-    """Return the factor of the kernel that computes this call."""
+def _factor(call: dict[str, Any], backend: str, precision: str) -> ErrorFactor:
+    """Return the factors of the kernel that computes this call."""
     stride, dilation = (int_tuple("verify", name, call.get(name, 1), 3) for name in ("stride", "dilation"))
     modes = (call.get("temporal_mode", "replicate"), call.get("spatial_mode", "zeros"))
     weight_shape = call["weight"].shape
@@ -169,9 +169,9 @@ def _factor(call: dict[str, Any], backend: str, precision: str) -> float:
 _REFERENCE_DRAWS = 4
 
 
-def _permuted(call: dict[str, Any]) -> dict[str, Any]:
+def _permuted(call: dict[str, Any], draw: int) -> dict[str, Any]:
     """Return the same convolution with its input channels in another order."""
-    order = torch.randperm(call["x"].shape[1])
+    order = torch.randperm(call["x"].shape[1], generator=torch.Generator().manual_seed(draw))
     shuffled = ("x", "weight", "initial_state")
     return _mapped(call, lambda name, t: t[:, order] if name in shuffled else t)
 
@@ -209,7 +209,7 @@ def _compare_chunks(dtype: torch.dtype, backend: str, seed: int) -> Comparison:
     oracle = causal_conv3d(x.double(), weight.double(), bias.double(), backend="reference")
     reference = causal_conv3d(x, weight, bias, backend="reference")
     got, _ = run_in_chunks(op, x, (1, 1, x.shape[2] - 2))
-    return compare(got, reference, oracle, _factor(call, backend, "high"))
+    return compare(got, reference, oracle, *_factor(call, backend, "high"))
 
 
 @torch.no_grad()
@@ -268,7 +268,7 @@ def compare_round_trips(
     for step, result, one, two, exact in zip(
         ("encode", "decode"), got, (latents, frames), twice, truth, strict=True
     ):
-        yield step, compare(result, [one, two[: clip.shape[0]]], exact, factor)
+        yield step, compare(result, [one, two[: clip.shape[0]]], exact, *factor)
 
 
 def _short(dtype: torch.dtype) -> str:

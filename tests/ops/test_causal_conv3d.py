@@ -110,7 +110,7 @@ def test_chunks_equal_the_whole(chunks, mode, kernel_t, backend, seed):
     got, state = run_in_chunks(conv, x, chunks)
     assert torch.equal(state, last)
     oracle = causal_conv3d(x.double(), call["weight"].double(), call["bias"].double(), temporal_mode=mode)
-    assert compare(got, whole, oracle, spec.error_factor(torch.float32)).passed
+    assert compare(got, whole, oracle, *spec.error_factor(torch.float32)).passed
 
 
 def test_chunks_of_even_length_with_a_temporal_stride(backend):

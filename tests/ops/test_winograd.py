@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from causalvae_kernels import causal_conv3d, packed_size, release_packed_weights, use_packed_budget
 from causalvae_kernels.core import native
-from causalvae_kernels.ops.causal_conv3d.spec import takes_winograd
+from causalvae_kernels.ops.causal_conv3d.spec import WINOGRAD_CORNER, takes_winograd
 from causalvae_kernels.parity import compare_conv
 from causalvae_kernels.workloads import ConvCase, make_conv_call
 
@@ -108,6 +108,19 @@ def test_the_stated_error(channels, kernel_t):
     oracle = causal_conv3d(call["x"].double(), call["weight"].double())
     got = causal_conv3d(**call, backend="cpu").double()
     assert (got - oracle).norm() / oracle.norm() < 1.5e-6
+
+
+def test_the_error_within_a_tile():
+    """The corner is as far above the mean as the factor of the worst element says."""
+    squares = torch.zeros(4, 4, dtype=torch.float64)
+    for seed in range(20):
+        call = make_conv_call(ConvCase("tile", (1, 128, 2, 16, 16), 32, bias=False), torch.float32, seed)
+        error = causal_conv3d(**call, backend="cpu") - causal_conv3d(
+            call["x"].double(), call["weight"].double()
+        )
+        squares += error.square().mean(dim=(0, 1, 2)).view(4, 4, 4, 4).mean(dim=(0, 2))
+    corner = (squares.max() / squares.mean()).sqrt().item()
+    assert corner == pytest.approx(WINOGRAD_CORNER, rel=0.05)
 
 
 # (frames, temporal mode, slices of the kernel's four that enter)

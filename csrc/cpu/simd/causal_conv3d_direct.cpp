@@ -4,8 +4,9 @@
 // the source rows are gathered as float32 [column][channel] and multiplied with that tap's weights by a
 // micro-kernel that keeps kColumnsPerKernel columns x 2 vectors of output channels in registers.
 //
-// Every sum adds its products in the order (kt, kh, channel part, kw, channel), wherever the tile begins:
-// the bits of a result depend neither on the tiling nor on the threads.
+// Products are summed over (kw, channels of a part) in registers, and those sums over (kt, kh, part): one sum
+// over all of them had 2.2 times the error at 40 channels and 4.4 times at 300. The order is the same
+// wherever the tile begins: the bits of a result depend neither on the tiling nor on the threads.
 #include "../causal_conv3d_direct.h"
 
 #include <cstring>
@@ -35,13 +36,16 @@ template <int kColumns, int kVectors>
 void accumulate(float* sums, const float* pixels, const Slab& slab) {
   Vec acc[kColumns][kVectors];
   for (int c = 0; c < kColumns; ++c)
-    for (int v = 0; v < kVectors; ++v) acc[c][v] = load(sums + c * kBlock + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) acc[c][v] = Vec{};
 
   for (int64_t tap = 0; tap < slab.taps; ++tap)
     multiply(acc, pixels + tap * slab.pixel_tap, slab.pixel_column, slab.weights + tap * slab.weight_tap,
              slab.channels, slab.weights);
   for (int c = 0; c < kColumns; ++c)
-    for (int v = 0; v < kVectors; ++v) store(sums + c * kBlock + v * kLanes, acc[c][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* sum = sums + c * kBlock + v * kLanes;
+      store(sum, load(sum) + acc[c][v]);
+    }
 }
 
 template <int kColumns>
