@@ -7,7 +7,7 @@ from .core.precision import use_precision
 from .core.selection import use_backend
 from .models import restore, swap
 from .ops import causal_conv3d, causal_pad3d, causal_pad3d_
-from .temporal import FrameBuffer
+from .temporal import FrameBuffer, FramePlan, FrameRule, frame_rule, pad_frames, plan_frames
 
 __version__ = "0.1.0"
 
@@ -15,12 +15,17 @@ __all__ = [
     "BackendUnavailable",
     "CausalVAEError",
     "FrameBuffer",
+    "FramePlan",
+    "FrameRule",
     "InvalidInput",
     "causal_conv3d",
     "causal_pad3d",
     "causal_pad3d_",
     "explain",
+    "frame_rule",
     "packed_size",
+    "pad_frames",
+    "plan_frames",
     "release_packed_weights",
     "restore",
     "swap",

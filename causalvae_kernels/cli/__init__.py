@@ -13,6 +13,7 @@ from .bench import bench
 from .explain import explain
 from .info import info
 from .reconstruct import reconstruct
+from .train import train
 from .tune import tune
 from .verify import verify
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, tune, reconstruct):
+for command in (info, explain, verify, bench, tune, reconstruct, train):
     app.command()(command)
 
 

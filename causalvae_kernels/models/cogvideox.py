@@ -14,6 +14,9 @@ from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
 from ..ops import causal_conv3d
 from ..temporal import FrameBuffer
+from .cogvideox_chunks import channels, chunk_sizes, decode_chunk, encode_chunk
+from .frames import knows_first_chunk
+from .stream import ChunkCodec
 from .swap import Family, Link, Rule, register_family
 
 Cache = dict[str, Any] | None
@@ -266,6 +269,27 @@ def downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     return _convolve_frames(module.conv, link, buffer, spatial_mode="zeros")
 
 
+def up_block(
+    module: nn.Module,
+    link: Link,
+    hidden_states: Tensor,
+    temb: Tensor | None = None,
+    zq: Tensor | None = None,
+    conv_cache: Cache = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """`CogVideoXUpBlock3D` that is told by the absent cache, not by an odd length, which chunk is the first.
+
+    The upsampler at its end doubles frames in time and convolves them one by one, so a frame that was doubled
+    and should not have been is two equal frames, and the mend is to drop or to repeat one.
+    """
+    out, cache = type(module).forward(module, hidden_states, temb, zq, conv_cache)
+    doubles = module.upsamplers is not None and any(u.compress_time for u in module.upsamplers)
+    is_first, frames = conv_cache is None, hidden_states.shape[2]
+    if not doubles or is_first == (frames % 2 == 1) or not knows_first_chunk():
+        return out, cache
+    return (out[:, :, 1:] if is_first else torch.cat([out[:, :, :1], out], dim=2)), cache
+
+
 def _convolve_frames(conv: nn.Conv2d, link: Link, x: Tensor | FrameBuffer, *, spatial_mode: str) -> Tensor:
     """Convolve every frame on its own: a causal convolution with kT = 1."""
     return causal_conv3d(
@@ -333,6 +357,8 @@ register_family(
             "CogVideoXUpsample3D": Rule(upsample, (("conv", "Conv2d"),), _why_upsample_left),
             "CogVideoXDownsample3D": Rule(downsample, (("conv", "Conv2d"),), _why_downsample_left),
         },
+        adapted={"CogVideoXUpBlock3D": Rule(up_block, exact=True, rests=False)},
+        chunks=ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels),
         needs_no_rule={
             "GroupNorm": "a norm without a condition; the framework's is used",
             _SAFE: "a pointwise convolution: nothing to pad",

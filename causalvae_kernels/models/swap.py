@@ -8,12 +8,13 @@ deep copy computes with its own weights and a pickle finds it by name.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..core.checks import check_choice
@@ -21,7 +22,9 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
+from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_forward, is_plain, type_name, why_globally_hooked, why_hooked
+from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ class Rule:
         why_left: Returns a sentence if this module's configuration does not fit, else None; asked on every
             call, as configurations change too.
         exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
+        rests: Whether the class's own `forward` runs while the module is hooked and the like; not needed by a
+            rule that calls it anyway.
     """
 
     forward: Callable[..., Any]
     bypasses: tuple[tuple[str, str], ...] = ()
     why_left: Callable[[nn.Module], str | None] = lambda module: None
     exact: bool = False
+    rests: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,20 @@ class Family:
         model: Name of the diffusers class.
         rules: By name of the module's class.
         needs_no_rule: Classes of modules that are left on purpose, with the reason.
+        adapted: Further rules, for a model that takes any number of frames.
+        chunks: How an adapted model runs chunk by chunk.
     """
 
     model: str
     rules: dict[str, Rule]
     needs_no_rule: dict[str, str]
+    adapted: dict[str, Rule] = field(default_factory=dict)
+    chunks: ChunkCodec | None = None
+
+    def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
+        """Return the rule for a module, or None."""
+        kind = type_name(module)
+        return self.rules.get(kind) or (self.adapted.get(kind) if link.frames == "any" else None)
 
 
 @dataclass
@@ -66,7 +81,9 @@ class Link:
     backend: str | None
     precision: str | None
     packed_budget: int | None = None
+    frames: str = "as_is"
     active: bool = True
+    warned: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,13 +114,20 @@ def register_family(family: Family) -> None:
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
-        rule = FAMILIES[link.family].rules.get(type_name(module))
-        if rule is not None and _why_at_rest(module, link, rule) is None:
+        rule = FAMILIES[link.family].rule_of(module, link)
+        if rule is not None and not (rule.rests and _why_at_rest(module, link, rule)):
             if link.packed_budget is None or torch.compiler.is_compiling():
                 return rule.forward(module, link, *args, **kwargs)
             with use_packed_budget(link.packed_budget):
                 return rule.forward(module, link, *args, **kwargs)
     return type(module).forward(module, *args, **kwargs)
+
+
+def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: Any) -> Any:
+    """A method of an adapted model: of `frames.METHODS`, or the class's own when the swap was taken out."""
+    if link.active:
+        return METHODS[name](model, link, *args, **kwargs)
+    return getattr(type(model), name)(model, *args, **kwargs)
 
 
 def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
@@ -188,9 +212,46 @@ class Swap:
         replaced = sum(entry.replaced for entry in self.report)
         left = [entry for entry in self.report if not entry.replaced]
         names = ", ".join(entry.name for entry in left[:3]) + (", ..." if len(left) > 3 else "")
-        return f"{self._family.model}: {replaced} modules replaced, {len(left)} left" + (
-            f" ({names})" if left else ""
+        return (
+            f"{self._family.model}: {replaced} modules replaced, {len(left)} left"
+            + (f" ({names})" if left else "")
+            + ("; takes any number of frames" if self._link.frames == "any" and self.active else "")
         )
+
+    def num_frames(self, num_frames: int) -> AbstractContextManager[None]:
+        """Let `decode` return this many frames inside of `with`, in this thread.
+
+        For code that calls `decode` by itself and does not know the count, such as a pipeline:
+        `with handle.num_frames(48): pipeline(num_frames=49)`.
+
+        Raises:
+            InvalidInput: The swap was made without `frames="any"`, or the count is not positive.
+        """
+        if self._link.frames != "any":
+            raise InvalidInput('num_frames: this swap keeps diffusers\' counts; call swap(vae, frames="any")')
+        if num_frames < 1:
+            raise InvalidInput(f"num_frames: got {num_frames}, expected at least 1")
+        return num_frames_of(self._link, num_frames)
+
+    def encode_stream(
+        self,
+        frames: Iterable[Tensor],
+        *,
+        num_frames: int | None = None,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> LatentStream:
+        """Encode frames (B, C, t, H, W) as they come: an iterator of latents; see `stream.encode_stream`."""
+        return encode_stream(
+            *(self.model, self._link, self._family.chunks, frames),
+            num_frames=num_frames,
+            sample_posterior=sample_posterior,
+            generator=generator,
+        )
+
+    def decode_stream(self, latents: Iterable[Tensor], *, num_frames: int | None = None) -> FrameStream:
+        """Decode latents (B, C, l, h, w) as they come: an iterator of frames; see `stream.decode_stream`."""
+        return decode_stream(self.model, self._link, self._family.chunks, latents, num_frames=num_frames)
 
     def __str__(self) -> str:
         """Return the summary and a line per module that was left, with the reason."""
@@ -206,11 +267,14 @@ class Swap:
             raise InvalidInput("refresh: this swap was restored; call swap() again")
         release_packed_weights(self.model.parameters())
         for module in self.model.modules():
-            rule = self._family.rules.get(type_name(module))
+            rule = self._family.rule_of(module, self._link)
             if rule is None or has_foreign_forward(module, run):
                 continue
             if _why_unfit(module, rule) is None:
                 module.forward = functools.partial(run, module, self._link)
+        if self._link.frames == "any":
+            for name in METHODS:
+                setattr(self.model, name, functools.partial(run_method, self.model, self._link, name))
 
     def restore(self) -> None:
         """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
@@ -235,7 +299,7 @@ class Swap:
         for name, module in self.model.named_modules():
             if name in covered:
                 continue
-            kind, rule = type_name(module), self._family.rules.get(type_name(module))
+            kind, rule = type_name(module), self._family.rule_of(module, self._link)
             if rule is None:
                 if module._parameters:
                     reason = self._family.needs_no_rule.get(
@@ -258,7 +322,7 @@ class Swap:
             return reason
         if _link_of(module) is not self._link:
             return "its forward was replaced by someone else"
-        return _why_at_rest(module, self._link, rule)
+        return _why_at_rest(module, self._link, rule) if rule.rests else None
 
 
 def swap(
@@ -267,15 +331,16 @@ def swap(
     backend: str | None = None,
     precision: str | None = None,
     packed_budget: int | None = None,
+    frames: str = "as_is",
 ) -> Swap:
     """Put the package's ops into a diffusers VAE, in place.
 
-    Frame counts, chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`.
-    Modules with hooks (offloading, layerwise casting, your own) run as they were while they are hooked.
-    Swapping a swapped model again replaces the old swap. A shallow copy (`copy.copy`, `DataParallel`) shares
-    the original's replacements and so computes with the original's weights: swap each copy, or copy deeply.
-    With gradient checkpointing, give the tier here: a `use_precision` that is closed before `backward` does
-    not hold for the recomputation.
+    Chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`, and frame counts
+    unless `frames` is "any". Modules with hooks (offloading, layerwise casting, your own) run as they were
+    while they are hooked. Swapping a swapped model again replaces the old swap. A shallow copy (`copy.copy`,
+    `DataParallel`) shares the original's replacements and so computes with the original's weights: swap each
+    copy, or copy deeply. With gradient checkpointing, give the tier here: a `use_precision` that is closed
+    before `backward` does not hold for the recomputation.
 
     Args:
         vae: An `AutoencoderKLCogVideoX`.
@@ -284,12 +349,19 @@ def swap(
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
         packed_budget: How many bytes the packed weights of the process may take when this model adds its own;
             default: `use_packed_budget()`, the environment, a quarter of the machine's memory.
+        frames: "any": as many frames come out as went in, whatever their number; the end of the clip is
+            padded where the model needs it, and cropped again. `encode` and `decode` take `num_frames=`, and
+            what `encode` returns carries it. Latents are plain tensors: without `num_frames=`, or
+            `handle.num_frames(n)` around the call, they decode to all frames that they hold (CogVideoX:
+            4L-3). "as_is": as diffusers does it.
 
     Returns:
-        A handle: `report`, `refresh()`, `restore()`; `with swap(vae): ...` restores at the end.
+        A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
+        end.
 
     Raises:
-        InvalidInput: The model is of no family that has rules, or a word is unknown.
+        InvalidInput: The model is of no family that has rules, or a word is unknown; or frames="any" is asked
+            of a model whose methods or blocks someone else replaced.
     """
     family = _family_of(vae)
     if backend is not None:
@@ -298,35 +370,62 @@ def swap(
         check_choice("swap", "precision", precision, TIERS)
     if packed_budget is not None:
         check_packed_budget("swap", packed_budget)
+    check_choice("swap", "frames", frames, FRAMES)
+    link = Link(family.model, backend, precision, packed_budget, frames)
+    if frames == "any":
+        _check_adaptable(vae, family)
     restore(vae)
-    return Swap(vae, family, Link(family.model, backend, precision, packed_budget))
+    return Swap(vae, family, link)
+
+
+def _check_adaptable(vae: nn.Module, family: Family) -> None:
+    """Refuse what would give a wrong number of frames."""
+    for name in METHODS:
+        attribute = vae.__dict__.get(name)
+        if attribute is not None and not _is_ours(attribute):
+            raise InvalidInput(
+                f'swap: frames="any" replaces {name} of the model, which someone else replaced'
+            )
+    for name, module in vae.named_modules():
+        if type_name(module) in family.adapted and has_foreign_forward(module, run):
+            raise InvalidInput(
+                f'swap: frames="any" needs the forward of {name}, which someone else replaced: swap first'
+            )
 
 
 def restore(vae: nn.Module) -> None:
     """Take every swap out of a model, whoever holds its handle; also out of a deep copy of a swapped one."""
     release_packed_weights(vae.parameters())
     for module in vae.modules():
-        link = _link_of(module)
-        if link is not None:
-            link.active = False
-            _take_out(module, link)
+        for name in _REPLACED:
+            link = _link_of(module, name)
+            if link is not None:
+                link.active = False
+                _take_out(module, link)
+
+
+_REPLACED = tuple(dict.fromkeys(("forward", *METHODS)))
 
 
 def _take_out(module: nn.Module, link: Link) -> None:
-    """Delete our replacement from the instance, unless a hook has wrapped it: then the flag below must do."""
-    forward = module.__dict__.get("forward")
-    if isinstance(forward, functools.partial) and forward.func is run and forward.args[1] is link:
-        del module.forward
+    """Delete our replacements from the instance, unless a hook has wrapped them: then the flag must do."""
+    for name in _REPLACED:
+        if _is_ours(module.__dict__.get(name)) and module.__dict__[name].args[1] is link:
+            delattr(module, name)
 
 
-def _link_of(module: nn.Module) -> Link | None:
+def _link_of(module: nn.Module, name: str = "forward") -> Link | None:
     """Find our replacement on the instance, under the wrappers that hooks put around it."""
-    forward = module.__dict__.get("forward")
-    while forward is not None:
-        if isinstance(forward, functools.partial) and forward.func is run:
-            return forward.args[1]
-        forward = getattr(forward, "__wrapped__", None)
+    method = module.__dict__.get(name)
+    while method is not None:
+        if _is_ours(method):
+            return method.args[1]
+        method = getattr(method, "__wrapped__", None)
     return None
+
+
+def _is_ours(method: object) -> bool:
+    return isinstance(method, functools.partial) and method.func in (run, run_method)
 
 
 def _family_of(vae: object) -> Family:

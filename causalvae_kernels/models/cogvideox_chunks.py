@@ -1,0 +1,149 @@
+"""One chunk through CogVideoX's encoder or decoder, as its `_encode`, `_decode` and `tiled_*` do it.
+
+Where those loop over the chunks of a sample, and of a tile, these take one chunk of all of them; so they keep
+a cache for each, in a dictionary of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import InvalidInput
+
+Caches = dict[tuple[int, int, int], Any]
+"""The `conv_cache` of the model by sample of the batch (0 without slicing) and corner of the tile."""
+
+
+class Tiles(NamedTuple):
+    """Overlapping tiles, (height, width) each.
+
+    Attributes:
+        size: Of a tile that goes in.
+        step: From tile to tile.
+        blend: Of what comes out, as much is blended with the neighbour above and the one to the left.
+        kept: Of what comes out, as much is kept.
+    """
+
+    size: tuple[int, int]
+    step: tuple[int, int]
+    blend: tuple[int, int]
+    kept: tuple[int, int]
+
+
+def chunk_sizes(model: nn.Module) -> tuple[int, int]:
+    """Return how many frames, and how many latents, the model takes at a time."""
+    return model.num_sample_frames_batch_size, model.num_latent_frames_batch_size
+
+
+def channels(model: nn.Module) -> tuple[int, int]:
+    """Return how many channels frames and latents have."""
+    return model.config.in_channels, model.config.latent_channels
+
+
+def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
+    """Encode a chunk.
+
+    Args:
+        model: An adapted model.
+        frames: Shape (B, C, t, H, W); t is 4k+1 in the first chunk, and a multiple of 4 in others.
+        caches: Empty for the first chunk; the model's state, which is replaced by the new one.
+
+    Returns:
+        A `DiagonalGaussianDistribution` over (B, C, l, h, w).
+
+    Raises:
+        InvalidInput: Tiling or slicing changed since the last chunk.
+    """
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    samples = (model.tile_sample_min_height, model.tile_sample_min_width)
+    latents = (model.tile_latent_min_height, model.tile_latent_min_width)
+    moments = _run(_encode, model, frames, caches, _tiles(model, frames, samples, latents))
+    return DiagonalGaussianDistribution(moments)
+
+
+def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
+    """Decode a chunk.
+
+    Args:
+        model: An adapted model.
+        latents: Shape (B, C, l, h, w), any l.
+        caches: As in `encode_chunk`.
+
+    Returns:
+        Frames, shape (B, 3, t, H, W): 4l-3 of the first chunk, 4l of others.
+
+    Raises:
+        InvalidInput: As `encode_chunk`.
+    """
+    small = (model.tile_latent_min_height, model.tile_latent_min_width)
+    large = (model.tile_sample_min_height, model.tile_sample_min_width)
+    return _run(_decode, model, latents, caches, _tiles(model, latents, small, large))
+
+
+def _encode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    x, cache = model.encoder(x, conv_cache=cache)
+    return (x if model.quant_conv is None else model.quant_conv(x)), cache
+
+
+def _decode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    return model.decoder(x if model.post_quant_conv is None else model.post_quant_conv(x), conv_cache=cache)
+
+
+def _tiles(model: nn.Module, x: Tensor, size: tuple[int, int], out: tuple[int, int]) -> Tiles | None:
+    """Return the tiles of `x`, of this size, which become tiles of size `out`; None for the whole of it."""
+    height, width = x.shape[3:]
+    if not model.use_tiling or (height <= size[0] and width <= size[1]):
+        return None
+    overlap = (model.tile_overlap_factor_height, model.tile_overlap_factor_width)
+    step = tuple(int(length * (1 - part)) for length, part in zip(size, overlap, strict=True))
+    blend = tuple(int(length * part) for length, part in zip(out, overlap, strict=True))
+    return Tiles(size, step, blend, tuple(a - b for a, b in zip(out, blend, strict=True)))
+
+
+def _run(
+    step: Callable[..., Any], model: nn.Module, x: Tensor, caches: Caches, tiles: Tiles | None
+) -> Tensor:
+    """Run samples one by one where slicing is on, and tiles one by one where there are any."""
+    hook = getattr(model, "_hf_hook", None)
+    if hasattr(hook, "pre_forward"):
+        hook.pre_forward(model)  # as diffusers' apply_forward_hook does: offloaded weights come back
+    samples = x.split(1) if model.use_slicing else (x,)
+    tops = range(0, x.shape[3], tiles.step[0]) if tiles else (0,)
+    lefts = range(0, x.shape[4], tiles.step[1]) if tiles else (0,)
+    places = {(n, top, left) for n in range(len(samples)) for top in tops for left in lefts}
+    if caches and caches.keys() != places:
+        raise InvalidInput(
+            "the model's tiling or slicing was changed while a stream is open: set them before it begins"
+        )
+
+    def run(n: int, top: int, left: int) -> Tensor:
+        part = samples[n]
+        if tiles:
+            part = part[:, :, :, top : top + tiles.size[0], left : left + tiles.size[1]]
+        out, caches[n, top, left] = step(model, part, caches.pop((n, top, left), None))
+        return out
+
+    done = []
+    for n in range(len(samples)):
+        rows = [[run(n, top, left) for left in lefts] for top in tops]
+        done.append(_blended(model, rows, tiles) if tiles else rows[0][0])
+    return torch.cat(done) if len(done) > 1 else done[0]
+
+
+def _blended(model: nn.Module, rows: list[list[Tensor]], tiles: Tiles) -> Tensor:
+    strips = []
+    for i, row in enumerate(rows):
+        strip = []
+        for j, tile in enumerate(row):
+            if i > 0:
+                tile = model.blend_v(rows[i - 1][j], tile, tiles.blend[0])
+            if j > 0:
+                tile = model.blend_h(row[j - 1], tile, tiles.blend[1])
+            strip.append(tile[:, :, :, : tiles.kept[0], : tiles.kept[1]])
+        strips.append(torch.cat(strip, dim=4))
+    return torch.cat(strips, dim=3)

@@ -1,0 +1,154 @@
+"""Any number of frames in, the same number out: `encode`, `decode` and `forward` of an adapted model.
+
+`encode` pads the end of the clip up to a count that the model takes, `decode` crops. In between the count
+travels on what `encode` returns, or in `num_frames`; a tensor of latents does not carry it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.checks import check_video
+from ..core.errors import InvalidInput
+from ..temporal import FrameRule, frame_rule, plan_frames
+
+FRAMES = ("as_is", "any")
+
+# (link, frames): what `num_frames_of` was opened with, for the models of that swap.
+_NUM_FRAMES: ContextVar[tuple[Any, int] | None] = ContextVar("num_frames", default=None)
+# Whether a chunk is taken for the first one as diffusers does it, by an odd length.
+_GUESSED: ContextVar[bool] = ContextVar("guessed", default=False)
+
+
+def encode(
+    model: nn.Module, link: Any, x: Tensor, return_dict: bool = True, num_frames: int | None = None
+) -> Any:
+    """Encode any number of frames; what is returned, and its `latent_dist`, know the number as `num_frames`.
+
+    Args:
+        model: The model.
+        link: Of its swap.
+        x: Frames, shape (B, C, T, H, W). Where the model needs it, copies of the last one are put at the end.
+        return_dict: As in diffusers.
+        num_frames: How many of the T frames belong to the clip, if the caller padded it; default: T.
+
+    Raises:
+        InvalidInput: `num_frames` is not one of 1 … T.
+    """
+    check_video("encode", "x", x)
+    given = x.shape[2]
+    if num_frames is not None and not 1 <= num_frames <= given:
+        raise InvalidInput(f"encode: num_frames is {num_frames}, expected 1 to {given}, the frames of x")
+    plan = plan_frames(given, frame_rule(model), "pad", adapted=True)
+    output = type(model).encode(model, plan.apply(x), return_dict=return_dict)
+    count = given if num_frames is None else num_frames
+    posterior = output.latent_dist if return_dict else output[0]
+    posterior.num_frames = count
+    if return_dict:
+        output.num_frames = count
+    return output
+
+
+def decode(
+    model: nn.Module, link: Any, z: Tensor, return_dict: bool = True, num_frames: int | None = None
+) -> Any:
+    """Decode latents, and keep the first `num_frames` frames.
+
+    Args:
+        model: The model.
+        link: Of its swap.
+        z: Latents, shape (B, C, L, h, w).
+        return_dict: As in diffusers.
+        num_frames: Frames to return; default: what `Swap.num_frames` was opened with, else all that the
+            latents hold (CogVideoX: 4L-3). An even number of CogVideoX's latents also decodes to more, up to
+            4L, as diffusers does it; those frames stand in front and are blends.
+
+    Raises:
+        InvalidInput: The latents do not hold `num_frames` frames.
+    """
+    check_video("decode", "z", z)
+    rule, latents = frame_rule(model), z.shape[2]
+    held, shipped = rule.num_decoded(latents, adapted=True), rule.num_decoded(latents)
+    asked, explicit = num_frames, num_frames is not None
+    if asked is None:
+        asked = _asked(link)
+    if asked is None:
+        if shipped != held:
+            _warn_once(link, rule, latents)
+        asked = held
+    most = max(held, shipped or 0)
+    if explicit and not 1 <= asked <= most:
+        raise InvalidInput(
+            f"decode: num_frames is {asked}, expected 1 to {most}, which is what {latents} latents hold"
+        )
+    if asked > most:
+        needed = plan_frames(asked, rule, "pad", adapted=True)
+        warnings.warn(
+            f"{asked} frames were asked for by num_frames(), but {latents} latents hold {most}; these are "
+            f"returned. {asked} frames need {needed.num_latents} latents: ask the pipeline for "
+            f"num_frames={needed.run_frames}",
+            stacklevel=2,
+        )
+        asked = most
+    token = _GUESSED.set(asked > held)
+    try:
+        frames = type(model).decode(model, z).sample
+    finally:
+        _GUESSED.reset(token)
+    frames = frames.narrow(rule.time_dim, 0 if asked <= held else shipped - asked, asked)
+    return _decoder_output(frames) if return_dict else (frames,)
+
+
+def forward(model: nn.Module, link: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Encode and decode, as in diffusers; as many frames come out as went in."""
+    with num_frames_of(link, sample.shape[2]):
+        return type(model).forward(model, sample, *args, **kwargs)
+
+
+METHODS = {"encode": encode, "decode": decode, "forward": forward}
+"""What replaces the model's own methods."""
+
+
+@contextmanager
+def num_frames_of(link: Any, num_frames: int) -> Iterator[None]:
+    """Let `decode` of the models of one swap return this many frames, in this thread."""
+    token = _NUM_FRAMES.set((link, num_frames))
+    try:
+        yield
+    finally:
+        _NUM_FRAMES.reset(token)
+
+
+def knows_first_chunk() -> bool:
+    """Whether the first chunk is the one without a cache, not the one of an odd length."""
+    return torch.compiler.is_compiling() or not _GUESSED.get()
+
+
+def _asked(link: Any) -> int | None:
+    found = _NUM_FRAMES.get()
+    return found[1] if found is not None and found[0] is link else None
+
+
+def _warn_once(link: Any, rule: FrameRule, latents: int) -> None:
+    if link.warned:
+        return
+    link.warned = True
+    held, shipped = rule.num_decoded(latents, adapted=True), rule.num_decoded(latents)
+    warnings.warn(
+        f"{latents} latents decode to {held} frames here, where diffusers gives {shipped}: say how many "
+        f"frames there are, decode(z, num_frames=n), or `with handle.num_frames(n):` around a pipeline call",
+        stacklevel=3,
+    )
+
+
+def _decoder_output(frames: Tensor) -> Any:
+    from diffusers.models.autoencoders.vae import DecoderOutput
+
+    return DecoderOutput(sample=frames)

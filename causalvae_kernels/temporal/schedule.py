@@ -1,0 +1,66 @@
+"""Chunk schedules as numbers: how many frames, or latents, a model with chunks is given at a time.
+
+CogVideoX runs in chunks of 8 frames, or 2 latents, and the first chunk takes what does not divide. Where the
+length is not known, the remainder can only stand at the end: 9, 8, 8, … frames and 3, 2, 2, … latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, repeat
+
+from ..core.errors import InvalidInput
+from .frame_codecs import _chunks
+
+
+def latents_of(num_frames: int, ratio: int) -> int:
+    """Return how many latents `num_frames` need: the first stands for one frame, others for `ratio`."""
+    return 1 + -(-(num_frames - 1) // ratio)
+
+
+def padded_length(num_frames: int, ratio: int, *, first: bool) -> int:
+    """Return the least number of frames, `num_frames` or more, that a chunk can hold.
+
+    Args:
+        num_frames: Frames at hand, at least 1.
+        ratio: Frames per latent.
+        first: Whether the video begins with the chunk: ratio*k+1 frames, else ratio*k.
+    """
+    return -(-(num_frames - first) // ratio) * ratio + first
+
+
+def latent_chunks(size: int, total: int | None = None) -> Iterator[int]:
+    """Yield how many latents each chunk takes.
+
+    Args:
+        size: Of a chunk of the model.
+        total: Of all chunks. None, where it is not known: size+1 and then `size` without end, so that the
+            last chunk may find fewer.
+    """
+    if total is None:
+        return chain((size + 1,), repeat(size))
+    return iter(_chunks(total, size))
+
+
+def frame_chunks(size: int, ratio: int, total: int | None = None) -> Iterator[int]:
+    """Yield how many frames each chunk takes, before it is padded to its `padded_length`.
+
+    Args:
+        size: Of a chunk of the model.
+        ratio: Frames per latent.
+        total: Of all chunks; the last one is shorter by what it will be padded with. None: as in
+            `latent_chunks`.
+
+    Raises:
+        InvalidInput: Chunks after the first one would not be whole latents.
+    """
+    padded = None if total is None else padded_length(total, ratio, first=True)
+    if size % ratio and (padded is None or padded >= 2 * size):
+        raise InvalidInput(
+            f"frame_chunks: chunks of {size} frames are no whole latents of {ratio} frames, expected a "
+            f"multiple of {ratio} (CogVideoX: num_sample_frames_batch_size)"
+        )
+    if padded is None:
+        return latent_chunks(size)
+    *others, last = _chunks(padded, size)
+    return iter([*others, last - (padded - total)])
