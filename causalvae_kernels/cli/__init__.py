@@ -11,6 +11,7 @@ import typer
 
 from .bench import bench
 from .explain import explain
+from .frames import frames
 from .info import info
 from .reconstruct import reconstruct
 from .train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, tune, reconstruct, train):
+for command in (info, explain, verify, bench, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -23,12 +23,13 @@ from ..demo.clip import resolve_clip
 from ..demo.optional import require
 from ..demo.outputs import check_outputs, staged_outputs
 from ..demo.panels import side_by_side
-from ..demo.plot import plot_frames, title
+from ..demo.plot import describe, plot_frames, plot_stream, title
 from ..demo.reconstruction import Reconstruction, Side
 from ..demo.reconstruction import reconstruct as reconstruct_clip
 from ..demo.report import Setting, report_dict
+from ..demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
 from ..demo.vae import RANDOM_WEIGHTS_NOTE, load_vae, small_random_vae, spatial_factor
-from ..demo.video import probe, read_frames, write_video
+from ..demo.video import iter_frames, probe, read_frames, write_video
 from .common import (
     check_word,
     default_device,
@@ -48,7 +49,12 @@ OUTPUTS = (VIDEO, PLOT, REPORT)
 @one_sentence_errors
 def reconstruct(
     clip: Annotated[str, typer.Argument(help="A video file, or bikes, carphone or bigbuckbunny.")],
-    frames: Annotated[int, typer.Option(help="How many frames; 1 and 8k+1 make the round trip.")] = 17,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            help="How many frames; 1 and 8k+1 make the round trip. Default: 17; with --stream, all there are."
+        ),
+    ] = None,
     start: Annotated[int, typer.Option(help="Index of the first frame.")] = 0,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT: cut out the middle and resize; default: as it is.")
@@ -74,6 +80,13 @@ def reconstruct(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace these files where they exist.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="The swapped VAE alone, chunk by chunk, in constant memory; any number of frames.",
+        ),
+    ] = False,
 ) -> None:
     """Reconstruct a clip with the unmodified VAE and with the swapped one, and compare the two."""
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device or default_device())
@@ -88,6 +101,8 @@ def reconstruct(
     ):
         if value is not None and value < least:
             raise InvalidInput(f"{option}: got {value}, expected at least {least}")
+    if stream and repeats is not None:
+        raise InvalidInput("--repeats: got a number together with --stream, which times nothing")
     check_outputs(output, OUTPUTS, overwrite)
     for module in ("av", "matplotlib", "PIL", "diffusers"):
         require(module, "reconstruct")
@@ -96,15 +111,15 @@ def reconstruct(
 
     vae = small_random_vae(torch_dtype, seed) if weights is None else load_vae(weights, torch_dtype)
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))
-    pixels, fps = read_frames(path, frames, start, wanted_size)
+    width, height = wanted_size or (info.width, info.height)
 
     with num_threads(threads):
         setting = Setting(
             clip=path.name,
             start=start,
-            width=pixels.shape[2],
-            height=pixels.shape[1],
-            fps=float(fps),
+            width=width,
+            height=height,
+            fps=float(info.fps),
             model="small CogVideoX VAE, random weights"
             if weights is None
             else f"CogVideoX VAE, {weights.name or weights}",
@@ -116,6 +131,19 @@ def reconstruct(
             precision=resolve_precision(precision),
             versions={name: version for name, version in versions().items() if version},
         )
+        if stream:
+            run = StreamedReconstruction(
+                vae,
+                iter_frames(path, frames, start, wanted_size),
+                num_frames=frames,
+                device=torch_device,
+                backend=backend,
+                precision=precision,
+            )
+            length = None if info.num_frames is None else info.num_frames - start
+            _write_streamed(output, overwrite, run, setting, info.fps, frames or length)
+            return
+        pixels, fps = read_frames(path, 17 if frames is None else frames, start, wanted_size)
         with progress_bar() as bar:
             task = bar.add_task("starting", total=None)
             result = reconstruct_clip(
@@ -168,6 +196,30 @@ def _write(output: Path, overwrite: bool, result: Reconstruction, setting: Setti
         paths[REPORT].write_text(json.dumps(report_dict(result, setting), indent=2) + "\n", encoding="utf-8")
 
 
+def _write_streamed(
+    output: Path,
+    overwrite: bool,
+    run: StreamedReconstruction,
+    setting: Setting,
+    fps: Fraction,
+    total: int | None,
+) -> None:
+    """Send the clip through, write the files, and print what came out."""
+    with progress_bar() as bar, staged_outputs(output, OUTPUTS, overwrite) as paths:
+        pictures = bar.track(streamed_pictures(run, setting.note), total=total, description="frames")
+        write_video(paths[VIDEO], pictures, fps)
+        plot_stream(paths[PLOT], run.mse, setting)
+        report = json.dumps(streamed_report(run, setting), indent=2)
+        paths[REPORT].write_text(report + "\n", encoding="utf-8")
+    for warning in run.warnings:
+        stderr().print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    console = stdout()
+    console.print(f"[bold]{escape(describe(len(run.mse), setting))}[/]", soft_wrap=True)
+    console.print(f"MSE, mean of frames: {sum(run.mse) / len(run.mse):.6f}")
+    console.print(f"PSNR of the worst frame: {min(run.psnr):.2f} dB")
+    _print_end(run.swap_summary, setting, output)
+
+
 def _print_result(result: Reconstruction, setting: Setting, output: Path) -> None:
     for warning in result.warnings:
         stderr().print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
@@ -183,7 +235,12 @@ def _print_result(result: Reconstruction, setting: Setting, output: Path) -> Non
     console.print(table)
     console.print(f"largest difference of a pixel (pixels in [0, 1]): {result.largest_difference:.3g}")
     console.print(f"largest difference of a latent: {result.latent_difference:.3g}")
-    console.print(f"swap: {escape(result.swap_summary)}", soft_wrap=True)
+    _print_end(result.swap_summary, setting, output)
+
+
+def _print_end(swap_summary: str, setting: Setting, output: Path) -> None:
+    console = stdout()
+    console.print(f"swap: {escape(swap_summary)}", soft_wrap=True)
     if setting.note:
         console.print(f"[italic]{escape(setting.note)}[/]", soft_wrap=True)
     console.print("written: " + ", ".join(escape(str(output / name)) for name in OUTPUTS), soft_wrap=True)

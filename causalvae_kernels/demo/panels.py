@@ -73,6 +73,29 @@ def side_by_side(result: Reconstruction, note: str = "") -> Iterator[Tensor]:
         yield _arrange([_panel(_to_bytes(picture), scale, caption) for picture, caption in panels], note)
 
 
+def pair_side_by_side(
+    clip: Tensor, reconstruction: Tensor, index: int, psnr: float, note: str = ""
+) -> Tensor:
+    """One frame of a clip beside its reconstruction.
+
+    Args:
+        clip: (3, H, W), pixels in [0, 1].
+        reconstruction: The same shape; clamped to [0, 1].
+        index: Of the frame, from 0, for the caption.
+        psnr: Of the reconstruction, in dB.
+        note: A line below the panels; none if empty.
+
+    Returns:
+        (H', W', 3), uint8; H' and W' are even.
+
+    Raises:
+        MissingPackage: As `side_by_side`.
+    """
+    scale = max(math.ceil(_MIN_PANEL_WIDTH / clip.shape[-1]), 1)
+    panels = [(clip, f"clip, frame {index + 1}"), (reconstruction, f"swapped, {_decibel(psnr)}")]
+    return _arrange([_panel(_to_bytes(picture), scale, caption) for picture, caption in panels], note)
+
+
 def _decibel(value: float) -> str:
     return "PSNR ∞" if math.isinf(value) else f"PSNR {value:.2f} dB"
 

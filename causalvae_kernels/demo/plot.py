@@ -35,10 +35,36 @@ def plot_frames(path: str | Path, result: Reconstruction, setting: Setting) -> N
     figure.savefig(Path(path), format="png", metadata={"Title": title(result, setting)})
 
 
+def plot_stream(path: str | Path, mse: list[float], setting: Setting) -> None:
+    """Writes the error per frame of a streamed reconstruction as a PNG file.
+
+    Raises:
+        MissingPackage: If matplotlib is not installed.
+    """
+    require("matplotlib", "the plot")
+    figure = require("matplotlib.figure", "the plot").Figure(figsize=(12, 4), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(range(len(mse)), mse, color=_COLOURS["swapped"], linewidth=1.2, marker="o", markersize=2)
+    axes.set_ylim(0, 1.2 * max((value for value in mse if math.isfinite(value)), default=0) or 1)
+    axes.set_xlabel("frame")
+    axes.set_ylabel("MSE per frame, pixels in [0, 1]")
+    _frames_axis(axes, len(mse))
+    heading = describe(len(mse), setting)
+    figure.suptitle(heading, fontsize=12, x=0.01, ha="left")
+    if setting.note:
+        figure.supxlabel(setting.note, fontsize=10, style="italic", color="#a33", x=0.01, ha="left")
+    figure.savefig(Path(path), format="png", metadata={"Title": heading})
+
+
 def title(result: Reconstruction, setting: Setting) -> str:
     """Two lines: what was run, and on what."""
+    return describe(result.num_frames, setting)
+
+
+def describe(num_frames: int, setting: Setting) -> str:
+    """Two lines: what was run, and on what."""
     return (
-        f"{setting.clip}: {result.num_frames} frames of {setting.width}×{setting.height}, {setting.dtype}\n"
+        f"{setting.clip}: {num_frames} frames of {setting.width}×{setting.height}, {setting.dtype}\n"
         f"{setting.model}; {setting.device}; backend {setting.backend}, precision {setting.precision}"
     )
 

@@ -16,6 +16,8 @@ from .optional import require
 
 RANDOM_WEIGHTS_NOTE = "random weights: look at the difference between the two, not at the pictures"
 
+WEIGHTS = Path(__file__).parent / "weights"
+
 _CLASS_NAME = "AutoencoderKLCogVideoX"
 _WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -34,6 +36,18 @@ def small_random_vae(dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]), quiet_diffusers():
         torch.manual_seed(seed)
         return diffusers.AutoencoderKLCogVideoX(**small_cogvideox_config()).to(dtype).eval()
+
+
+def trained_vae(dtype: torch.dtype = torch.float32) -> Any:
+    """The small `AutoencoderKLCogVideoX` that ships with the package, trained on real clips (`training.py`).
+
+    Args:
+        dtype: Of its parameters.
+
+    Raises:
+        MissingPackage: If diffusers is not installed.
+    """
+    return load_vae(WEIGHTS, dtype)
 
 
 def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -66,28 +66,53 @@ def read_frames(
         InvalidInput: If there is no such file, it is no video, or it has too few frames.
         MissingPackage: If PyAV is not installed.
     """
-    if num_frames < 1:
+    return torch.stack(list(iter_frames(path, num_frames, start, size))), probe(path).fps
+
+
+def iter_frames(
+    path: str | Path, num_frames: int | None = None, start: int = 0, size: tuple[int, int] | None = None
+) -> Iterator[Tensor]:
+    """Reads frames one by one, as they are asked for; the file is open until the last one, or `close()`.
+
+    Args:
+        path: A video file.
+        num_frames: How many frames, at least 1; None reads all that there are.
+        start: As in `read_frames`.
+        size: As in `read_frames`.
+
+    Yields:
+        (H, W, 3), uint8, RGB; all of one size.
+
+    Raises:
+        InvalidInput: As `read_frames`; what the file lacks is told at its end.
+        MissingPackage: If PyAV is not installed.
+    """
+    if num_frames is not None and num_frames < 1:
         raise InvalidInput(f"number of frames: got {num_frames}, expected at least 1")
     if start < 0:
         raise InvalidInput(f"first frame: got {start}, expected at least 0")
     if size is not None and min(size) < 1:
         raise InvalidInput(f"size: got {size[0]}x{size[1]}, expected a width and a height of at least 1")
-    frames: list[Tensor] = []
-    index = -1
+    index, shape = -1, None
     with _open_video(Path(path)) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
-            if index >= start:
-                pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                if frames and size is None and pixels.shape != frames[0].shape:
-                    raise InvalidInput(
-                        f"{path}: the size of its frames changes at frame {index}; give a fixed size"
-                    )
-                frames.append(pixels if size is None else fit(pixels, *size))
-            if len(frames) == num_frames:
-                return torch.stack(frames), _fps(stream)
+            if index < start:
+                continue
+            pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            if size is None and pixels.shape != (shape or pixels.shape):
+                raise InvalidInput(
+                    f"{path}: the size of its frames changes at frame {index}; give a fixed size"
+                )
+            shape = pixels.shape
+            yield pixels if size is None else fit(pixels, *size)
+            if num_frames is not None and index == start + num_frames - 1:
+                return
+    if num_frames is None and index >= start:
+        return
+    wanted = num_frames or 1
     raise InvalidInput(
-        f"{path}: has {index + 1} frames, expected at least {start + num_frames} "
-        f"({num_frames} frames, the first of them being frame {start})"
+        f"{path}: has {index + 1} frames, expected at least {start + wanted} "
+        f"({wanted} frame{'s' * (wanted > 1)}, the first of them being frame {start})"
     )
 
 

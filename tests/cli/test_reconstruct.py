@@ -76,7 +76,65 @@ def test_bad_frame_count_is_warned_of(run, clip, folder):
     assert "nearest good counts: 1 and 9" in result.stderr
 
 
+def test_stream_writes_video_plot_and_report(run, clip, folder):
+    """The whole clip, whose number of frames the model as shipped would not bring back."""
+    result = run("reconstruct", clip, "--stream", "--threads", 1)
+    assert result.code == 0, result.stderr
+    assert files_in(folder) == sorted(["reconstruction", *(f"reconstruction/{name}" for name in OUTPUTS)])
+    for words in (
+        "12 frames of 24×16",
+        "MSE, mean of frames",
+        "PSNR of the worst",
+        "random weights: look at",
+    ):
+        assert words in result.stdout
+    report = json.loads((folder / "reconstruction" / "report.json").read_text())
+    assert report["num_frames"] == report["num_frames_out"] == 12
+    errors = report["swapped"]["mse_per_frame"]
+    assert len(errors) == len(report["swapped"]["psnr_per_frame"]) == 12
+    assert all(0 < error < 1 for error in errors)
+    assert "takes any number of frames" in report["swap"] and report["warnings"] == []
+
+    from causalvae_kernels.demo.video import probe
+
+    video = probe(folder / "reconstruction" / "side_by_side.mp4")
+    assert video.num_frames == 12 and video.fps == 24 and video.width > 2 * 320
+    assert (folder / "reconstruction" / "frames.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_stream_of_a_part_of_a_clip_agrees_with_the_comparison_of_all(run, clip, folder):
+    """9 frames are one chunk: the numbers are those of the swapped side without --stream."""
+    options = ("--frames", 9, "--start", 2, "--size", "16x16", "--seed", 5)
+    assert run("reconstruct", clip, *options, "--repeats", 1, "--output", "whole").code == 0
+    assert run("reconstruct", clip, *options, "--stream", "--output", "stream").code == 0
+    whole, stream = (json.loads((folder / name / "report.json").read_text()) for name in ("whole", "stream"))
+    expected = whole["swapped"]["mse_per_frame"]
+    assert stream["swapped"]["mse_per_frame"] == pytest.approx(expected, rel=1e-12)
+    assert stream["setting"] == whole["setting"]
+
+
+def test_stream_that_fails_half_way_leaves_nothing(run, clip, folder, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["causalvae_kernels.cli.reconstruct"], "plot_stream", fail)
+    result = run("reconstruct", clip, "--stream", "--frames", 1)
+    assert result.code == 1
+    assert "error: [Errno 28] No space left on device" in result.stderr
+    assert files_in(folder) == []
+
+
 BAD_INPUT = {
+    "stream of too few frames": (
+        ["{clip}", "--stream", "--frames", "13"],
+        "has 12 frames, expected at least 13 (13 frames, the first of them being frame 0)",
+    ),
+    "stream from behind the end": (
+        ["{clip}", "--stream", "--start", "12"],
+        "has 12 frames, expected at least 13 (1 frame, the first of them being frame 12)",
+    ),
+    "stream of no frame": (["{clip}", "--stream", "--frames", "0"], "--frames: got 0, expected at least 1"),
+    "stream that times": (["{clip}", "--stream", "--repeats", "3"], "--repeats: got a number together with"),
     "no such file": (["missing.mp4"], "missing.mp4: no such file"),
     "a folder": (["."], "is a folder, expected a video file"),
     "too few frames": (["{clip}", "--frames", "13"], "has 12 frames, expected at least 13"),
