@@ -7,7 +7,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp,$(SOURCES))
 SKIP := $(filter-out 0,$(CAUSALVAE_KERNELS_SKIP_BUILD))
 
-.PHONY: help demo test lint format bench clean check-python check-compiler
+.PHONY: help demo test lint format bench frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
+	@echo "make frames  send 1 to 33 frames through the demo's VAE: the table and the plot of docs/frames"
 	@echo "make clean   remove $(VENV) and everything built"
 
 check-python:
@@ -44,6 +45,8 @@ $(VENV)/.installed-%: $(SOURCES) | check-compiler $(VENV)/.created
 demo: $(VENV)/.installed-demo
 	@echo "== a real clip through AutoencoderKLCogVideoX, as shipped and with our ops swapped in"
 	@$(BIN)/causalvae-kernels reconstruct carphone --frames 17 --output reconstruction --overwrite
+	@echo "== 17 frames make the round trip; 16 and 13 as shipped, padded, trimmed, and adapted"
+	@$(BIN)/causalvae-kernels frames carphone --counts 13,16,17 --output reconstruction/counts --overwrite
 
 lint: $(VENV)/.installed-test
 	@echo "== ruff and clang-format"
@@ -67,6 +70,10 @@ bench: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
 	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
 	@$(BIN)/python benchmarks/table.py
+
+frames: $(VENV)/.installed-test
+	@echo "== 1 to 33 frames through the small VAE: docs/frames"
+	@$(BIN)/causalvae-kernels frames carphone --output docs/frames --overwrite
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info causalvae_kernels/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks

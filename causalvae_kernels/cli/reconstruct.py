@@ -28,7 +28,7 @@ from ..demo.reconstruction import Reconstruction, Side
 from ..demo.reconstruction import reconstruct as reconstruct_clip
 from ..demo.report import Setting, report_dict
 from ..demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
-from ..demo.vae import RANDOM_WEIGHTS_NOTE, load_vae, small_random_vae, spatial_factor
+from ..demo.vae import TRAINED_WEIGHTS_NOTE, load_vae, spatial_factor, trained_vae
 from ..demo.video import iter_frames, probe, read_frames, write_video
 from .common import (
     check_word,
@@ -66,7 +66,7 @@ def reconstruct(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="A diffusers folder with an AutoencoderKLCogVideoX; default: a small VAE, random weights."
+            help="A diffusers folder with an AutoencoderKLCogVideoX; default: the small trained VAE."
         ),
     ] = None,
     backend: Annotated[
@@ -75,7 +75,6 @@ def reconstruct(
     precision: Annotated[str | None, typer.Option(help="exact, high or fast.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Timed rounds; default: 3, or 1 for long work.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
     output: Annotated[Path, typer.Option(help=f"Folder for {', '.join(OUTPUTS)}.")] = Path("reconstruction"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace these files where they exist.")
@@ -109,7 +108,7 @@ def reconstruct(
     path = resolve_clip(clip)
     info = probe(path)
 
-    vae = small_random_vae(torch_dtype, seed) if weights is None else load_vae(weights, torch_dtype)
+    vae = trained_vae(torch_dtype) if weights is None else load_vae(weights, torch_dtype)
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))
     width, height = wanted_size or (info.width, info.height)
 
@@ -120,10 +119,10 @@ def reconstruct(
             width=width,
             height=height,
             fps=float(info.fps),
-            model="small CogVideoX VAE, random weights"
+            model="small trained CogVideoX VAE"
             if weights is None
             else f"CogVideoX VAE, {weights.name or weights}",
-            note=RANDOM_WEIGHTS_NOTE if weights is None else "",
+            note=TRAINED_WEIGHTS_NOTE if weights is None else "",
             dtype=dtype,
             device=device_words(torch_device),
             threads=torch.get_num_threads(),
@@ -233,6 +232,12 @@ def _print_result(result: Reconstruction, setting: Setting, output: Path) -> Non
     console = stdout()
     console.print(f"[bold]{escape(title(result, setting))}[/]", soft_wrap=True)
     console.print(table)
+    if result.adapted is not None:
+        console.print(
+            f'with swap(vae, frames="any"): {result.num_frames} frames come back, MSE, mean of frames '
+            f"{sum(result.adapted) / len(result.adapted):.6f}, first frame {result.adapted[0]:.6f} "
+            f"(as shipped: {result.sides['reference'].mse[0]:.6f})"
+        )
     console.print(f"largest difference of a pixel (pixels in [0, 1]): {result.largest_difference:.3g}")
     console.print(f"largest difference of a latent: {result.latent_difference:.3g}")
     _print_end(result.swap_summary, setting, output)

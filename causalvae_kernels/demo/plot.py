@@ -12,6 +12,7 @@ from .report import Setting
 
 _COLOURS = {"reference": "#9aa5b1", "swapped": "#d1495b"}
 _DIFFERENCE_COLOUR = "#00798c"
+_ADAPTED_COLOUR = "#4f9d69"
 
 
 def plot_frames(path: str | Path, result: Reconstruction, setting: Setting) -> None:
@@ -83,7 +84,13 @@ def _plot_error(axes: Any, result: Reconstruction) -> None:
     axes.plot(
         frames, swapped, color=_COLOURS["swapped"], linewidth=1.4, marker="o", markersize=4, label="swapped"
     )
-    highest = max((value for value in reference + swapped if math.isfinite(value)), default=0)
+    adapted = result.adapted or []
+    if adapted:
+        label = 'swapped, frames="any"'
+        axes.plot(
+            frames, adapted, color=_ADAPTED_COLOUR, linewidth=1.4, marker="o", markersize=4, label=label
+        )
+    highest = max((value for value in reference + swapped + adapted if math.isfinite(value)), default=0)
     axes.set_ylim(0, 1.2 * highest or 1)
     axes.set_title(
         "error against the clip: one line on the other means equal quality", fontsize=10, loc="left"

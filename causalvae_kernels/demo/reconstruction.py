@@ -13,7 +13,7 @@ from torch import Tensor
 from ..bench.memory import peak_allocated
 from ..bench.timing import Timing, time_once, time_providers
 from ..models import swap
-from .frame_counts import frame_count_warning
+from ..temporal import FrameRule, frame_rule
 from .metrics import frame_max_difference, frame_mse, psnr
 
 SIDES = ("reference", "swapped")
@@ -65,6 +65,8 @@ class Reconstruction:
         num_frames_out: Frames that came out.
         swap_summary: What was replaced, in a line.
         warnings: Sentences.
+        adapted: Where the model as shipped does not bring this number of frames back: the mean squared error
+            of the compared frames with `swap(vae, frames="any")`; else None.
     """
 
     clip: Tensor
@@ -75,6 +77,7 @@ class Reconstruction:
     num_frames_out: int
     swap_summary: str
     warnings: list[str]
+    adapted: list[float] | None = None
 
     @property
     def largest_difference(self) -> float:
@@ -157,7 +160,15 @@ def reconstruct(
         peaks[side] = peak_allocated(lambda model=models[side]: _round_trip(model, video), device)
         steps.done()
 
+    rule, adapted = frame_rule(vae), None
+    if not rule.is_valid(video.shape[2]):
+        steps.phase("any number of frames")
+        with swap(models["swapped"], backend=backend, precision=precision, frames="any"):
+            adapted = _to_frames(models["swapped"](video).sample)
+
     return _compare(
+        rule=rule,
+        adapted=adapted,
         clip=_to_frames(video.float()),
         frames=frames,
         latents=kept_latents,
@@ -168,6 +179,8 @@ def reconstruct(
 
 
 def _compare(
+    rule: FrameRule,
+    adapted: Tensor | None,
     clip: Tensor,
     frames: dict[str, Tensor],
     latents: dict[str, Tensor],
@@ -191,9 +204,8 @@ def _compare(
             peak_bytes=peaks[side],
         )
     warnings = []
-    count_warning = frame_count_warning(num_frames, num_out)
-    if count_warning is not None:
-        warnings.append(count_warning)
+    if not rule.is_valid(num_frames):
+        warnings.append(_count_warning(rule, num_frames, num_out))
     for side in SIDES:
         if not frames[side].isfinite().all():
             warnings.append(f"the {side} output holds infinite or NaN pixels; try another --dtype")
@@ -206,6 +218,19 @@ def _compare(
         num_frames_out=num_out,
         swap_summary=swap_summary,
         warnings=warnings,
+        adapted=None if adapted is None else frame_mse(adapted[num_frames - compared :].clamp(0, 1), target),
+    )
+
+
+def _count_warning(rule: FrameRule, num_frames: int, num_out: int) -> str:
+    """Return a sentence about a count that does not make the round trip."""
+    happened = f"{num_frames} frames went in and {num_out} came out"
+    if num_frames != num_out:
+        happened += f" (the last {min(num_frames, num_out)} of both are compared)"
+    below, above = rule.nearest_valid(num_frames)
+    return (
+        f"{happened}: {rule.name} takes {rule.words()}, and spoils the first frames of another number; "
+        f'nearest good counts: {below} and {above}; swap(vae, frames="any") takes every number'
     )
 
 

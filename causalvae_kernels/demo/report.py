@@ -61,6 +61,7 @@ def report_dict(result: Reconstruction, setting: Setting) -> dict[str, Any]:
             "largest_difference": result.largest_difference,
             "largest_latent_difference": result.latent_difference,
             "difference_per_frame": result.difference,
+            "any_mse_per_frame": result.adapted,
             **{name: _side_dict(side) for name, side in result.sides.items()},
         }
     )

@@ -14,7 +14,9 @@ from ..core.errors import InvalidInput
 from ..workloads import small_cogvideox_config
 from .optional import require
 
-RANDOM_WEIGHTS_NOTE = "random weights: look at the difference between the two, not at the pictures"
+TRAINED_WEIGHTS_NOTE = (
+    "a VAE of 1.9 M parameters trained for this demo: do not judge CogVideoX by the pictures"
+)
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .schedule import chunk_lengths
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -221,20 +223,20 @@ class CogVideoXCodec(Codec):
 
     def encode(self, num_frames: int) -> int | None:
         """Halve each chunk, odd ones but for their first frame."""
-        return sum(self._halved(length) for length in _chunks(num_frames, self.frames_per_chunk))
+        return sum(self._halved(length) for length in chunk_lengths(num_frames, self.frames_per_chunk))
 
     def decode(self, num_latents: int) -> int | None:
         """Double each chunk, odd ones but for their first frame."""
-        return sum(self._doubled(length) for length in _chunks(num_latents, self.latents_per_chunk))
+        return sum(self._doubled(length) for length in chunk_lengths(num_latents, self.latents_per_chunk))
 
     def aligned(self, num_frames: int) -> bool:
         """The first chunk, and no other, must look like a first one on every level."""
         if self.ratio == 1:
             return True
-        first, *others = _chunks(num_frames, self.frames_per_chunk)
+        first, *others = chunk_lengths(num_frames, self.frames_per_chunk)
         if (first - 1) % self.ratio or any(length % self.ratio for length in others):
             return False
-        first, *others = _chunks(self.encode(num_frames), self.latents_per_chunk)
+        first, *others = chunk_lengths(self.encode(num_frames), self.latents_per_chunk)
         return first % 2 == 1 and all(length % 2 == 0 for length in others)
 
     def adapted(self) -> Codec:
@@ -314,9 +316,3 @@ class VidTokCodec(Codec):
 def halvings(ratio: float) -> int:
     """Return how often a ratio can be halved; diffusers rounds the logarithm down."""
     return int(math.log2(ratio))
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    """Return the lengths of CogVideoX's chunks: the first one takes the remainder."""
-    count = max(total // size, 1)
-    return [total - (count - 1) * size, *[size] * (count - 1)]

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 
 from ..core.errors import InvalidInput
-from .frame_codecs import _chunks
+
+
+def chunk_lengths(total: int, size: int) -> list[int]:
+    """Return the lengths of chunks of `total` frames or latents: the first one takes the remainder."""
+    count = max(total // size, 1)
+    return [total - (count - 1) * size, *[size] * (count - 1)]
 
 
 def latents_of(num_frames: int, ratio: int) -> int:
@@ -39,7 +44,7 @@ def latent_chunks(size: int, total: int | None = None) -> Iterator[int]:
     """
     if total is None:
         return chain((size + 1,), repeat(size))
-    return iter(_chunks(total, size))
+    return iter(chunk_lengths(total, size))
 
 
 def frame_chunks(size: int, ratio: int, total: int | None = None) -> Iterator[int]:
@@ -62,5 +67,5 @@ def frame_chunks(size: int, ratio: int, total: int | None = None) -> Iterator[in
         )
     if padded is None:
         return latent_chunks(size)
-    *others, last = _chunks(padded, size)
+    *others, last = chunk_lengths(padded, size)
     return iter([*others, last - (padded - total)])

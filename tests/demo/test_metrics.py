@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from causalvae_kernels.demo.frame_counts import frame_count_warning, nearest_trained_counts
 from causalvae_kernels.demo.metrics import frame_max_difference, frame_mse, psnr
 from causalvae_kernels.demo.panels import amplification
 
@@ -41,28 +40,6 @@ def test_largest_difference_by_hand():
     first, second = frame_max_difference(a, b)
     assert first == 0.5
     assert math.isnan(second)
-
-
-@pytest.mark.parametrize(
-    ("count", "nearest"),
-    [(1, (1,)), (2, (1, 9)), (8, (1, 9)), (9, (9,)), (13, (9, 17)), (16, (9, 17)), (17, (17,))],
-)
-def test_nearest_counts(count, nearest):
-    assert nearest_trained_counts(count) == nearest
-
-
-def test_good_count_needs_no_warning():
-    assert frame_count_warning(17, 17) is None
-    assert frame_count_warning(1, 1) is None
-
-
-def test_warning_names_what_happened_and_good_counts():
-    same = frame_count_warning(16, 16)
-    assert "16 frames went in and 16 came out:" in same and "9 and 17" in same
-    more = frame_count_warning(13, 16)
-    assert (
-        "13 frames went in and 16 came out (the last 13 of both are compared)" in more and "9 and 17" in more
-    )
 
 
 @pytest.mark.parametrize(("size", "factor"), [(0.9e-5, 5e4), (2.4e-3, 2e2), (0.5, 1.0), (0.9, 1.0)])
