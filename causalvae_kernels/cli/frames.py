@@ -12,9 +12,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..bench.machine import device_words, versions
 from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
+from ..core.selection import requested_backend
 from ..demo.clip import resolve_clip
 from ..demo.frame_plot import plot_study
 from ..demo.frame_study import (
@@ -70,8 +72,9 @@ def frames(
     numbers = parse_counts(counts)
     check_word("--backend", backend, BACKEND.choices)
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
-    if start < 0:
-        raise InvalidInput(f"--start: got {start}, expected at least 0")
+    for option, value, least in (("--start", start, 0), ("--threads", threads, 1)):
+        if value is not None and value < least:
+            raise InvalidInput(f"{option}: got {value}, expected at least {least}")
     check_outputs(output, OUTPUTS, overwrite)
     for module in ("av", "matplotlib", "diffusers"):
         require(module, "frames")
@@ -84,6 +87,7 @@ def frames(
     model = "small trained CogVideoX VAE" if weights is None else f"CogVideoX VAE, {weights.name or weights}"
     title = f"{path.name} from frame {start}, {pixels.shape[2]}×{pixels.shape[1]}; {model}"
     with num_threads(threads), progress_bar() as bar:
+        used = torch.get_num_threads()
         task = bar.add_task("starting", total=None)
         study = study_frames(
             vae,
@@ -95,12 +99,21 @@ def frames(
             ),
         )
         bar.update(task, description="paddings")
-        paddings = {n: study_padding(vae, pixels, n) for n in (PADDED,) if n in numbers}
+        paddings = {n: study_padding(vae, pixels, n, backend=backend) for n in (PADDED,) if n in numbers}
         adapted = {n: _three_lines(study, n) for n in (EVEN,) if n in numbers}
     with staged_outputs(output, OUTPUTS, overwrite) as paths:
         plot_study(paths[PLOT], study, paddings, adapted, title)
         paths[TABLE].write_text("\n".join(markdown(study)) + "\n", encoding="utf-8")
-        report = {"clip": path.name, "start": start, "model": model, "torch": torch.__version__}
+        report = {
+            "clip": path.name,
+            "start": start,
+            "size": list(pixels.shape[1:3]),
+            "model": model,
+            "backend": requested_backend(backend)[0],
+            "threads": used,
+            "device": device_words(torch.device("cpu")),
+            "versions": versions(),
+        }
         report |= {"paddings": paddings, **study_dict(study)}
         paths[REPORT].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console = stdout()
@@ -173,5 +186,8 @@ def _table(study: FrameStudy) -> Table:
 def _fill_words(study: FrameStudy) -> list[str]:
     if not study.fills:
         return []
-    figures = ", ".join(f"{fill} {error * 1e3:.3f}" for fill, error in study.fills.items())
-    return [f"MSE ×10⁻³ of the frames that share their latent with padding, by what is added: {figures}"]
+    figures = ", ".join(f"{fill} {a * 1e3:.3f} / {b * 1e3:.3f}" for fill, (a, b) in study.fills.items())
+    return [
+        "MSE ×10⁻³ by what is added at the end (any), of the frames that share their latent with it / of all "
+        f"frames: {figures}"
+    ]

@@ -233,10 +233,12 @@ def _print_result(result: Reconstruction, setting: Setting, output: Path) -> Non
     console.print(f"[bold]{escape(title(result, setting))}[/]", soft_wrap=True)
     console.print(table)
     if result.adapted is not None:
+        # The first frame of what was compared is the clip's first only where no fewer frames came back.
+        whole = len(reference.mse) == result.num_frames
+        shipped = f" (as shipped: {reference.mse[0]:.6f})" if whole else ""
         console.print(
-            f'with swap(vae, frames="any"): {result.num_frames} frames come back, MSE, mean of frames '
-            f"{sum(result.adapted) / len(result.adapted):.6f}, first frame {result.adapted[0]:.6f} "
-            f"(as shipped: {result.sides['reference'].mse[0]:.6f})"
+            f'with swap(vae, frames="any"): {len(result.adapted)} frames come back, MSE, mean of frames '
+            f"{sum(result.adapted) / len(result.adapted):.6f}, first frame {result.adapted[0]:.6f}{shipped}"
         )
     console.print(f"largest difference of a pixel (pixels in [0, 1]): {result.largest_difference:.3g}")
     console.print(f"largest difference of a latent: {result.latent_difference:.3g}")

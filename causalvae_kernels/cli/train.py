@@ -25,8 +25,8 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
 ) -> None:
     """Train the demo's small VAE on real clips; stop it at any time, and it goes on from its checkpoint."""
-    for option, value in (("--steps", steps), ("--save-every", save_every)):
-        if value < 1:
+    for option, value in (("--steps", steps), ("--save-every", save_every), ("--threads", threads)):
+        if value is not None and value < 1:
             raise InvalidInput(f"{option}: got {value}, expected at least 1")
     for module in ("av", "diffusers", "safetensors"):
         require(module, "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -69,3 +70,19 @@ def int_tuple(op: str, name: str, value: object, length: int) -> tuple[int, ...]
     if len(items) != length or any(type(i) is not int for i in items):
         raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
     return items
+
+
+def check_count(op: str, name: str, value: object, most: int | None = None) -> int:
+    """Return a number of things as an int.
+
+    Raises:
+        InvalidInput: It is no integer, below 1, or above `most`.
+    """
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1 or (most is not None and count > most):
+        expected = "a positive int" if most is None else f"1 to {most}"
+        raise InvalidInput(f"{op}: {name} is {value!r}, expected {expected}")
+    return count

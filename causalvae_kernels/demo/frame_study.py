@@ -50,7 +50,7 @@ class Run:
     @property
     def mean(self) -> float:
         """Of the frames."""
-        return sum(self.mse) / len(self.mse)
+        return _mean(self.mse)
 
     @property
     def worst(self) -> float:
@@ -66,14 +66,15 @@ class FrameStudy:
         counts: Numbers of frames.
         runs: By number and treatment.
         best: By number, the run over the next 8k+1 real frames, cropped.
-        fills: By fill, the mean error of the frames that share a latent with padding, over all numbers.
+        fills: By fill, over all numbers: the mean error of the frames that share a latent with padding, and
+            of all frames, which it reaches through the norms' statistics over the chunk.
         skipped: Treatments that are impossible for a number, with the reason.
     """
 
     counts: list[int]
     runs: dict[tuple[int, str], Run]
     best: dict[int, Run]
-    fills: dict[str, float]
+    fills: dict[str, tuple[float, float]]
     skipped: dict[tuple[int, str], str]
 
 
@@ -132,7 +133,8 @@ def study_frames(
                     skipped[n, treatment] = str(error)
                     continue
                 runs[n, treatment] = _run(vae, pixels, n, treatment, n, plan)
-    fills: dict[str, list[float]] = {fill: [] for fill in FILLS}
+    shared: dict[str, list[float]] = {fill: [] for fill in FILLS}
+    everywhere: dict[str, list[float]] = {fill: [] for fill in FILLS}
     with swap(vae, backend=backend, frames="any") as handle:
         for n in counts:
             tell(f"{n} frames, {ANY}")
@@ -141,8 +143,10 @@ def study_frames(
                 continue
             for fill in FILLS:
                 tell(f"{n} frames, {fill}")
-                fills[fill] += _shared_with_padding(vae, handle, pixels, n, fill, rule)
-    means = {fill: sum(values) / len(values) for fill, values in fills.items() if values}
+                errors, first = _padded(vae, handle, pixels, n, fill, rule)
+                shared[fill] += errors[first:]
+                everywhere[fill] += errors
+    means = {fill: (_mean(shared[fill]), _mean(everywhere[fill])) for fill in FILLS if shared[fill]}
     return FrameStudy(list(counts), runs, best, means, skipped)
 
 
@@ -152,13 +156,16 @@ def frames_needed(rule: FrameRule, counts: Sequence[int]) -> int:
 
 
 @torch.no_grad()
-def study_padding(vae: Any, clip: Tensor, num_frames: int) -> dict[str, list[float]]:
+def study_padding(
+    vae: Any, clip: Tensor, num_frames: int, *, backend: str | None = None
+) -> dict[str, list[float]]:
     """Return the error per frame of one number of frames under every padding that people use.
 
     Args:
         vae: As in `study_frames`.
         clip: As in `study_frames`.
         num_frames: One below a valid number, as 16.
+        backend: As in `study_frames`.
 
     Returns:
         The label of a line of the plot to the error of each frame, pixels in [0, 1].
@@ -173,7 +180,7 @@ def study_padding(vae: Any, clip: Tensor, num_frames: int) -> dict[str, list[flo
         out = _decode(vae, video)[:, :, front : front + num_frames]
         return _errors(out, pixels[:, :, :num_frames])
 
-    with swap(vae):
+    with swap(vae, backend=backend):
         lines = {
             f"{valid} real frames": _errors(_decode(vae, pixels[:, :, :valid] * 2 - 1), pixels[:, :, :valid]),
             f"{num_frames} as shipped": errors(given),
@@ -186,6 +193,10 @@ def study_padding(vae: Any, clip: Tensor, num_frames: int) -> dict[str, list[flo
             plan = plan_frames(num_frames, vae, "pad", fill=fill)
             lines[f"{names[fill]} at the end"] = errors(plan.apply(given))
     return lines
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _is_padded(rule: FrameRule, num_frames: int) -> bool:
@@ -218,17 +229,16 @@ def _crop(run: Run, num_frames: int) -> Run:
     return Run(num_frames, "real frames", run.num_latents, num_frames, run.mse[:num_frames], run.ms)
 
 
-def _shared_with_padding(
+def _padded(
     vae: Any, handle: Swap, pixels: Tensor, num_frames: int, fill: str, rule: FrameRule
-) -> list[float]:
-    """Return the errors of the real frames in the last latent, which the padding shares."""
+) -> tuple[list[float], int]:
+    """Return the error of each frame, and the first frame of the last latent, which padding shares."""
     clip = pixels[:, :, :num_frames]
     plan = plan_frames(num_frames, rule, "pad", fill=fill, adapted=True)
     latents = vae.encode(plan.apply(clip * 2 - 1)).latent_dist.mode()
     with handle.num_frames(num_frames):
         errors = _errors(vae.decode(latents).sample, clip)
-    shared = (num_frames - 1) % rule.temporal_compression_ratio
-    return errors[num_frames - shared :]
+    return errors, num_frames - (num_frames - 1) % rule.temporal_compression_ratio
 
 
 def _decode(vae: Any, video: Tensor) -> Tensor:

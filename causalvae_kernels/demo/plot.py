@@ -84,7 +84,7 @@ def _plot_error(axes: Any, result: Reconstruction) -> None:
     axes.plot(
         frames, swapped, color=_COLOURS["swapped"], linewidth=1.4, marker="o", markersize=4, label="swapped"
     )
-    adapted = result.adapted or []
+    adapted = (result.adapted or [])[-len(result.clip) :]
     if adapted:
         label = 'swapped, frames="any"'
         axes.plot(

@@ -66,7 +66,7 @@ class Reconstruction:
         swap_summary: What was replaced, in a line.
         warnings: Sentences.
         adapted: Where the model as shipped does not bring this number of frames back: the mean squared error
-            of the compared frames with `swap(vae, frames="any")`; else None.
+            of each of the `num_frames` frames with `swap(vae, frames="any")`; else None.
     """
 
     clip: Tensor
@@ -160,7 +160,7 @@ def reconstruct(
         peaks[side] = peak_allocated(lambda model=models[side]: _round_trip(model, video), device)
         steps.done()
 
-    rule, adapted = frame_rule(vae), None
+    rule, adapted, summary = frame_rule(vae), None, handle.summary()
     if not rule.is_valid(video.shape[2]):
         steps.phase("any number of frames")
         with swap(models["swapped"], backend=backend, precision=precision, frames="any"):
@@ -174,7 +174,7 @@ def reconstruct(
         latents=kept_latents,
         timings=timings,
         peaks=peaks,
-        swap_summary=handle.summary(),
+        swap_summary=summary,
     )
 
 
@@ -218,7 +218,7 @@ def _compare(
         num_frames_out=num_out,
         swap_summary=swap_summary,
         warnings=warnings,
-        adapted=None if adapted is None else frame_mse(adapted[num_frames - compared :].clamp(0, 1), target),
+        adapted=None if adapted is None else frame_mse(adapted.clamp(0, 1), clip),
     )
 
 

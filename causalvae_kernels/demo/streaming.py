@@ -22,6 +22,7 @@ class StreamedReconstruction:
 
     Attributes:
         mse: Per frame so far, against the clip, after clamping to [0, 1].
+        num_read: Frames that went in so far.
         swap_summary: What was replaced, in a line; empty before it begins.
         warnings: Sentences.
     """
@@ -48,6 +49,9 @@ class StreamedReconstruction:
             precision: As in `swap`.
         """
         self.mse: list[float] = []
+        self.num_read = 0
+        self.num_read = 0
+        self.num_read = 0
         self.swap_summary, self.warnings = "", []
         self._vae, self._frames, self._num_frames, self._device = vae, frames, num_frames, device
         self._options = {"backend": backend, "precision": precision}
@@ -76,6 +80,9 @@ class StreamedReconstruction:
                 pixels = frame.permute(2, 0, 1).reshape(1, 3, 1, *frame.shape[:2])
                 item = (pixels.to(self._device, torch.float32) / 127.5 - 1).to(vae.dtype)
                 waiting.append(frame)
+                self.num_read += 1
+                self.num_read += 1
+                self.num_read += 1
                 yield item
 
         with swap(vae, frames="any", **self._options) as handle:
@@ -115,7 +122,7 @@ def streamed_report(run: StreamedReconstruction, setting: Setting) -> dict[str, 
     return finite_or_null(
         {
             "setting": asdict(setting),
-            "num_frames": len(run.mse),
+            "num_frames": run.num_read,
             "num_frames_out": len(run.mse),
             "swap": run.swap_summary,
             "warnings": run.warnings,

@@ -284,10 +284,14 @@ def up_block(
     """
     out, cache = type(module).forward(module, hidden_states, temb, zq, conv_cache)
     doubles = module.upsamplers is not None and any(u.compress_time for u in module.upsamplers)
-    is_first, frames = conv_cache is None, hidden_states.shape[2]
-    if not doubles or is_first == (frames % 2 == 1) or not knows_first_chunk():
-        return out, cache
-    return (out[:, :, 1:] if is_first else torch.cat([out[:, :, :1], out], dim=2)), cache
+    if doubles and knows_first_chunk():
+        # Branches, not a comparison of booleans: the length is symbolic under a compiler.
+        if hidden_states.shape[2] % 2 == 0:
+            if conv_cache is None:
+                out = out[:, :, 1:]
+        elif conv_cache is not None:
+            out = torch.cat([out[:, :, :1], out], dim=2)
+    return out, cache
 
 
 def _convolve_frames(conv: nn.Conv2d, link: Link, x: Tensor | FrameBuffer, *, spatial_mode: str) -> Tensor:

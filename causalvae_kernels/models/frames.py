@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.checks import check_video
+from ..core.checks import check_count, check_video
 from ..core.errors import InvalidInput
 from ..temporal import FrameRule, frame_rule, plan_frames
 
@@ -44,11 +44,9 @@ def encode(
     """
     check_video("encode", "x", x)
     given = x.shape[2]
-    if num_frames is not None and not 1 <= num_frames <= given:
-        raise InvalidInput(f"encode: num_frames is {num_frames}, expected 1 to {given}, the frames of x")
+    count = given if num_frames is None else check_count("encode", "num_frames", num_frames, given)
     plan = plan_frames(given, frame_rule(model), "pad", adapted=True)
     output = type(model).encode(model, plan.apply(x), return_dict=return_dict)
-    count = given if num_frames is None else num_frames
     posterior = output.latent_dist if return_dict else output[0]
     posterior.num_frames = count
     if return_dict:
@@ -76,25 +74,19 @@ def decode(
     check_video("decode", "z", z)
     rule, latents = frame_rule(model), z.shape[2]
     held, shipped = rule.num_decoded(latents, adapted=True), rule.num_decoded(latents)
-    asked, explicit = num_frames, num_frames is not None
-    if asked is None:
-        asked = _asked(link)
+    most = max(held, shipped or 0)
+    asked = _asked(link) if num_frames is None else check_count("decode", "num_frames", num_frames, most)
     if asked is None:
         if shipped != held:
             _warn_once(link, rule, latents)
         asked = held
-    most = max(held, shipped or 0)
-    if explicit and not 1 <= asked <= most:
-        raise InvalidInput(
-            f"decode: num_frames is {asked}, expected 1 to {most}, which is what {latents} latents hold"
-        )
     if asked > most:
         needed = plan_frames(asked, rule, "pad", adapted=True)
         warnings.warn(
             f"{asked} frames were asked for by num_frames(), but {latents} latents hold {most}; these are "
             f"returned. {asked} frames need {needed.num_latents} latents: ask the pipeline for "
             f"num_frames={needed.run_frames}",
-            stacklevel=2,
+            stacklevel=3,
         )
         asked = most
     token = _GUESSED.set(asked > held)
@@ -102,12 +94,20 @@ def decode(
         frames = type(model).decode(model, z).sample
     finally:
         _GUESSED.reset(token)
+    expected = held if asked <= held else shipped
+    if frames.shape[rule.time_dim] != expected:
+        raise InvalidInput(
+            f"decode: {latents} latents became {frames.shape[rule.time_dim]} frames, expected {expected}: "
+            "a part of the model was exchanged or compiled; call handle.refresh(), and ask a compiled "
+            f"decoder for no more than {held} frames"
+        )
     frames = frames.narrow(rule.time_dim, 0 if asked <= held else shipped - asked, asked)
     return _decoder_output(frames) if return_dict else (frames,)
 
 
 def forward(model: nn.Module, link: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Encode and decode, as in diffusers; as many frames come out as went in."""
+    check_video("forward", "sample", sample)
     with num_frames_of(link, sample.shape[2]):
         return type(model).forward(model, sample, *args, **kwargs)
 
@@ -144,7 +144,7 @@ def _warn_once(link: Any, rule: FrameRule, latents: int) -> None:
     warnings.warn(
         f"{latents} latents decode to {held} frames here, where diffusers gives {shipped}: say how many "
         f"frames there are, decode(z, num_frames=n), or `with handle.num_frames(n):` around a pipeline call",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.checks import check_count
 from ..core.errors import InvalidInput
 from ..temporal import frame_rule, pad_frames
 from ..temporal.chunk_feed import ChunkFeed
@@ -140,7 +141,10 @@ class FrameStream(Stream):
         # Only a count that is still open needs to be asked for again, at the end.
         self._counting = latents if num_frames is None and hasattr(latents, "num_frames") else None
         if self._counting is not None and latents.num_frames is not None:
-            num_frames, self._counting = _count("latents.num_frames", latents.num_frames), None
+            num_frames, self._counting = (
+                check_count("decode_stream", "latents.num_frames", latents.num_frames),
+                None,
+            )
         total = None if num_frames is None else latents_of(num_frames, self._ratio)
         lengths = latent_chunks(codec.sizes(model)[1], total)
         feed = ChunkFeed(
@@ -154,7 +158,7 @@ class FrameStream(Stream):
         if self._counting is not None and feed.ended:
             found, self._counting = self._counting.num_frames, None
             if found is not None and feed.seen:
-                self._num_frames = _count("latents.num_frames", found)
+                self._num_frames = check_count("decode_stream", "latents.num_frames", found)
                 feed.check_total(latents_of(found, self._ratio), found)
         if chunk is None:
             self._num_frames = self._made
@@ -258,10 +262,4 @@ def _check(call: str, link: Any, codec: ChunkCodec | None, num_frames: int | Non
     if not link.active:
         raise InvalidInput(f"{call}: this swap was restored; call swap() again")
     if num_frames is not None:
-        _count("num_frames", num_frames, call)
-
-
-def _count(name: str, value: Any, call: str = "decode_stream") -> int:
-    if type(value) is not int or value < 1:
-        raise InvalidInput(f"{call}: {name} is {value!r}, expected a positive int")
-    return value
+        check_count(call, "num_frames", num_frames)

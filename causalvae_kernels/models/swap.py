@@ -1,6 +1,7 @@
 """`swap(vae)`: put the package's ops into a diffusers VAE, and take them out again.
 
-Only instance attributes change: the `forward` of the modules that a family's rules name. Classes,
+Only instance attributes change: the `forward` of the modules that a family's rules name, and with
+`frames="any"` also `encode`, `decode` and `forward` of the model. Classes,
 parameters, `state_dict` and library globals stay. A replacement is a `functools.partial` of `run`, so a
 deep copy computes with its own weights and a pickle finds it by name.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ..core.checks import check_choice
+from ..core.checks import check_choice, check_count
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
@@ -225,13 +226,16 @@ class Swap:
         `with handle.num_frames(48): pipeline(num_frames=49)`.
 
         Raises:
-            InvalidInput: The swap was made without `frames="any"`, or the count is not positive.
+            InvalidInput: The swap was made without `frames="any"` or holds no more, or the count is not
+                positive.
         """
         if self._link.frames != "any":
             raise InvalidInput('num_frames: this swap keeps diffusers\' counts; call swap(vae, frames="any")')
-        if num_frames < 1:
-            raise InvalidInput(f"num_frames: got {num_frames}, expected at least 1")
-        return num_frames_of(self._link, num_frames)
+        if not self.active:
+            raise InvalidInput(
+                "num_frames: this swap was restored or replaced; use the handle that holds now"
+            )
+        return num_frames_of(self._link, check_count("num_frames", "the count", num_frames))
 
     def encode_stream(
         self,
@@ -274,7 +278,9 @@ class Swap:
                 module.forward = functools.partial(run, module, self._link)
         if self._link.frames == "any":
             for name in METHODS:
-                setattr(self.model, name, functools.partial(run_method, self.model, self._link, name))
+                place = _place_of(self.model, name)
+                if _is_free(self.model, place, name):
+                    setattr(self.model, place, functools.partial(run_method, self.model, self._link, name))
 
     def restore(self) -> None:
         """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
@@ -381,15 +387,15 @@ def swap(
 def _check_adaptable(vae: nn.Module, family: Family) -> None:
     """Refuse what would give a wrong number of frames."""
     for name in METHODS:
-        attribute = vae.__dict__.get(name)
-        if attribute is not None and not _is_ours(attribute):
+        if not _is_free(vae, _place_of(vae, name), name):
             raise InvalidInput(
                 f'swap: frames="any" replaces {name} of the model, which someone else replaced'
             )
     for name, module in vae.named_modules():
         if type_name(module) in family.adapted and has_foreign_forward(module, run):
             raise InvalidInput(
-                f'swap: frames="any" needs the forward of {name}, which someone else replaced: swap first'
+                f'swap: frames="any" needs the forward of {name}, which someone else replaced: remove the '
+                "hooks of that module, or swap before they are attached"
             )
 
 
@@ -404,14 +410,30 @@ def restore(vae: nn.Module) -> None:
                 _take_out(module, link)
 
 
-_REPLACED = tuple(dict.fromkeys(("forward", *METHODS)))
+def _place_of(model: nn.Module, name: str) -> str:
+    """Return the attribute to replace: accelerate's hook keeps the `forward` that it wraps in another one."""
+    return _WRAPPED if name == "forward" and _WRAPPED in model.__dict__ else name
+
+
+def _is_free(model: nn.Module, place: str, name: str) -> bool:
+    """Whether a method may be replaced: it is the class's own, or ours."""
+    attribute = model.__dict__.get(place)
+    own = getattr(attribute, "__func__", None) is getattr(type(model), name)
+    return attribute is None or own or _is_ours(attribute)
+
+
+_WRAPPED = "_old_forward"
+_REPLACED = tuple(dict.fromkeys(("forward", *METHODS, _WRAPPED)))
 
 
 def _take_out(module: nn.Module, link: Link) -> None:
     """Delete our replacements from the instance, unless a hook has wrapped them: then the flag must do."""
     for name in _REPLACED:
         if _is_ours(module.__dict__.get(name)) and module.__dict__[name].args[1] is link:
-            delattr(module, name)
+            if name == _WRAPPED:
+                module.__dict__[name] = type(module).forward.__get__(module)
+            else:
+                delattr(module, name)
 
 
 def _link_of(module: nn.Module, name: str = "forward") -> Link | None:

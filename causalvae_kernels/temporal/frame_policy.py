@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import memory
-from ..core.checks import check_choice, check_video
+from ..core.checks import check_choice, check_count, check_video
 from ..core.errors import InvalidInput
 from ..core.layout import memory_format_of
 from .frame_rule import FrameRule, frame_rule
@@ -118,7 +118,7 @@ def plan_frames(
         num_frames: Frames at hand.
         rule: A `FrameRule`, or anything that `frame_rule` takes.
         policy: What to do with a count that does not make the round trip. "raise": raise. "pad": add frames
-            at the end, where a causal model cannot carry them into earlier frames; `undo` returns exactly
+            at the end, where no causal convolution carries them into earlier ones; `undo` returns exactly
             `num_frames`. "trim": drop the last frames.
         fill: What "pad" adds: "repeat" the last frame, "mirror" the clip (the last frame is not doubled), or
             "linear", the last frame plus 1, 2, … times its difference to the one before, within the range of
@@ -134,8 +134,7 @@ def plan_frames(
     """
     check_choice("plan_frames", "policy", policy, POLICIES)
     check_choice("plan_frames", "fill", fill, FILLS)
-    if not _is_int(num_frames) or num_frames < 1:
-        raise InvalidInput(f"plan_frames: num_frames is {num_frames!r}, expected a positive int")
+    num_frames = check_count("plan_frames", "num_frames", num_frames)
     rule = frame_rule(rule)
     kept = whole = num_frames
     lead = 0

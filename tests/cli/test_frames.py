@@ -44,6 +44,7 @@ def test_counts():
         (("{clip}", "--counts", "10"), "has 12 frames, expected at least 17"),
         (("{clip}", "--counts", "9", "--start", "-1"), "--start: got -1"),
         (("{clip}", "--counts", "9", "--size", "21x13"), "the nearest is --size 20x12"),
+        (("{clip}", "--counts", "9", "--threads", "0"), "--threads: got 0, expected at least 1"),
         (("{clip}", "--counts", "9", "--backend", "metal"), "--backend: got 'metal'"),
         (("missing.mp4",), "missing.mp4: no such file"),
         (("{clip}", "--counts", "9", "--weights", "nowhere"), "weights nowhere: no such folder"),

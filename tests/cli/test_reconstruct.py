@@ -77,6 +77,10 @@ def test_bad_frame_count_is_warned_of(run, clip, folder):
     assert 'with swap(vae, frames="any"): 5 frames come back' in result.stdout
     report = json.loads((folder / "reconstruction" / "report.json").read_text())
     assert len(report["any_mse_per_frame"]) == 5
+    assert "AutoencoderKLCogVideoX: 0 modules" not in report["swap"]
+    assert run("reconstruct", clip, "--frames", 4, "--repeats", 1, "--overwrite").code == 0
+    report = json.loads((folder / "reconstruction" / "report.json").read_text())
+    assert report["num_frames_out"] == 1 and len(report["any_mse_per_frame"]) == 4
     assert run("reconstruct", clip, "--frames", 1, "--repeats", 1, "--overwrite").code == 0
     report = json.loads((folder / "reconstruction" / "report.json").read_text())
     assert report["any_mse_per_frame"] is None

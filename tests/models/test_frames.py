@@ -106,8 +106,7 @@ def test_valid_counts_keep_their_bits(frames, tier, build):
             assert torch.equal(vae(clip, return_dict=False)[0], expected)
 
 
-def test_the_tail_is_the_only_padding(build):
-    """Frames before the padded ones are what they are with any other frames in their place."""
+def test_the_end_is_padded_with_copies_of_the_last_frame(build):
     vae = build()
     clip = clip_of(9)
     with torch.no_grad(), swap(vae, frames="any", precision="exact", backend="aten"):
@@ -133,10 +132,10 @@ def test_tiling_and_slicing(frames, build):
 def test_plain_latents_decode_to_what_they_hold_and_it_is_said_once(build):
     vae = build()
     with torch.no_grad(), swap(vae, frames="any"):
-        with pytest.warns(
-            UserWarning, match=r"12 latents decode to 45 .* diffusers gives 48.*num_frames\(n\)"
-        ):
+        said = r"12 latents decode to 45 .* diffusers gives 48.*num_frames\(n\)"
+        with pytest.warns(UserWarning, match=said) as seen:
             assert vae.decode(latents_of(12)).sample.shape[2] == 45
+        assert seen[0].filename == __file__, "it points at the caller"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert vae.decode(latents_of(4)).sample.shape[2] == 13
@@ -201,14 +200,23 @@ def test_bad_input_is_refused_before_any_work(build, monkeypatch):
     with pytest.raises(InvalidInput, match="frames is 'some', expected one of 'as_is', 'any'"):
         swap(vae, frames="some")
     with swap(vae, frames="any") as handle:
-        with pytest.raises(InvalidInput, match="got 0, expected at least 1"):
-            handle.num_frames(0)
+        for count in (0, 2.5, True, "3"):
+            with pytest.raises(InvalidInput, match="the count is .*, expected a positive int"):
+                handle.num_frames(count)
+            with pytest.raises(InvalidInput, match="num_frames is .*, expected 1 to 5"):
+                vae.encode(clip_of(5), num_frames=count)
+        replaced = handle
+        handle = swap(vae, frames="any")
+        with pytest.raises(InvalidInput, match="restored or replaced"):
+            replaced.num_frames(3)
         monkeypatch.setattr(vae.encoder, "forward", None)
         for count in (0, 6):
             with pytest.raises(InvalidInput, match=f"num_frames is {count}, expected 1 to 5"):
                 vae.encode(clip_of(5), num_frames=count)
         with pytest.raises(InvalidInput, match="B, C, T, H, W"):
             vae.encode(torch.zeros(3, 5, 16, 24))
+        with pytest.raises(InvalidInput, match="B, C, T, H, W"):
+            vae(torch.zeros(3, 5))
 
 
 def test_what_someone_else_replaced_is_not_overwritten(build):
@@ -309,12 +317,71 @@ def test_gradients_reach_every_frame(checkpointing, build):
 
 
 def test_a_compiled_decoder(build):
-    vae, z = build(), latents_of(2)
+    """Also of other lengths, for which the compiler makes the length a symbol."""
+    vae = build()
     with torch.no_grad(), swap(vae, frames="any"):
-        expected = vae.decode(z, num_frames=5).sample
+        expected = {n: vae.decode(latents_of(n), num_frames=4 * n - 3).sample for n in (2, 5, 4, 3)}
         vae.decoder.compile(backend="eager", fullgraph=True)
-        got = vae.decode(z, num_frames=5).sample
-    assert torch.allclose(got, expected, atol=1e-5)
+        for n, frames in expected.items():
+            got = vae.decode(latents_of(n), num_frames=4 * n - 3).sample
+            assert torch.allclose(got, frames, atol=1e-5)
+        with pytest.raises(InvalidInput, match=r"4 latents became 13 frames, expected 16.*compiled decoder"):
+            vae.decode(latents_of(4), num_frames=16)
+
+
+def test_an_exchanged_part_is_noticed_and_taken_in(build):
+    vae, z = build(), latents_of(4)
+    with torch.no_grad(), swap(vae, frames="any") as handle:
+        expected = vae.decode(z, num_frames=13).sample
+        vae.decoder = build().decoder
+        with pytest.raises(InvalidInput, match=r"became 16 frames, expected 13.*handle.refresh\(\)"):
+            vae.decode(z, num_frames=13)
+        handle.refresh()
+        assert torch.equal(vae.decode(z, num_frames=13).sample, expected)
+
+
+def test_refresh_keeps_what_others_put_around(build):
+    vae, calls = build(), []
+    with torch.no_grad(), swap(vae, frames="any") as handle:
+        ours = vae.decode
+
+        def theirs(*args, **kwargs):
+            calls.append(1)
+            return ours(*args, **kwargs)
+
+        vae.decode = theirs
+        handle.refresh()
+        assert vae(clip_of(6)).sample.shape[2] == 6
+        assert calls == [1]
+        vae.decode = ours
+
+
+@pytest.mark.parametrize("order", ["hook, swap", "swap, hook, swap", "swap, hook, refresh"])
+def test_an_offloaded_model_can_be_adapted(order, build):
+    accelerate = pytest.importorskip("accelerate")
+
+    class Counting(accelerate.hooks.ModelHook):
+        calls = 0
+
+        def post_forward(self, module, output):
+            self.calls += 1
+            return output
+
+    vae, hook = build(), Counting()
+    for step in order.split(", "):
+        if step == "hook":
+            accelerate.hooks.add_hook_to_module(vae, hook)
+        elif step == "swap":
+            handle = swap(vae, frames="any")
+        else:
+            handle.refresh()
+    assert vae(clip_of(6)).sample.shape[2] == 6
+    assert hook.calls == 1
+    handle.restore()
+    assert vae(clip_of(6)).sample.shape[2] == 8
+    assert hook.calls == 2
+    accelerate.hooks.remove_hook_from_module(vae)
+    assert vae(clip_of(6)).sample.shape[2] == 8
 
 
 def test_nothing_of_the_context_is_left(build):
