@@ -50,8 +50,6 @@ class StreamedReconstruction:
         """
         self.mse: list[float] = []
         self.num_read = 0
-        self.num_read = 0
-        self.num_read = 0
         self.swap_summary, self.warnings = "", []
         self._vae, self._frames, self._num_frames, self._device = vae, frames, num_frames, device
         self._options = {"backend": backend, "precision": precision}
@@ -80,8 +78,6 @@ class StreamedReconstruction:
                 pixels = frame.permute(2, 0, 1).reshape(1, 3, 1, *frame.shape[:2])
                 item = (pixels.to(self._device, torch.float32) / 127.5 - 1).to(vae.dtype)
                 waiting.append(frame)
-                self.num_read += 1
-                self.num_read += 1
                 self.num_read += 1
                 yield item
 
