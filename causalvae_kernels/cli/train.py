@@ -22,6 +22,9 @@ def train(
     steps: Annotated[int, typer.Option(help="Of the whole run.")] = Recipe.steps,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Recipe.seed,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
+    weights: Annotated[
+        Path | None, typer.Option(help="Begin a new run with the weights in this folder, not at random.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
 ) -> None:
     """Train the demo's small VAE on real clips; stop it at any time, and it goes on from its checkpoint."""
@@ -32,12 +35,13 @@ def train(
         require(module, "train")
     with num_threads(threads), progress_bar() as bar:
         task = bar.add_task("reading the clips", total=steps)
-        weights = train_vae(
+        written = train_vae(
             output,
             Recipe(steps=steps, seed=seed),
             save_every=save_every,
+            weights=weights,
             progress=lambda done, total, mse: bar.update(
                 task, description=f"MSE {mse:.4f}", completed=done, total=total
             ),
         )
-    stdout().print(f"written: {escape(str(weights))}", soft_wrap=True)
+    stdout().print(f"written: {escape(str(written))}", soft_wrap=True)

@@ -24,6 +24,7 @@ from .clip import named_clip
 from .metrics import frame_mse
 from .optional import require
 from .outputs import written_whole
+from .vae import load_vae
 from .video import probe, read_frames
 
 CONFIG: dict[str, Any] = {
@@ -86,6 +87,7 @@ def train(
     *,
     save_every: int = 100,
     evaluate_every: int = 500,
+    weights: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train, or go on where the checkpoint in `folder` stopped.
@@ -95,13 +97,15 @@ def train(
         recipe: What to do; must be the one that a checkpoint was made with.
         save_every: Steps between two checkpoints.
         evaluate_every: Steps between two evaluations on the held-out clip.
+        weights: A folder with weights of the same configuration to begin with, instead of random ones; a
+            checkpoint in `folder` comes first.
         progress: Called with (steps done, steps in all, mean squared error of the batch, pixels in [0, 1]).
 
     Returns:
         The folder with the float16 weights and their configuration.
 
     Raises:
-        InvalidInput: The folder holds a run with another recipe.
+        InvalidInput: The folder holds a run with another recipe, or `weights` do not fit.
         MissingPackage: diffusers, PyAV or the clips are not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +113,8 @@ def train(
     videos = [load_clip(name) for name in TRAINING_CLIPS]
     held_out = load_clip(HELD_OUT_CLIP)
     vae = _new_vae(recipe.seed)
+    if weights is not None and checkpoint is None:
+        _begin_with(vae, weights)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
     first = 0
     if checkpoint is not None:
@@ -283,6 +289,21 @@ def _schedule(step: int, recipe: Recipe) -> float:
         return (step + 1) / recipe.warmup
     rest = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _begin_with(vae: Any, folder: Path) -> None:
+    given = load_vae(folder)
+    differing = [name for name in CONFIG if _plain(given.config[name]) != _plain(CONFIG[name])]
+    if differing:
+        raise InvalidInput(
+            f"train: the weights in {folder} are of a model with another {', '.join(differing)}; "
+            f"expected {', '.join(f'{name}={CONFIG[name]}' for name in differing)}"
+        )
+    vae.load_state_dict(given.state_dict())
 
 
 def _checkpoint_of(folder: Path, recipe: Recipe) -> dict[str, Any] | None:

@@ -90,6 +90,17 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_a_run_can_begin_with_weights(tiny, tmp_path, monkeypatch):
+    first = train(tmp_path / "first", Recipe(steps=3, warmup=1))
+    second = train(tmp_path / "second", Recipe(steps=1, learning_rate=0.0), weights=first)
+    expected, got = load_vae(first).state_dict(), load_vae(second).state_dict()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    monkeypatch.setitem(training.CONFIG, "latent_channels", 8)
+    with pytest.raises(InvalidInput, match="another latent_channels; expected latent_channels=8"):
+        train(tmp_path / "third", Recipe(steps=1), weights=first)
+    assert not (tmp_path / "third" / CHECKPOINT).exists()
+
+
 def test_training_learns(tiny, tmp_path):
     """The clips are noise: what can be learnt is their mean."""
     errors = []
