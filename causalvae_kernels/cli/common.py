@@ -147,6 +147,20 @@ def parse_ints(option: str, text: str, count: int, separator: str, example: str)
     return tuple(int(part) for part in parts)
 
 
+def check_least(*options: tuple[str, int | None, int]) -> None:
+    """Require that numbers, where they are given, are at least what stands behind them.
+
+    Args:
+        options: (option, value, least) each.
+
+    Raises:
+        InvalidInput: One is less.
+    """
+    for option, value, least in options:
+        if value is not None and value < least:
+            raise InvalidInput(f"{option}: got {value}, expected at least {least}")
+
+
 def check_word(option: str, word: str | None, words: tuple[str, ...]) -> None:
     """Require one of a few words, or nothing.
 

@@ -32,10 +32,11 @@ from ..demo.frame_study import (
 )
 from ..demo.optional import require
 from ..demo.outputs import check_outputs, staged_outputs
-from ..demo.vae import load_vae, spatial_factor, trained_vae
+from ..demo.report import finite_or_null
+from ..demo.vae import named_vae, spatial_factor
 from ..demo.video import probe, read_frames
 from ..temporal import frame_rule
-from .common import check_word, one_sentence_errors, parse_ints, progress_bar, stdout
+from .common import check_least, check_word, one_sentence_errors, parse_ints, progress_bar, stdout
 from .reconstruct import check_size
 
 PLOT, TABLE, REPORT = "frames.png", "frames.md", "frames.json"
@@ -72,19 +73,16 @@ def frames(
     numbers = parse_counts(counts)
     check_word("--backend", backend, BACKEND.choices)
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
-    for option, value, least in (("--start", start, 0), ("--threads", threads, 1)):
-        if value is not None and value < least:
-            raise InvalidInput(f"{option}: got {value}, expected at least {least}")
+    check_least(("--start", start, 0), ("--threads", threads, 1))
     check_outputs(output, OUTPUTS, overwrite)
     for module in ("av", "matplotlib", "diffusers"):
         require(module, "frames")
     path = resolve_clip(clip)
     info = probe(path)
-    vae = trained_vae() if weights is None else load_vae(weights)
+    vae, model = named_vae(weights)
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))
     needed = frames_needed(frame_rule(vae), numbers)
     pixels, _ = read_frames(path, needed, start, wanted_size)
-    model = "small trained CogVideoX VAE" if weights is None else f"CogVideoX VAE, {weights.name or weights}"
     title = f"{path.name} from frame {start}, {pixels.shape[2]}×{pixels.shape[1]}; {model}"
     with num_threads(threads), progress_bar() as bar:
         used = torch.get_num_threads()
@@ -115,7 +113,7 @@ def frames(
             "versions": versions(),
         }
         report |= {"paddings": paddings, **study_dict(study)}
-        paths[REPORT].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        paths[REPORT].write_text(json.dumps(finite_or_null(report), indent=1) + "\n", encoding="utf-8")
     console = stdout()
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     console.print(_table(study))

@@ -28,9 +28,10 @@ from ..demo.reconstruction import Reconstruction, Side
 from ..demo.reconstruction import reconstruct as reconstruct_clip
 from ..demo.report import Setting, report_dict
 from ..demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
-from ..demo.vae import TRAINED_WEIGHTS_NOTE, load_vae, spatial_factor, trained_vae
+from ..demo.vae import TRAINED_WEIGHTS_NOTE, named_vae, spatial_factor
 from ..demo.video import iter_frames, probe, read_frames, write_video
 from .common import (
+    check_least,
     check_word,
     default_device,
     one_sentence_errors,
@@ -92,14 +93,9 @@ def reconstruct(
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
     check_word("--backend", backend, BACKEND.choices)
     check_word("--precision", precision, TIERS)
-    for option, value, least in (
-        ("--frames", frames, 1),
-        ("--start", start, 0),
-        ("--repeats", repeats, 1),
-        ("--threads", threads, 1),
-    ):
-        if value is not None and value < least:
-            raise InvalidInput(f"{option}: got {value}, expected at least {least}")
+    check_least(
+        ("--frames", frames, 1), ("--start", start, 0), ("--repeats", repeats, 1), ("--threads", threads, 1)
+    )
     if stream and repeats is not None:
         raise InvalidInput("--repeats: got a number together with --stream, which times nothing")
     check_outputs(output, OUTPUTS, overwrite)
@@ -108,7 +104,7 @@ def reconstruct(
     path = resolve_clip(clip)
     info = probe(path)
 
-    vae = trained_vae(torch_dtype) if weights is None else load_vae(weights, torch_dtype)
+    vae, model = named_vae(weights, torch_dtype)
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))
     width, height = wanted_size or (info.width, info.height)
 
@@ -119,9 +115,7 @@ def reconstruct(
             width=width,
             height=height,
             fps=float(info.fps),
-            model="small trained CogVideoX VAE"
-            if weights is None
-            else f"CogVideoX VAE, {weights.name or weights}",
+            model=model,
             note=TRAINED_WEIGHTS_NOTE if weights is None else "",
             dtype=dtype,
             device=device_words(torch_device),

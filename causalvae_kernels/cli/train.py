@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from ..core.errors import InvalidInput
 from ..demo.optional import require
 from ..demo.training import Recipe
 from ..demo.training import train as train_vae
-from .common import one_sentence_errors, progress_bar, stdout
+from .common import check_least, one_sentence_errors, progress_bar, stdout
 
 
 @one_sentence_errors
@@ -21,6 +22,9 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder of the run; a run in it goes on.")] = Path("training"),
     steps: Annotated[int, typer.Option(help="Of the whole run.")] = Recipe.steps,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Recipe.seed,
+    learning_rate: Annotated[
+        float, typer.Option(help="The largest; half of the default is plenty for weights that are trained.")
+    ] = Recipe.learning_rate,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
     weights: Annotated[
         Path | None, typer.Option(help="Begin a new run with the weights in this folder, not at random.")
@@ -28,16 +32,16 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
 ) -> None:
     """Train the demo's small VAE on real clips; stop it at any time, and it goes on from its checkpoint."""
-    for option, value in (("--steps", steps), ("--save-every", save_every), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise InvalidInput(f"{option}: got {value}, expected at least 1")
+    check_least(("--steps", steps, 1), ("--save-every", save_every, 1), ("--threads", threads, 1))
+    if not 0 < learning_rate < math.inf:
+        raise InvalidInput(f"--learning-rate: got {learning_rate}, expected a number above 0")
     for module in ("av", "diffusers", "safetensors"):
         require(module, "train")
     with num_threads(threads), progress_bar() as bar:
         task = bar.add_task("reading the clips", total=steps)
         written = train_vae(
             output,
-            Recipe(steps=steps, seed=seed),
+            Recipe(steps=steps, seed=seed, learning_rate=learning_rate),
             save_every=save_every,
             weights=weights,
             progress=lambda done, total, mse: bar.update(

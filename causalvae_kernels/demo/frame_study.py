@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InvalidInput
-from ..models import Swap, swap
-from ..temporal import DEFAULT_FILL, FILLS, FrameRule, frame_rule, plan_frames
+from ..models import swap
+from ..parity import round_trip
+from ..temporal import DEFAULT_FILL, FILLS, FramePlan, FrameRule, frame_rule, plan_frames
 from .metrics import frame_mse
 
 SHIPPED, PAD, TRIM, ANY = "as shipped", "pad", "trim", "any"
@@ -106,10 +107,9 @@ def study_frames(
             f"{max(counts)} frames and the real ones after them"
         )
     pixels = clip.permute(3, 0, 1, 2).unsqueeze(0).float() / 255
-    done, total = (
-        0,
-        len(counts) * (len(TREATMENTS) + 1) + sum(_is_padded(rule, n) for n in counts) * len(FILLS),
-    )
+    real = {n: rule.nearest_valid(n)[1] for n in counts}
+    padded = sum(_is_padded(rule, n) for n in counts)
+    done, total = 0, len(set(real.values())) + len(counts) * len(TREATMENTS) + padded * len(FILLS)
 
     def tell(word: str) -> None:
         nonlocal done
@@ -119,12 +119,12 @@ def study_frames(
 
     runs: dict[tuple[int, str], Run] = {}
     skipped: dict[tuple[int, str], str] = {}
-    best: dict[int, Run] = {}
+    whole: dict[int, Run] = {}
     with swap(vae, backend=backend):
+        for n in sorted(set(real.values())):
+            tell(f"{n} real frames")
+            whole[n] = _run(vae, pixels, n, SHIPPED, None)
         for n in counts:
-            tell(f"{n} frames")
-            real = rule.nearest_valid(n)[1]
-            best[n] = _crop(_run(vae, pixels, real, SHIPPED, real, None), n)
             for treatment in (SHIPPED, PAD, TRIM):
                 tell(f"{n} frames, {treatment}")
                 try:
@@ -132,21 +132,22 @@ def study_frames(
                 except InvalidInput as error:
                     skipped[n, treatment] = str(error)
                     continue
-                runs[n, treatment] = _run(vae, pixels, n, treatment, n, plan)
+                runs[n, treatment] = _run(vae, pixels, n, treatment, plan)
     shared: dict[str, list[float]] = {fill: [] for fill in FILLS}
     everywhere: dict[str, list[float]] = {fill: [] for fill in FILLS}
-    with swap(vae, backend=backend, frames="any") as handle:
+    with swap(vae, backend=backend, frames="any"):
         for n in counts:
             tell(f"{n} frames, {ANY}")
-            runs[n, ANY] = _run(vae, pixels, n, ANY, n, None)
+            runs[n, ANY] = _run(vae, pixels, n, ANY, None)
             if not _is_padded(rule, n):
                 continue
             for fill in FILLS:
                 tell(f"{n} frames, {fill}")
-                errors, first = _padded(vae, handle, pixels, n, fill, rule)
+                errors, first = _padded(vae, pixels, n, fill, rule)
                 shared[fill] += errors[first:]
                 everywhere[fill] += errors
     means = {fill: (_mean(shared[fill]), _mean(everywhere[fill])) for fill in FILLS if shared[fill]}
+    best = {n: _crop(whole[real[n]], n) for n in counts}
     return FrameStudy(list(counts), runs, best, means, skipped)
 
 
@@ -172,17 +173,17 @@ def study_padding(
     """
     pixels = clip.permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     valid = frame_rule(vae).nearest_valid(num_frames)[1]
-    missing = valid - num_frames
+    missing, real = valid - num_frames, pixels[:, :, :valid]
     given = pixels[:, :, :num_frames] * 2 - 1
     first = given[:, :, :1].expand(-1, -1, missing, -1, -1)
 
     def errors(video: Tensor, front: int = 0) -> list[float]:
-        out = _decode(vae, video)[:, :, front : front + num_frames]
+        out = round_trip(vae, video)[1][:, :, front : front + num_frames]
         return _errors(out, pixels[:, :, :num_frames])
 
     with swap(vae, backend=backend):
         lines = {
-            f"{valid} real frames": _errors(_decode(vae, pixels[:, :, :valid] * 2 - 1), pixels[:, :, :valid]),
+            f"{valid} real frames": _errors(round_trip(vae, real * 2 - 1)[1], real),
             f"{num_frames} as shipped": errors(given),
             "zeros in front": errors(torch.cat([torch.zeros_like(first), given], dim=2), missing),
             "first frame repeated in front": errors(torch.cat([first, given], dim=2), missing),
@@ -203,9 +204,9 @@ def _is_padded(rule: FrameRule, num_frames: int) -> bool:
     return not rule.is_valid(num_frames, adapted=True)
 
 
-def _run(vae: Any, pixels: Tensor, given: int, treatment: str, num_frames: int, plan: Any) -> Run:
-    """Send the first `given` frames through the model."""
-    clip = pixels[:, :, :given]
+def _run(vae: Any, pixels: Tensor, num_frames: int, treatment: str, plan: FramePlan | None) -> Run:
+    """Send the first `num_frames` frames through the model."""
+    clip = pixels[:, :, :num_frames]
     video = clip * 2 - 1
     begin = time.perf_counter()
     if treatment == ANY:
@@ -229,20 +230,13 @@ def _crop(run: Run, num_frames: int) -> Run:
     return Run(num_frames, "real frames", run.num_latents, num_frames, run.mse[:num_frames], run.ms)
 
 
-def _padded(
-    vae: Any, handle: Swap, pixels: Tensor, num_frames: int, fill: str, rule: FrameRule
-) -> tuple[list[float], int]:
+def _padded(vae: Any, pixels: Tensor, num_frames: int, fill: str, rule: FrameRule) -> tuple[list[float], int]:
     """Return the error of each frame, and the first frame of the last latent, which padding shares."""
     clip = pixels[:, :, :num_frames]
     plan = plan_frames(num_frames, rule, "pad", fill=fill, adapted=True)
     latents = vae.encode(plan.apply(clip * 2 - 1)).latent_dist.mode()
-    with handle.num_frames(num_frames):
-        errors = _errors(vae.decode(latents).sample, clip)
+    errors = _errors(vae.decode(latents, num_frames=num_frames).sample, clip)
     return errors, num_frames - (num_frames - 1) % rule.temporal_compression_ratio
-
-
-def _decode(vae: Any, video: Tensor) -> Tensor:
-    return vae.decode(vae.encode(video).latent_dist.mode()).sample
 
 
 def _errors(frames: Tensor, clip: Tensor) -> list[float]:

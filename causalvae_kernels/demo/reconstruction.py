@@ -13,6 +13,7 @@ from torch import Tensor
 from ..bench.memory import peak_allocated
 from ..bench.timing import Timing, time_once, time_providers
 from ..models import swap
+from ..parity import round_trip
 from ..temporal import FrameRule, frame_rule
 from .metrics import frame_max_difference, frame_mse, psnr
 
@@ -157,7 +158,7 @@ def reconstruct(
     outputs.clear()
     peaks = {}
     for side in SIDES:
-        peaks[side] = peak_allocated(lambda model=models[side]: _round_trip(model, video), device)
+        peaks[side] = peak_allocated(lambda model=models[side]: round_trip(model, video), device)
         steps.done()
 
     rule, adapted, summary = frame_rule(vae), None, handle.summary()
@@ -232,10 +233,6 @@ def _count_warning(rule: FrameRule, num_frames: int, num_out: int) -> str:
         f"{happened}: {rule.name} takes {rule.words()}, and spoils the first frames of another number; "
         f'nearest good counts: {below} and {above}; swap(vae, frames="any") takes every number'
     )
-
-
-def _round_trip(model: Any, video: Tensor) -> Tensor:
-    return model.decode(model.encode(video).latent_dist.mode()).sample
 
 
 def _to_frames(video: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..core.errors import InvalidInput
 from ..models import swap
+from ..parity import round_trip
 from .clip import named_clip
 from .metrics import frame_mse
 from .optional import require
@@ -166,7 +167,7 @@ def sample_batch(videos: Sequence[Tensor], step: int, recipe: Recipe) -> Tensor:
     Returns:
         Shape (B, 3, 17 or 1, S, S), float32 in [-1, 1].
     """
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    generator = _generator(recipe, step)
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -227,11 +228,10 @@ def export(vae: Any, folder: Path) -> Path:
     return folder
 
 
-@torch.no_grad()
 def _round_trip_mse(vae: Any, piece: Tensor) -> list[float]:
     pixels = piece.float() / 255
     clip = (pixels * 2 - 1).transpose(0, 1).unsqueeze(0)
-    frames = vae.decode(vae.encode(clip).latent_dist.mode()).sample
+    _, frames = round_trip(vae, clip)
     return frame_mse((frames[0].transpose(0, 1) + 1) / 2, pixels)
 
 
@@ -266,7 +266,7 @@ def _step(
     vae: Any, optimizer: torch.optim.Optimizer, videos: Sequence[Tensor], recipe: Recipe, step: int
 ) -> float:
     clip = sample_batch(videos, step, recipe)
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    generator = _generator(recipe, step)
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * _schedule(step, recipe)
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
@@ -281,6 +281,10 @@ def _step(
     torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
     optimizer.step()
     return error.item()
+
+
+def _generator(recipe: Recipe, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
 
 
 def _schedule(step: int, recipe: Recipe) -> float:

@@ -52,6 +52,18 @@ def trained_vae(dtype: torch.dtype = torch.float32) -> Any:
     return load_vae(WEIGHTS, dtype)
 
 
+def named_vae(weights: Path | None, dtype: torch.dtype = torch.float32) -> tuple[Any, str]:
+    """The VAE in a folder, or the one that ships with the package, and what to call it.
+
+    Args:
+        weights: As `load_vae`; None for `trained_vae`.
+        dtype: Of its parameters.
+    """
+    if weights is None:
+        return trained_vae(dtype), "small trained CogVideoX VAE"
+    return load_vae(weights, dtype), f"CogVideoX VAE, {weights.name or weights}"
+
+
 def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     """An `AutoencoderKLCogVideoX` from a local diffusers folder; the network is never asked.
 

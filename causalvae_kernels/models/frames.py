@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.checks import check_count, check_video
 from ..core.errors import InvalidInput
-from ..temporal import FrameRule, frame_rule, plan_frames
+from ..temporal import frame_rule, plan_frames
 
 FRAMES = ("as_is", "any")
 
@@ -78,7 +78,7 @@ def decode(
     asked = _asked(link) if num_frames is None else check_count("decode", "num_frames", num_frames, most)
     if asked is None:
         if shipped != held:
-            _warn_once(link, rule, latents)
+            _warn_once(link, latents, held, shipped)
         asked = held
     if asked > most:
         needed = plan_frames(asked, rule, "pad", adapted=True)
@@ -136,11 +136,10 @@ def _asked(link: Any) -> int | None:
     return found[1] if found is not None and found[0] is link else None
 
 
-def _warn_once(link: Any, rule: FrameRule, latents: int) -> None:
+def _warn_once(link: Any, latents: int, held: int, shipped: int | None) -> None:
     if link.warned:
         return
     link.warned = True
-    held, shipped = rule.num_decoded(latents, adapted=True), rule.num_decoded(latents)
     warnings.warn(
         f"{latents} latents decode to {held} frames here, where diffusers gives {shipped}: say how many "
         f"frames there are, decode(z, num_frames=n), or `with handle.num_frames(n):` around a pipeline call",

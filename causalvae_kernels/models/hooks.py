@@ -42,7 +42,7 @@ def why_hooked(module: nn.Module) -> str | None:
 
 
 def is_plain(module: nn.Module, ours: object) -> bool:
-    """Tell quickly, on every call, that `why_hooked` and `has_foreign_forward` would find nothing."""
+    """Tell quickly, on every call, that `why_hooked` and `has_foreign_method` would find nothing."""
     state = module.__dict__
     if (
         state["_forward_hooks"]
@@ -71,20 +71,24 @@ def why_globally_hooked() -> str | None:
     return f"torch has process-wide {', '.join(names)}"
 
 
-def has_foreign_forward(module: nn.Module, ours: object) -> bool:
-    """Tell whether someone else put a `forward` on the instance.
+def has_foreign_method(
+    module: nn.Module, ours: object, name: str = "forward", place: str | None = None
+) -> bool:
+    """Tell whether someone else put a method on the instance.
 
     Args:
         module: The module.
         ours: The function whose `functools.partial` counts as ours.
+        name: Of the method.
+        place: The attribute that holds it, if that is another one.
     """
-    forward = module.__dict__.get("forward")
-    if forward is None:
+    method = module.__dict__.get(place or name)
+    if method is None:
         return False
-    if isinstance(forward, functools.partial) and forward.func is ours:
+    if isinstance(method, functools.partial) and method.func is ours:
         return False
     # A hook that was removed again leaves the class's own method, bound, on the instance.
     return not (
-        getattr(forward, "__self__", None) is module
-        and getattr(forward, "__func__", None) is type(module).forward
+        getattr(method, "__self__", None) is module
+        and getattr(method, "__func__", None) is getattr(type(module), name)
     )

@@ -24,7 +24,7 @@ from ..core.errors import InvalidInput
 from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
 from .frames import FRAMES, METHODS, num_frames_of
-from .hooks import has_foreign_forward, is_plain, type_name, why_globally_hooked, why_hooked
+from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
 
 
@@ -165,7 +165,7 @@ def _why_foreign(child: nn.Module, path: str, expected: str) -> str | None:
 
 def _why_called(child: nn.Module, path: str) -> str | None:
     reason = why_hooked(child)
-    if reason is None and has_foreign_forward(child, run):
+    if reason is None and has_foreign_method(child, run):
         reason = "its forward was replaced by someone else"
     return None if reason is None else f"its {path} must be called: {reason}"
 
@@ -272,14 +272,14 @@ class Swap:
         release_packed_weights(self.model.parameters())
         for module in self.model.modules():
             rule = self._family.rule_of(module, self._link)
-            if rule is None or has_foreign_forward(module, run):
+            if rule is None or has_foreign_method(module, run):
                 continue
             if _why_unfit(module, rule) is None:
                 module.forward = functools.partial(run, module, self._link)
         if self._link.frames == "any":
             for name in METHODS:
                 place = _place_of(self.model, name)
-                if _is_free(self.model, place, name):
+                if not has_foreign_method(self.model, run_method, name, place):
                     setattr(self.model, place, functools.partial(run_method, self.model, self._link, name))
 
     def restore(self) -> None:
@@ -387,12 +387,12 @@ def swap(
 def _check_adaptable(vae: nn.Module, family: Family) -> None:
     """Refuse what would give a wrong number of frames."""
     for name in METHODS:
-        if not _is_free(vae, _place_of(vae, name), name):
+        if has_foreign_method(vae, run_method, name, _place_of(vae, name)):
             raise InvalidInput(
                 f'swap: frames="any" replaces {name} of the model, which someone else replaced'
             )
     for name, module in vae.named_modules():
-        if type_name(module) in family.adapted and has_foreign_forward(module, run):
+        if type_name(module) in family.adapted and has_foreign_method(module, run):
             raise InvalidInput(
                 f'swap: frames="any" needs the forward of {name}, which someone else replaced: remove the '
                 "hooks of that module, or swap before they are attached"
@@ -413,13 +413,6 @@ def restore(vae: nn.Module) -> None:
 def _place_of(model: nn.Module, name: str) -> str:
     """Return the attribute to replace: accelerate's hook keeps the `forward` that it wraps in another one."""
     return _WRAPPED if name == "forward" and _WRAPPED in model.__dict__ else name
-
-
-def _is_free(model: nn.Module, place: str, name: str) -> bool:
-    """Whether a method may be replaced: it is the class's own, or ours."""
-    attribute = model.__dict__.get(place)
-    own = getattr(attribute, "__func__", None) is getattr(type(model), name)
-    return attribute is None or own or _is_ours(attribute)
 
 
 _WRAPPED = "_old_forward"
