@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core import env, native
+from causalvae_kernels.core.triton_runtime import interpreting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,12 +21,17 @@ def _native_backends() -> list[tuple[str, str | None]]:
     return [("cpu", isa) for isa in native.cpu_module().supported_isas()]
 
 
-BACKENDS: list[tuple[str, str | None]] = [("aten", None), *_native_backends()]
+BACKENDS: list[tuple[str, str | None]] = (
+    [("triton", None)] if interpreting() else [("aten", None), *_native_backends()]
+)
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda b: "-".join(filter(None, b)))
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every backend but the reference; the native one once for each instruction set of this processor."""
+    """Every backend but the reference; the native one once for each instruction set of this processor.
+
+    With TRITON_INTERPRET=1 it is Triton alone, interpreted: `make test` runs the tests of the ops twice.
+    """
     name, isa = request.param
     if isa:
         monkeypatch.setenv("CAUSALVAE_KERNELS_CPU_ISA", isa)

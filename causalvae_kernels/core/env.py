@@ -61,7 +61,7 @@ BACKEND = Variable(
     "CAUSALVAE_KERNELS_BACKEND",
     "Backend of every op, unless an argument or use_backend() names another.",
     "auto",
-    ("auto", "reference", "aten", "cpu"),
+    ("auto", "reference", "aten", "cpu", "triton", "cuda"),
 )
 PRECISION = Variable(
     "CAUSALVAE_KERNELS_PRECISION",
