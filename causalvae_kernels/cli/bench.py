@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from ..bench.floors import GPUS
 from ..bench.machine import device_words
 from ..bench.plot import plot_record
 from ..bench.providers import CONV_REFERENCES, conv_call, conv_providers, pad_providers
@@ -28,8 +29,9 @@ from ..core.op import explain
 from ..demo.optional import require
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, check_conv, check_pad
-from ..workloads import GATED, WORKLOADS, Workload, in_buffer
-from .common import check_word, one_sentence_errors, parse_dtype, progress_bar, stdout
+from ..workloads import FULL_SIZE, GATED, WORKLOADS, Workload, in_buffer
+from .common import check_least, check_word, one_sentence_errors, parse_dtype, progress_bar, stdout
+from .floors import print_floors
 
 OPS = ("causal_conv3d", "causal_pad3d")
 
@@ -53,14 +55,19 @@ def bench(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Write a bar chart here.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Time nothing; print the least time of each workload on this GPU, such as h200."),
+    ] = None,
 ) -> None:
     """Time ours beside diffusers' own modules, in alternation, once parity holds for every one of them."""
     check_word("--op", op, OPS)
     check_word("--backend", backend, BACKEND.choices)
-    for option, value in (("--threads", threads), ("--rounds", rounds)):
-        if value is not None and value < 1:
-            raise InvalidInput(f"{option}: got {value}, expected at least 1")
-    workloads = _chosen(op, workload or list(GATED))
+    check_word("--model", model, tuple(GPUS))
+    check_least(("--threads", threads, 1), ("--rounds", rounds, 1))
+    if model is not None:
+        return print_floors(op, model, _chosen(op, workload or ["all"], FULL_SIZE))
+    workloads = _chosen(op, workload or list(GATED), WORKLOADS)
     dtypes = [parse_dtype(word) for word in dict.fromkeys(dtype or ("float32", "bfloat16"))]
     for option, path in (("--json", json_file), ("--png", png_file)):
         _check_file(option, path)
@@ -89,12 +96,12 @@ def bench(
         _print(rows, limits, seed)
 
 
-def _chosen(op: str, names: list[str]) -> list[Workload]:
+def _chosen(op: str, names: list[str], known: Mapping[str, Workload]) -> list[Workload]:
     for name in names:
-        if name != "all" and name not in WORKLOADS:
-            raise InvalidInput(f"--workload: got {name!r}, expected all or one of {', '.join(WORKLOADS)}")
+        if name != "all" and name not in known:
+            raise InvalidInput(f"--workload: got {name!r}, expected all or one of {', '.join(known)}")
     every = "all" in names
-    chosen = [WORKLOADS[name] for name in (WORKLOADS if every else dict.fromkeys(names))]
+    chosen = [known[name] for name in (known if every else dict.fromkeys(names))]
     if op == "causal_conv3d":
         return chosen
     for workload in chosen:

@@ -10,12 +10,13 @@ from .cases import (
     make_pad_call,
     with_layout,
 )
-from .convolutions import GATED, WORKLOADS, Workload
+from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
 from .vaes import cogvideox_2b_config, odd_cogvideox_config, small_cogvideox_config
 
 __all__ = [
     "CONV_CASES",
+    "FULL_SIZE",
     "GATED",
     "PAD_CASES",
     "WORKLOADS",

@@ -1,4 +1,4 @@
-"""The causal convolutions of real VAEs at sizes that a CPU can time, by name."""
+"""The causal convolutions of real VAEs by name: at sizes that a CPU can time, and at full size."""
 
 from __future__ import annotations
 
@@ -61,24 +61,26 @@ def _workload(
 _FRAME = (1, 3, 3)
 _POINT = (1, 1, 1)
 
-WORKLOADS: dict[str, Workload] = {
-    w.name: w
-    for w in (
-        _workload(128, 128, 9, 60, 90),
-        _workload(256, 256, 9, 30, 45),
-        _workload(512, 512, 5, 30, 45),
-        _workload(128, 128, 9, 120, 180),
-        _workload(256, 128, 9, 60, 90),
-        _workload(96, 96, 4, 120, 208),
-        _workload(192, 192, 4, 60, 104),
-        _workload(384, 384, 2, 60, 104),
-        _workload(3, 128, 9, 96, 144),
-        _workload(128, 3, 9, 96, 144),
-        _workload(256, 256, 8, 48, 72, _FRAME),
-        _workload(512, 512, 3, 24, 36, _FRAME),
-        _workload(128, 256, 9, 48, 72, _POINT),
-    )
-}
+
+def _by_name(*workloads: Workload) -> dict[str, Workload]:
+    return {workload.name: workload for workload in workloads}
+
+
+WORKLOADS: dict[str, Workload] = _by_name(
+    _workload(128, 128, 9, 60, 90),
+    _workload(256, 256, 9, 30, 45),
+    _workload(512, 512, 5, 30, 45),
+    _workload(128, 128, 9, 120, 180),
+    _workload(256, 128, 9, 60, 90),
+    _workload(96, 96, 4, 120, 208),
+    _workload(192, 192, 4, 60, 104),
+    _workload(384, 384, 2, 60, 104),
+    _workload(3, 128, 9, 96, 144),
+    _workload(128, 3, 9, 96, 144),
+    _workload(256, 256, 8, 48, 72, _FRAME),
+    _workload(512, 512, 3, 24, 36, _FRAME),
+    _workload(128, 256, 9, 48, 72, _POINT),
+)
 
 # What the speed of `causal_conv3d` is judged by: widths and sizes of CogVideoX and Wan.
 GATED: tuple[str, ...] = (
@@ -90,4 +92,33 @@ GATED: tuple[str, ...] = (
     "96x96-4x120x208",
     "192x192-4x60x104",
     "384x384-2x60x104",
+)
+
+# What a GPU is judged by: the convolutions in which a chunk of a whole decode spends its time.
+FULL_SIZE: dict[str, Workload] = _by_name(
+    # CogVideoX, 49 frames of 480x720
+    _workload(128, 128, 8, 480, 720),
+    _workload(256, 128, 8, 480, 720),
+    _workload(256, 256, 8, 240, 360),
+    _workload(256, 256, 4, 120, 180),
+    _workload(512, 512, 2, 60, 90),
+    _workload(256, 256, 8, 480, 720, _FRAME),
+    _workload(16, 128, 8, 480, 720, _POINT),
+    _workload(128, 3, 8, 480, 720),
+    # Wan 2.1, 81 frames of 480x832
+    _workload(96, 96, 4, 480, 832),
+    _workload(192, 192, 4, 240, 416),
+    _workload(384, 384, 2, 120, 208),
+    _workload(384, 384, 1, 60, 104),
+    # Wan 2.2, 704x1280
+    _workload(160, 160, 4, 352, 640),
+    _workload(320, 320, 4, 176, 320),
+    _workload(640, 640, 2, 88, 160),
+    _workload(256, 256, 4, 352, 640),
+    _workload(512, 512, 4, 176, 320),
+    _workload(1024, 1024, 2, 88, 160),
+    # HunyuanVideo, a tile of 256x256
+    _workload(128, 128, 17, 256, 256),
+    _workload(256, 256, 17, 128, 128),
+    _workload(512, 512, 9, 64, 64),
 )

@@ -75,12 +75,23 @@ def test_paddings(run, folder):
 
 
 def test_all_workloads_of_a_padding_are_those_that_have_one(monkeypatch):
-    chosen = sys.modules[MODULE]._chosen("causal_pad3d", ["all"])
+    chosen = sys.modules[MODULE]._chosen("causal_pad3d", ["all"], WORKLOADS)
     assert [w.name for w in chosen] == [n for n, w in WORKLOADS.items() if w.kernel_size[0] > 1]
-    assert len(sys.modules[MODULE]._chosen("causal_conv3d", ["all"])) == len(WORKLOADS)
+    assert len(sys.modules[MODULE]._chosen("causal_conv3d", ["all"], WORKLOADS)) == len(WORKLOADS)
+
+
+def test_the_floors_of_a_gpu_that_is_not_here(run, folder):
+    result = run("bench", "--model", "h200", "--workload", "256x256-8x240x360")
+    assert result.code == 0, result.stderr
+    assert "790 TFLOP/s" in result.stdout and "Nothing was timed" in result.stdout
+    # 2 * 256 * 256 * 27 * 8 * 240 * 360 operations at 790e12 a second
+    assert "3.096" in result.stdout and "operations" in result.stdout
+    pad = run("bench", "--model", "h200", "--op", "causal_pad3d", "--workload", "256x256-8x240x360")
+    assert "in place" in pad.stdout and "copied" in pad.stdout
 
 
 BAD_INPUT = {
+    "unknown GPU": (["--model", "b300"], "--model: got 'b300', expected one of h200"),
     "unknown op": (["--op", "abacus"], "--op: got 'abacus', expected one of causal_conv3d, causal_pad3d"),
     "unknown workload": (["--workload", "1x1"], "--workload: got '1x1', expected all or one of 128x128-9x60"),
     "unknown dtype": (["--dtype", "int8"], "--dtype: got 'int8', expected one of float32"),
