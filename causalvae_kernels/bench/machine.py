@@ -92,4 +92,5 @@ def machine_facts() -> dict[str, Any]:
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "native_isa": native_cpu()["isa"],
         "versions": versions(),
+        "gpus": gpus(),
     }

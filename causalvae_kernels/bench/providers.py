@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BackendUnavailable, CausalVAEError, InvalidInput
-from ..ops import causal_conv3d, causal_pad3d_
+from ..core.op import explain
+from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
 from ..workloads import ConvCase, Workload, in_buffer, make_conv_call
 
 CONV_BASELINES = ("diffusers", "diffusers channels_last_3d")
@@ -19,17 +21,22 @@ CONV_REFERENCES = dict(zip(CONV_OURS, CONV_BASELINES, strict=True))
 COMPILED = "diffusers torch.compile"
 PAD_BASELINES = ("torch.cat",)
 PAD_OURS = ("ours",)
+# On a GPU every backend is a provider of its own; all of them take channels_last_3d.
+GPU_BACKENDS = ("aten", "triton", "cuda")
+GPU_REFERENCES = dict.fromkeys(GPU_BACKENDS, CONV_BASELINES[1])
 
 Provider = Callable[[], Tensor]
 
 
-def conv_call(workload: Workload, dtype: torch.dtype, seed: int) -> dict[str, Any]:
+def conv_call(
+    workload: Workload, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Return random keyword arguments of `causal_conv3d`: x, weight, bias, stride; contiguous."""
     options = {"stride": workload.stride}
     case = ConvCase(
         workload.name, workload.shape, workload.out_channels, workload.kernel_size, options=options
     )
-    return make_conv_call(case, dtype, seed)
+    return make_conv_call(case, dtype, seed, device)
 
 
 def conv_providers(
@@ -61,6 +68,51 @@ def conv_providers(
     if compiled:
         providers[COMPILED] = _compiled(module, call)
     return providers | {name: _ours(c, backend) for name, c in zip(CONV_OURS, (call, last), strict=True)}
+
+
+def gpu_conv_providers(call: dict[str, Any], *, compiled: bool = False) -> dict[str, Provider]:
+    """Return diffusers' module in both layouts, and each backend that can run this call on its GPU.
+
+    Args:
+        call: What `conv_call` gave for a GPU.
+        compiled: As in `conv_providers`.
+
+    Returns:
+        Name to callable: `CONV_BASELINES`, `COMPILED` if asked for, some of `GPU_BACKENDS`.
+    """
+    providers = {n: p for n, p in conv_providers(call, compiled=compiled).items() if n not in CONV_OURS}
+    last = {**call, **{name: _channels_last(call[name]) for name in ("x", "weight")}}
+    return providers | {name: _ours(last, name) for name in _usable("causal_conv3d", **last)}
+
+
+def gpu_pad_providers(x: Tensor, causal_padding: int) -> tuple[dict[str, Provider], tuple[str, ...]]:
+    """Return `torch.cat`, and each backend's two forms of padding on this GPU, in channels_last_3d.
+
+    Args:
+        x: Shape (B, C, T, H, W).
+        causal_padding: How many first frames to put in front.
+
+    Returns:
+        Name to callable, "<backend> in place" and "<backend> copied"; and the names of the former.
+    """
+    x = _channels_last(x)
+    buffer = in_buffer(x, causal_padding)
+    providers = {PAD_BASELINES[0]: pad_providers(x, causal_padding)[PAD_BASELINES[0]]}
+
+    def in_place(backend: str) -> Tensor:
+        causal_pad3d_(buffer, backend=backend)
+        return buffer.storage
+
+    names = tuple(_usable("causal_pad3d_", buffer))
+    for name in names:
+        providers[f"{name} in place"] = functools.partial(in_place, name)
+        providers[f"{name} copied"] = functools.partial(causal_pad3d, x, causal_padding, backend=name)
+    return providers, tuple(f"{name} in place" for name in names)
+
+
+def _usable(op: str, *arguments: Any, **keywords: Any) -> list[str]:
+    """Return those of `GPU_BACKENDS` that can run a call."""
+    return [name for name in GPU_BACKENDS if explain(op, *arguments, **keywords, backend=name).chosen == name]
 
 
 def pad_providers(x: Tensor, causal_padding: int, *, backend: str | None = None) -> dict[str, Provider]:

@@ -35,6 +35,7 @@ def conv_row(
     threads: int,
     backend: str,
     limits: Limits,
+    ours: Sequence[str] = CONV_OURS,
 ) -> Row:
     """Return the row of a convolution.
 
@@ -45,7 +46,8 @@ def conv_row(
         errors: Relative error of each provider against float64.
         threads: torch's number of threads.
         backend: What ran ours.
-        limits: What `measure_limits` gave for this number of threads.
+        limits: What `measure_limits` gave for this number of threads, or `gpu_limits` for a GPU.
+        ours: The providers that are ours.
     """
     work = flops(workload.shape, workload.weight_shape, workload.stride)
     providers = {}
@@ -59,7 +61,7 @@ def conv_row(
         }
     row = _row("causal_conv3d", workload, dtype, threads, backend, providers)
     row["flops"] = work
-    row["speedup_p50"] = _speedups(timings, CONV_OURS, CONV_BASELINES)
+    row["speedup_p50"] = _speedups(timings, ours, CONV_BASELINES)
     return row
 
 
@@ -71,15 +73,17 @@ def pad_row(
     threads: int,
     backend: str,
     limits: Limits,
+    ours: Sequence[str] = PAD_OURS,
 ) -> Row:
     """Return the row of a padding; its arguments are those of `conv_row`.
 
+    `ours` are the providers that work in place, and the first of all is the copy that they are held against.
     `bytes_ratio` is how many times the bytes of ours the copy moves: what `speedup_p50` is held against.
     """
     frames = workload.kernel_size[0] - 1
     providers = {}
     for name, timing in timings.items():
-        moved = bytes_moved(workload.shape, frames, (0, 0, 0, 0), dtype.itemsize, in_place=name in PAD_OURS)
+        moved = bytes_moved(workload.shape, frames, (0, 0, 0, 0), dtype.itemsize, in_place=name in ours)
         rate = moved / timing.p50_ms / 1e6
         providers[name] = {
             **timing.as_dict(),
@@ -88,8 +92,8 @@ def pad_row(
             "percent_of_limit": _percent(rate, limits["copy_gbps"]),
         }
     row = _row("causal_pad3d", workload, dtype, threads, backend, providers)
-    row["bytes_ratio"] = providers[PAD_BASELINES[0]]["bytes"] / providers[PAD_OURS[0]]["bytes"]
-    row["speedup_p50"] = _speedups(timings, PAD_OURS, PAD_BASELINES)
+    row["bytes_ratio"] = providers[PAD_BASELINES[0]]["bytes"] / providers[ours[0]]["bytes"]
+    row["speedup_p50"] = _speedups(timings, [n for n in timings if n not in PAD_BASELINES], PAD_BASELINES)
     return row
 
 

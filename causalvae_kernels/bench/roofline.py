@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from ..core import native
 from .threads import num_threads as use_threads
-from .timing import time_once
+from .timing import percentile, time_once
 
 # Larger than the caches of today's servers, so that a copy comes from memory.
 _COPY_BYTES = 2**28
@@ -56,3 +56,38 @@ def copy_bandwidth(num_threads: int, *, num_bytes: int = _COPY_BYTES) -> float:
 def measure_limits(num_threads: int) -> Limits:
     """Return both limits as a record holds them: `fma_gflops` and `copy_gbps`."""
     return {"fma_gflops": fma_limit(num_threads), "copy_gbps": copy_bandwidth(num_threads)}
+
+
+# A product of matrices that fills the chip, and a tensor many times its cache.
+_MATRIX = 8192
+_GPU_COPY_BYTES = 2**32
+_GPU_REPEATS = 10
+
+
+def gpu_limits(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Limits:
+    """Return both limits of a GPU: the rate of its matrix units on random numbers, and of a copy.
+
+    Args:
+        device: The GPU.
+        dtype: Of the matrices; on zeros the product would run faster.
+    """
+    a, b = (torch.randn(_MATRIX, _MATRIX, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.empty(_GPU_COPY_BYTES // 4, device=device, dtype=torch.float32).normal_()
+    target = torch.empty_like(source)
+    work = {"product": lambda: torch.mm(a, b, out=product), "copy": lambda: target.copy_(source)}
+    medians = {}
+    for name, fn in work.items():
+        times = [time_once(fn, device) for _ in range(2 + _GPU_REPEATS)][2:]
+        medians[name] = percentile(times, 50)
+    return {
+        "fma_gflops": 2 * _MATRIX**3 / medians["product"] / 1e6,
+        "copy_gbps": 2 * _GPU_COPY_BYTES / medians["copy"] / 1e6,
+    }
+
+
+def flush_cache(device: torch.device) -> Callable[[], object]:
+    """Return a call that leaves nothing of earlier tensors in a GPU's L2: it writes twice as much."""
+    size = torch.cuda.get_device_properties(device).L2_cache_size
+    scratch = torch.empty(2 * size, device=device, dtype=torch.uint8)
+    return scratch.zero_

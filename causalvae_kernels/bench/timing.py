@@ -71,7 +71,11 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def time_once(fn: Callable[[], object], device: torch.device | str = "cpu") -> float:
+def time_once(
+    fn: Callable[[], object],
+    device: torch.device | str = "cpu",
+    before: Callable[[], object] | None = None,
+) -> float:
     """Time of one call in milliseconds.
 
     On CUDA the time between two events on the current stream, so that the launch of the first kernel is not
@@ -80,17 +84,23 @@ def time_once(fn: Callable[[], object], device: torch.device | str = "cpu") -> f
     Args:
         fn: What is timed. Its result is dropped.
         device: The device that does the work.
+        before: Called first, its time not counted; on CUDA its work is queued before the first event, such
+            as a write that leaves nothing of the inputs in the cache.
     """
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.synchronize()
             start = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
+            if before is not None:
+                before()
             start.record()
             fn()
             end.record()
             end.synchronize()
             return start.elapsed_time(end)
+    if before is not None:
+        before()
     begin = time.perf_counter()
     fn()
     return (time.perf_counter() - begin) * 1e3
@@ -102,6 +112,7 @@ def time_providers(
     repeats: int = 10,
     warmup: int = 2,
     device: torch.device | str = "cpu",
+    before: Callable[[], object] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Timing]:
     """Times each provider `repeats` times, in alternation.
@@ -113,6 +124,7 @@ def time_providers(
         repeats: Timed rounds, at least 1.
         warmup: Rounds before that whose times are dropped, at least 0.
         device: The device that does the work.
+        before: As `time_once` takes it.
         progress: Called with the provider's name after each call, warm-up included.
 
     Returns:
@@ -129,7 +141,7 @@ def time_providers(
     forwards = list(providers)
     for round_index in range(-warmup, repeats):
         for name in forwards if round_index % 2 == 0 else reversed(forwards):
-            elapsed = time_once(providers[name], device)
+            elapsed = time_once(providers[name], device, before)
             if round_index >= 0:
                 samples[name].append(elapsed)
             if progress is not None:

@@ -30,10 +30,12 @@ from ..demo.optional import require
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, check_conv, check_pad
 from ..workloads import FULL_SIZE, GATED, WORKLOADS, Workload, in_buffer
+from .bench_gpu import bench_gpu
 from .common import check_least, check_word, one_sentence_errors, parse_dtype, progress_bar, stdout
 from .floors import print_floors
 
 OPS = ("causal_conv3d", "causal_pad3d")
+DEVICES = ("cpu", "cuda")
 
 
 @one_sentence_errors
@@ -55,6 +57,12 @@ def bench(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Write a bar chart here.")] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: every backend on a GPU, workloads at full size.")
+    ] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --device cuda: measure what --json does not hold yet.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Time nothing; print the least time of each workload on this GPU, such as h200."),
@@ -64,17 +72,23 @@ def bench(
     check_word("--op", op, OPS)
     check_word("--backend", backend, BACKEND.choices)
     check_word("--model", model, tuple(GPUS))
+    check_word("--device", device, DEVICES)
     check_least(("--threads", threads, 1), ("--rounds", rounds, 1))
     if model is not None:
         return print_floors(op, model, _chosen(op, workload or ["all"], FULL_SIZE))
-    workloads = _chosen(op, workload or list(GATED), WORKLOADS)
-    dtypes = [parse_dtype(word) for word in dict.fromkeys(dtype or ("float32", "bfloat16"))]
+    gpu = device == "cuda"
+    workloads = _chosen(op, workload or (["all"] if gpu else list(GATED)), FULL_SIZE if gpu else WORKLOADS)
+    default_dtypes = ("bfloat16",) if gpu else ("float32", "bfloat16")
+    dtypes = [parse_dtype(word) for word in dict.fromkeys(dtype or default_dtypes)]
     for option, path in (("--json", json_file), ("--png", png_file)):
         _check_file(option, path)
     if op == "causal_conv3d":
         require("diffusers", "bench")
     if png_file is not None:
         require("matplotlib", "the bar chart")
+    if gpu:
+        files = {"json_file": json_file, "png_file": png_file, "resume": resume}
+        return bench_gpu(op, workloads, dtypes, rounds=rounds, compiled=compiled, **files)
 
     seed = random.SystemRandom().randrange(2**31)
     with num_threads(threads):

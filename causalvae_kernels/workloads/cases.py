@@ -141,14 +141,16 @@ def with_layout(x: Tensor, layout: str) -> Tensor:
     return x.contiguous()
 
 
-def make_conv_call(case: ConvCase, dtype: torch.dtype, seed: int) -> dict[str, Any]:
+def make_conv_call(
+    case: ConvCase, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Return fresh random keyword arguments of `causal_conv3d` for a case."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     batch, channels, _, height, width = case.shape
     dilation = case.options.get("dilation", (1, 1, 1))
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+        return (scale * torch.randn(shape, generator=generator, device=device)).to(dtype)
 
     fan_in = channels * case.kernel_size[0] * case.kernel_size[1] * case.kernel_size[2]
     call: dict[str, Any] = dict(case.options)
@@ -164,14 +166,18 @@ def make_conv_call(case: ConvCase, dtype: torch.dtype, seed: int) -> dict[str, A
     return call
 
 
-def make_pad_call(case: PadCase, dtype: torch.dtype, seed: int) -> dict[str, Any]:
+def make_pad_call(
+    case: PadCase, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Return fresh random keyword arguments of `causal_pad3d` for a case."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     batch, channels, _, height, width = case.shape
     state_shape = (batch, channels, case.causal_padding, height, width)
     call: dict[str, Any] = dict(case.options)
     call |= {"causal_padding": case.causal_padding, "spatial_padding": case.spatial_padding}
-    x, state = ((10 * torch.randn(s, generator=generator)).to(dtype) for s in (case.shape, state_shape))
+    x, state = (
+        (10 * torch.randn(s, generator=generator, device=device)).to(dtype) for s in (case.shape, state_shape)
+    )
     call["x"] = with_layout(x, case.layout)
     if case.state:
         call["initial_state"] = with_layout(state, case.layout)
@@ -186,6 +192,7 @@ def in_buffer(x: Tensor, head_room: int, halo: tuple[int, int, int, int] = (0, 0
         head_room=head_room,
         halo=halo,
         dtype=x.dtype,
+        device=x.device,
         memory_format=torch.channels_last_3d if last else torch.contiguous_format,
     )
     buffer.storage.fill_(float("nan") if x.is_floating_point() else -1)
