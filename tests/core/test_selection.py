@@ -18,7 +18,7 @@ from causalvae_kernels import (
     use_precision,
 )
 from causalvae_kernels.core import env, native
-from causalvae_kernels.core.known_issues import known_bad_versions
+from causalvae_kernels.core.known_issues import known_bad_versions, why_conv3d_is_broken
 from causalvae_kernels.core.op import Backend, Op, all_ops
 from causalvae_kernels.core.precision import resolve_precision
 
@@ -179,6 +179,16 @@ def test_known_bad_versions():
     assert "166643" in " ".join(known_bad_versions("2.9.1", 91200))
     assert known_bad_versions("2.9.1", 91500) == []
     assert known_bad_versions("2.12.0", 91500) == []
+
+
+@pytest.mark.parametrize("version, broken", [(91002, (True, False, False)), (91500, (False,) * 3)])
+def test_dtypes_that_a_version_breaks(monkeypatch, version, broken):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cu130")
+    dtypes = (torch.bfloat16, torch.float16, torch.float32)
+    assert tuple(why_conv3d_is_broken(dtype) is not None for dtype in dtypes) == broken
 
 
 def test_reference_comes_with_the_op():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, causal_conv3d, use_backend
-from causalvae_kernels.ops.causal_conv3d import spec
+from causalvae_kernels.ops.causal_conv3d import aten, spec
 from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
 from causalvae_kernels.workloads import CONV_CASES, ConvCase, in_buffer, make_conv_call, with_layout
 from tests.conftest import BACKENDS
@@ -531,3 +531,25 @@ def test_flops_and_bytes():
     assert spec.flops((1, 4, 5, 6, 7), (8, 4, 3, 3, 3)) == 2 * 8 * 4 * 27 * 5 * 6 * 7
     assert spec.flops((2, 4, 5, 6, 8), (8, 4, 3, 3, 3), stride=(1, 2, 2)) == 2 * 2 * 8 * 4 * 27 * 5 * 3 * 4
     assert spec.bytes_moved((1, 4, 5, 6, 7), (8, 4, 3, 3, 3), 2) == 2 * (12 * 210 + 8 * 4 * 27)
+
+
+@pytest.mark.parametrize("stacked", [2**28, 1], ids=["at once", "frame by frame"])
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
+def test_frame_by_frame_is_the_convolution(case, stacked, seed, monkeypatch):
+    """What `aten` does on a GPU where the framework's 3D convolution is broken."""
+    monkeypatch.setattr(aten, "_MAX_STACKED", stacked)
+    monkeypatch.setattr(aten, "_convolution", aten.frame_by_frame)
+    comparison = compare_conv(make_conv_call(case, torch.float32, seed), "aten")
+    assert comparison.passed, comparison
+
+
+def test_broken_versions_are_stepped_around_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(aten, "why_conv3d_is_broken", lambda dtype: "cuDNN 9.9: wrong")
+    aten._on_gpu.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="frame by frame instead: cuDNN 9.9: wrong"):
+            assert aten._on_gpu(torch.bfloat16) is aten.frame_by_frame
+        monkeypatch.setattr(aten, "why_conv3d_is_broken", lambda dtype: None)
+        assert aten._on_gpu(torch.float16) is F.conv3d
+    finally:
+        aten._on_gpu.cache_clear()

@@ -7,12 +7,15 @@ convolution. The bias goes into the convolution, the residual is added in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.known_issues import why_conv3d_is_broken
 from ...core.op import Backend
 from ..causal_pad3d.aten import padded_copy
 from .spec import paddings
@@ -38,6 +41,8 @@ def _convolve(
     if pad.copies:
         x = padded_copy(x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode)
     convolution = F.conv3d if precision == "exact" else _convolution
+    if x.device.type == "cuda" and precision != "exact":
+        convolution = _on_gpu(x.dtype)
     y = _in_pieces(convolution, x, weight, bias, list(stride), [0, *pad.implicit], list(dilation))
     return y if residual is None else y.add_(residual)
 
@@ -62,6 +67,45 @@ def _convolution(
         return _convolution(x.float(), weight.float(), bias, stride, padding, dilation).to(x.dtype)
     return F.conv3d(x, weight, bias, stride, padding, dilation)
 
+
+@functools.cache
+def _on_gpu(dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Return the convolution for a GPU: the framework's, unless its versions are known to break it."""
+    broken = why_conv3d_is_broken(dtype)
+    if broken is None:
+        return F.conv3d
+    warnings.warn(
+        f"causalvae_kernels convolves frame by frame instead: {broken}", RuntimeWarning, stacklevel=2
+    )
+    return frame_by_frame
+
+
+def frame_by_frame(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    """Convolve in 2D, the frames that a kernel sees stacked as channels: one sum per output, as in 3D.
+
+    It reads kT copies of the input, made for a few frames at a time. `padding` has none in time.
+    """
+    batch, channels, frames, height, width = x.shape
+    taps = weight.shape[2]
+    weight = weight.transpose(1, 2).flatten(1, 2)
+    count = (frames - dilation[0] * (taps - 1) - 1) // stride[0] + 1
+    step = max(_MAX_STACKED // (batch * taps * channels * height * width), 1)
+    pieces = []
+    for first in range(0, count, step):
+        number = min(step, count - first)
+        starts = [first * stride[0] + tap * dilation[0] for tap in range(taps)]
+        stacked = torch.cat(
+            [x[:, :, s : s + (number - 1) * stride[0] + 1 : stride[0]] for s in starts], dim=1
+        ).transpose(1, 2)
+        y = F.conv2d(stacked.flatten(0, 1), weight, bias, stride[1:], padding[1:], dilation[1:])
+        pieces.append(y.unflatten(0, (batch, number)).transpose(1, 2))
+    return torch.cat(pieces, dim=2)
+
+
+# Elements of the stacked frames at a time: half a GB in half precision.
+_MAX_STACKED = 2**28
 
 # Below about a million products oneDNN's set-up of 50 us outweighs them: 52 against 8 us for 3->3, 3x2x2.
 _FEW_PRODUCTS = 2**20
