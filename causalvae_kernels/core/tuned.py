@@ -1,5 +1,6 @@
-"""Measurements that let `auto` take a native kernel, a file per instruction set: `ops/<op>/tuned/<isa>.json`.
+"""Measurements that let `auto` take a kernel of ours: `ops/<op>/tuned/<isa>.json`.
 
+There is a file for each instruction set of a CPU, and for each architecture of GPUs ("sm90").
 `causalvae-kernels tune` writes it. Without a file, or without a row for the class of a call, nothing was
 measured and `auto` keeps to its order. A file that is there and cannot be read is raised as an error that
 names it, from `auto` as well: it came with the package, so that it is a defect of this installation, and
@@ -25,6 +26,7 @@ from .errors import BadMeasurements
 # A kernel must be this many times as fast as the default to be taken, so that noise does not choose.
 FASTER = 1.05
 FORMAT = 1
+GPU = "sm"
 
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -41,7 +43,8 @@ class Measurement:
         rounds: How often each was timed.
         backend: Name of the backend that was measured.
         default: Name of the default backend.
-        isa: The instruction set of both.
+        isa: The instruction set of both, or the architecture of the GPU.
+        plan: How the backend's kernel was cut into pieces, for one that has a choice; None for the others.
         objection: Why it says nothing about this processor, or None.
     """
 
@@ -53,6 +56,7 @@ class Measurement:
     backend: str
     default: str
     isa: str
+    plan: dict[str, Any] | None = None
     objection: str | None = None
 
     @property
@@ -77,9 +81,9 @@ class Record:
     """The contents of one file.
 
     Attributes:
-        backend: Name of the backend that was measured.
+        backend: Name of the backend that was measured; rows of another one say so.
         default: Name of the default backend.
-        isa: The instruction set of both.
+        isa: The instruction set of both, or the architecture of the GPU.
         amx: Whether the processor has AMX.
         machine: Where it was measured, as plain data.
         measurements: The rows.
@@ -110,6 +114,8 @@ class Record:
                     "ms": float(f"{m.ms:.4g}"),
                     "default_ms": float(f"{m.default_ms:.4g}"),
                     "rounds": m.rounds,
+                    **({} if m.backend == self.backend else {"backend": m.backend}),
+                    **({} if m.plan is None else {"plan": m.plan}),
                 }
             )
             for m in sorted(self.measurements, key=lambda m: _natural(m.shape_class))
@@ -151,7 +157,15 @@ def _measurement(row: dict[str, Any], shared: dict[str, str]) -> Measurement:
     times = float(row["ms"]), float(row["default_ms"])
     if not all(math.isfinite(ms) and ms > 0 for ms in times):
         raise ValueError(f"got times {times}, expected milliseconds above zero")
-    return Measurement(str(row["class"]), str(row["shapes"]), *times, int(row["rounds"]), **shared)
+    plan = row.get("plan")
+    return Measurement(
+        str(row["class"]),
+        str(row["shapes"]),
+        *times,
+        int(row["rounds"]),
+        **{**shared, "backend": str(row.get("backend", shared["backend"]))},
+        plan=None if plan is None else dict(plan),
+    )
 
 
 class Tuned:
@@ -190,6 +204,9 @@ class Tuned:
         record = read_record(path)
         if record.isa != isa:
             raise BadMeasurements(f"{path} holds measurements of {record.isa}, expected {isa}")
+        if isa.startswith(GPU):
+            objection = _other_gpu(record.machine)
+            return {m.shape_class: replace(m, objection=objection) for m in record.measurements}
         incomparable = native.why_incomparable(isa)
         if incomparable is not None:
             incomparable = f"measured with both on one instruction set ({incomparable})"
@@ -197,6 +214,20 @@ class Tuned:
             m.shape_class: replace(m, objection=incomparable or _objection(m.shape_class, record.amx))
             for m in record.measurements
         }
+
+
+def gpu_architecture(device: torch.device) -> str:
+    """Return the name of a GPU's architecture: "sm90"."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{GPU}{major}{minor}"
+
+
+def _other_gpu(machine: dict[str, Any]) -> str | None:
+    """GPUs of one architecture differ in memory and clocks: what one prefers says little of another."""
+    measured, here = [gpu["name"] for gpu in machine.get("gpus", ())], torch.cuda.get_device_name()
+    if here in measured:
+        return None
+    return f"measured on {' and '.join(measured) or 'another GPU'}, and this is {here}"
 
 
 def _objection(shape_class: str, measured_with_amx: bool) -> str | None:

@@ -156,3 +156,33 @@ def test_amx_is_known_without_the_function_of_torch(monkeypatch):
     assert isinstance(asked, bool)
     monkeypatch.delattr(tuned.torch.cpu, "_is_amx_tile_supported", raising=False)
     assert tuned.has_amx.__wrapped__() == asked
+
+
+GPU_ROW = replace(ROW, backend="cuda", isa="sm90", plan={"block_m": 128, "algorithm": "direct"})
+
+
+@pytest.fixture
+def h200(tmp_path, monkeypatch):
+    """A folder for files, on a GPU of a known name."""
+    monkeypatch.setattr(tuned.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    return tmp_path
+
+
+def _gpu_record(*rows: Measurement, gpu: str) -> Record:
+    return Record("triton", "aten", "sm90", False, {"gpus": [{"name": gpu}]}, rows)
+
+
+def test_a_gpu_has_rows_of_several_backends_with_their_plans(h200):
+    other = replace(GPU_ROW, shape_class="another", backend="triton", plan=None)
+    path = h200 / "sm90.json"
+    path.write_text(_gpu_record(GPU_ROW, other, gpu="NVIDIA H200").text())
+    assert sorted(read_record(path).measurements, key=lambda m: m.backend) == [GPU_ROW, other]
+    assert '"backend": "triton"' not in path.read_text().partition('"rows"')[2], "the file's own goes unsaid"
+    found = Tuned(h200).find("sm90", [GPU_ROW.shape_class])
+    assert found.faster and found.backend == "cuda" and found.plan == {"block_m": 128, "algorithm": "direct"}
+
+
+def test_a_measurement_of_another_gpu_is_no_reason(h200):
+    (h200 / "sm90.json").write_text(_gpu_record(GPU_ROW, gpu="NVIDIA H100").text())
+    found = Tuned(h200).find("sm90", [GPU_ROW.shape_class])
+    assert not found.faster and found.objection == "measured on NVIDIA H100, and this is NVIDIA H200"

@@ -244,3 +244,12 @@ def test_packed_weights_that_would_not_be_kept_were_not_measured(measure):
     assert "these are being trained" in str(explain(causal_conv3d, x, weight))
     with torch.no_grad():
         assert _chosen(x, weight) == "cpu"
+
+
+def test_a_gpu_takes_channels_as_they_are_and_larger_frames():
+    shape, weight = (1, 96, 4, 480, 832), (192, 96, 3, 3, 3)
+    assert shape_classes(torch.bfloat16, shape, weight, gpu=True) == tuple(
+        f"bfloat16 3x3x3 96->192, 2+ frames of {pixels} pixels"
+        for pixels in ("262144+", "65536", "16384", "4096", "1024")
+    )
+    assert shape_classes(torch.bfloat16, (1, 96, 4, 16, 16), weight, gpu=True) == ()

@@ -1,7 +1,8 @@
 """The shape classes of `causal_conv3d`: calls that one measurement speaks for.
 
-A class is dtype, kernel, stride, channels, one frame or more, and pixels of an output frame. Channels and
-pixels are taken by the nearest measured size on a logarithmic scale. Padding modes do not split classes.
+A class is dtype, kernel, stride, channels, one frame or more, and pixels of an output frame. Pixels, and on a
+CPU channels, are taken by the nearest measured size on a logarithmic scale. On a GPU a tile fits a number of
+channels or does not, so that they are taken as they are. Padding modes do not split classes.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ...core import native
 from ...core.packed import has_room, packed_budget
-from ...core.tuned import Measurement, Tuned
+from ...core.tuned import Measurement, Tuned, gpu_architecture
 from .cpu import packing
 from .spec import output_size, takes_winograd
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 PIXELS = (16, 64, 256, 1024, 4096, 16384)
+GPU_PIXELS = (1024, 4096, 16384, 65536, 262144)
 FEW = "few"
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
@@ -44,6 +46,10 @@ def measured(
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
+    if x.device.type == "cuda":
+        options = (tuple(stride), tuple(dilation), temporal_mode, spatial_mode)
+        classes = shape_classes(x.dtype, x.shape, weight.shape, *options, gpu=True)
+        return TUNED.find(gpu_architecture(x.device), classes)
     if x.device.type != "cpu" or native.why_no_cpu() is not None:
         return None
     classes = shape_classes(
@@ -83,11 +89,13 @@ def shape_classes(
     dilation: tuple[int, ...] = (1, 1, 1),
     temporal_mode: str = "replicate",
     spatial_mode: str = "zeros",
+    *,
+    gpu: bool = False,
 ) -> tuple[str, ...]:
     """Return the classes whose measurements hold for a call, its own first; none with dilation.
 
     The others are those of smaller frames: large frames take too long to measure for many channels, and
-    the largest that was measured speaks for them. Frames below 8 pixels are in no class.
+    the largest that was measured speaks for them. Frames below 8 pixels, on a GPU below 512, are in no class.
 
     Args:
         dtype: Of all tensors.
@@ -97,23 +105,26 @@ def shape_classes(
         dilation: (time, height, width).
         temporal_mode: As the op takes it.
         spatial_mode: As the op takes it.
+        gpu: Return the classes of a GPU.
     """
     if dilation != (1, 1, 1):
         return ()
     out_channels, in_channels, *kernel = weight_shape
     frames, height, width = output_size(shape, kernel, stride, dilation, temporal_mode, spatial_mode)
-    largest = pixel_class(height * width)
+    channels = str if gpu else channel_class
+    sizes = GPU_PIXELS if gpu else PIXELS
+    largest = pixel_class(height * width, sizes)
     return tuple(
         class_words(
             dtype,
             kernel,
             stride,
-            channel_class(in_channels),
-            channel_class(out_channels),
+            channels(in_channels),
+            channels(out_channels),
             shape[0] * frames,
-            pixels,
+            f"{pixels}{'+' if pixels == sizes[-1] else ''}",
         )
-        for pixels in reversed(PIXELS)
+        for pixels in reversed(sizes)
         if pixels <= largest
     )
 
@@ -125,13 +136,13 @@ def class_words(
     channels_in: str,
     channels_out: str,
     frames: int,
-    pixels: int,
+    pixels: str,
 ) -> str:
     """Return a class as words: "float32 1x3x3 stride 1x2x2 128->256, 2+ frames of 1024 pixels"."""
     strided = "" if tuple(stride) == (1, 1, 1) else f" stride {_by(stride)}"
     return (
         f"{str(dtype).removeprefix('torch.')} {_by(kernel_size)}{strided} {channels_in}->{channels_out}, "
-        f"{'1 frame' if frames == 1 else '2+ frames'} of {pixels}{'+' if pixels == PIXELS[-1] else ''} pixels"
+        f"{'1 frame' if frames == 1 else '2+ frames'} of {pixels} pixels"
     )
 
 
@@ -145,11 +156,11 @@ def channel_class(channels: int) -> str:
     return f"{CHANNELS[-1]}+"
 
 
-def pixel_class(pixels: int) -> int:
-    """Return the nearest of `PIXELS` for 8 pixels or more, else 0."""
-    if pixels < 8:
+def pixel_class(pixels: int, sizes: Sequence[int] = PIXELS) -> int:
+    """Return the nearest size on a logarithmic scale; 0 for less than half of the smallest."""
+    if 2 * pixels < sizes[0]:
         return 0
-    return next((size for size in PIXELS if pixels < 2 * size), PIXELS[-1])
+    return next((size for size in sizes if pixels < 2 * size), sizes[-1])
 
 
 def _by(numbers: Sequence[int]) -> str:
