@@ -7,7 +7,7 @@ SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
 CXX_SOURCES := $(filter %.h %.cpp,$(SOURCES))
 SKIP := $(filter-out 0,$(CAUSALVAE_KERNELS_SKIP_BUILD))
 
-.PHONY: help demo test lint format bench frames clean check-python check-compiler
+.PHONY: help demo test test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
@@ -16,6 +16,8 @@ help:
 	@echo "make format  ruff and clang-format, files rewritten"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
 	@echo "make frames  send 1 to 33 frames through the demo's VAE: the table and the plot of docs/frames"
+	@echo "make test-gpu, make bench-gpu   on a machine with an NVIDIA GPU, in its own Python: parity; speed at full size"
+	@echo "make gpu-wheels   fetch what a GPU machine without a network lacks; it travels in build/gpu-wheels"
 	@echo "make clean   remove $(VENV) and everything built"
 
 check-python:
@@ -74,6 +76,36 @@ bench: $(VENV)/.installed-test
 frames: $(VENV)/.installed-test
 	@echo "== 1 to 33 frames through the small VAE: docs/frames"
 	@$(BIN)/causalvae-kernels frames carphone --output docs/frames --overwrite
+
+# A GPU machine brings its torch and Triton, and often no network: nothing is installed but what travels with us.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+GPU_WHEELS := build/gpu-wheels
+GPU_SITE := build/gpu-site
+ON_GPU := PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU_SITE) $(GPU_PYTHON)
+
+gpu-wheels:
+	@$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON_VERSION) \
+	  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -c constraints.txt \
+	  -d $(GPU_WHEELS) diffusers nvidia-cutlass
+
+$(GPU_SITE)/.installed: $(wildcard $(GPU_WHEELS)/*.whl)
+	@mkdir -p $(GPU_SITE)
+	@test -z "$^" || $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target $(GPU_SITE) $^
+	@touch $@
+
+.PHONY: gpu-build
+gpu-build: $(GPU_SITE)/.installed
+	@echo "== building the native modules for this machine"
+	@$(ON_GPU) setup.py -q build_ext --inplace
+
+test-gpu: gpu-build
+	@echo "== parity on the GPU"
+	@$(ON_GPU) -m pytest -q -rs tests/gpu
+
+bench-gpu: gpu-build
+	@echo "== every backend beside diffusers' module, at full size"
+	@$(ON_GPU) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info causalvae_kernels/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,48 @@
+"""compute-sanitizer on small calls of every backend of ours: no access out of bounds, no race."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no NVIDIA GPU", allow_module_level=True)
+
+SANITIZER = shutil.which("compute-sanitizer")
+
+CALLS = """
+import sys, torch
+from causalvae_kernels import causal_conv3d, causal_pad3d, causal_pad3d_, explain
+from causalvae_kernels.workloads import CONV_CASES, PAD_CASES, ConvCase, in_buffer
+from causalvae_kernels.workloads import make_conv_call, make_pad_call
+backend = sys.argv[1]
+ran = 0
+wide = ConvCase("wide", (1, 64, 3, 9, 13), 96, layout="channels_last_3d", state=True, residual=True)
+for case in (*CONV_CASES[:12], wide):
+    call = make_conv_call(case, torch.bfloat16, 0, "cuda")
+    if explain("causal_conv3d", **call, backend=backend).chosen == backend:
+        causal_conv3d(**call, backend=backend)
+        ran += 1
+for case in PAD_CASES:
+    call = make_pad_call(case, torch.bfloat16, 0, "cuda")
+    causal_pad3d(**call, backend=backend)
+    buffer = in_buffer(call.pop("x"), call.pop("causal_padding"), call.pop("spatial_padding"))
+    causal_pad3d_(buffer, **call, backend=backend)
+torch.cuda.synchronize()
+assert ran, "no convolution ran"
+"""
+
+
+@pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is not installed")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_nothing_is_found(backend, tool):
+    command = [SANITIZER, "--tool", tool, "--error-exitcode", "17", sys.executable, "-c", CALLS, backend]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    printed = done.stdout + done.stderr
+    assert "Device not supported" not in printed, printed
+    assert done.returncode == 0, printed[-4000:]
