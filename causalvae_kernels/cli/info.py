@@ -66,7 +66,7 @@ def _print_machine(console: Console, facts: dict[str, Any]) -> None:
 
 def _print_ops(console: Console, facts: dict[str, Any]) -> None:
     table = Table(
-        title="backends, asked about a small float32 call on the CPU",
+        title=escape(f"backends, asked about {facts['ops_asked']}"),
         title_justify="left",
         title_style="bold",
     )

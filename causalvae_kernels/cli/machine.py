@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +17,19 @@ from ..core.op import all_ops
 from ..core.packed import packed_budget, packed_size
 from .example_calls import CallShape, call_arguments, op_names
 
-# A call that every backend of today could take on the CPU: what is refused is refused for another reason.
-_EXAMPLE = CallShape(shape=(1, 32, 4, 16, 16), out_channels=32)
+
+def example() -> CallShape:
+    """Return a call that every backend could take where this machine computes: on its GPU if it has one."""
+    shape = CallShape(shape=(1, 32, 4, 16, 16), out_channels=32)
+    if not torch.cuda.is_available():
+        return shape
+    device = torch.device("cuda", torch.cuda.current_device())
+    return replace(shape, dtype=torch.bfloat16, device=device, channels_last=True)
 
 
 def ops() -> list[dict[str, Any]]:
-    """Return, for each op, its backends and what each says about a small float32 call on the CPU."""
+    """Return, for each op, its backends and what each says about a small call, `example`."""
+    call = example()
     found = []
     for op in all_ops():
         if op.name not in op_names():
@@ -29,7 +37,7 @@ def ops() -> list[dict[str, Any]]:
                 {"name": op.name, "chosen": None, "source": None, "backends": dict.fromkeys(op.backends, "")}
             )
             continue
-        arguments, keywords = call_arguments(op.name, _EXAMPLE)
+        arguments, keywords = call_arguments(op.name, call)
         answer = op.explain(*arguments, **keywords)
         found.append(
             {"name": op.name, "chosen": answer.chosen, "source": answer.source, "backends": dict(answer.rows)}
@@ -78,9 +86,16 @@ def describe() -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "versions": versions(),
         "ops": _guarded(ops),
+        "ops_asked": _asked(),
         "environment": environment(),
         "known_bad": known_bad_versions(),
     }
+
+
+def _asked() -> str:
+    call = example()
+    where = "the CPU" if call.device.type == "cpu" else f"the GPU, {torch.cuda.get_device_name(call.device)}"
+    return f"a small {str(call.dtype).removeprefix('torch.')} call on {where}"
 
 
 def _guarded(describe_part: Any) -> Any:
