@@ -18,7 +18,14 @@ from ..demo.report import finite_or_null
 from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
 from ..models import swap
 from ..parity import ParityResult, verify_ops, verify_vae
-from .common import EXIT_FAILED, one_sentence_errors, progress_bar, stdout
+from .common import (
+    EXIT_FAILED,
+    default_device,
+    one_sentence_errors,
+    parse_device,
+    progress_bar,
+    stdout,
+)
 
 
 @one_sentence_errors
@@ -32,37 +39,41 @@ def verify(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the inputs of the ops; default: a fresh one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N; default: the GPU if there is one.")
+    ] = None,
 ) -> None:
     """Compare every backend of every op, and the swapped VAE, with the reference.
 
     The exit code is 1 where something fails.
     """
+    where = parse_device(device or default_device())
     vae = small_random_vae() if weights is None else load_vae(weights)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     with quiet_diffusers():
-        results = _verify(vae, quick, seed)
+        results = _verify(vae, quick, seed, where)
     passed = all(result.passed for result in results)
     if as_json:
         facts = {"passed": passed, "seed": seed, "results": [asdict(result) for result in results]}
         typer.echo(json.dumps(finite_or_null(facts), indent=2))
     else:
-        _print(results, passed, seed)
+        _print(results, passed, seed, where)
     if not passed:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _verify(vae: Any, quick: bool, seed: int) -> list[ParityResult]:
+def _verify(vae: Any, quick: bool, seed: int, device: torch.device) -> list[ParityResult]:
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
         def progress(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name)
 
-        results = verify_ops(progress, quick=quick, seed=seed)
-        return results + verify_vae(vae, swap, progress, quick=quick)
+        results = verify_ops(progress, quick=quick, seed=seed, device=device)
+        return results + verify_vae(vae, swap, progress, quick=quick, device=device)
 
 
-def _print(results: list[ParityResult], passed: bool, seed: int) -> None:
+def _print(results: list[ParityResult], passed: bool, seed: int, device: torch.device) -> None:
     table = Table()
     for heading in ("what", "backend", "dtype"):
         table.add_column(heading)
@@ -86,7 +97,7 @@ def _print(results: list[ParityResult], passed: bool, seed: int) -> None:
     words = "[bold green]all passed[/]" if passed else f"[bold red]{failed} of {len(results)} failed[/]"
     if skipped:
         words += f", {skipped} could not run here"
-    where = escape(device_words(torch.device("cpu")))
+    where = escape(device_words(device))
     console.print(f"{words} (torch {torch.__version__}, {where}, inputs of seed {seed})", soft_wrap=True)
 
 

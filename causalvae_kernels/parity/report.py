@@ -50,7 +50,11 @@ class ParityResult:
 
 
 def verify_ops(
-    progress: Progress | None = None, *, quick: bool = False, seed: int | None = None
+    progress: Progress | None = None,
+    *,
+    quick: bool = False,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[ParityResult]:
     """Compare every backend of every op with the reference on fresh random inputs.
 
@@ -58,6 +62,7 @@ def verify_ops(
         progress: Called as `progress(done, total, name)` before each row.
         quick: float32 only.
         seed: Of the inputs; default: a fresh one.
+        device: Where the ops run.
     """
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     dtypes = DTYPES[:1] if quick else DTYPES
@@ -72,7 +77,9 @@ def verify_ops(
     for done, (op, backend, dtype) in enumerate(jobs):
         if progress:
             progress(done, len(jobs), f"{op.name} {backend} {_short(dtype)}")
-        rows.append(_row(op.name, backend, dtype, lambda j=(op, backend, dtype): _compare_op(*j, seed)))
+        rows.append(
+            _row(op.name, backend, dtype, lambda j=(op, backend, dtype): _compare_op(*j, seed, device))
+        )
     if progress:
         progress(len(jobs), len(jobs), "done")
     return rows
@@ -86,6 +93,7 @@ def verify_vae(
     frame_counts: tuple[int, ...] = (1, 9, 16),
     size: tuple[int, int] = (32, 48),
     quick: bool = False,
+    device: torch.device | str = "cpu",
 ) -> list[ParityResult]:
     """Compare encode and decode of a swapped VAE with the unmodified one.
 
@@ -96,6 +104,7 @@ def verify_vae(
         frame_counts: Frame counts to run.
         size: (height, width) of the frames in pixels.
         quick: float32 only.
+        device: Where the models run, but for the one in float64.
     """
     oracle = copy.deepcopy(vae).to("cpu", torch.float64).eval()
     jobs = [(tier, dtype) for dtype in (DTYPES[:1] if quick else DTYPES) for tier in ("exact", "high")]
@@ -103,7 +112,7 @@ def verify_vae(
     for done, (tier, dtype) in enumerate(jobs):
         if progress:
             progress(done, len(jobs), f"{type(vae).__name__} {tier} {_short(dtype)}")
-        model = copy.deepcopy(vae).to(dtype).eval()
+        model = copy.deepcopy(vae).to(device, dtype).eval()
         rows.append(
             _row(
                 type(vae).__name__,
@@ -131,17 +140,31 @@ def _row(
     return ParityResult(name, backend, _short(dtype), nearest.error, nearest.allowed, not failed, detail)
 
 
-def _compare_op(op: Op, backend: str, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Comparison]]:
-    if op.name == "causal_conv3d":
-        for case in CONV_CASES:
-            yield case.name, compare_conv(make_conv_call(case, dtype, seed), backend)
-        yield "in chunks", _compare_chunks(dtype, backend, seed)
-        return
-    for case in PAD_CASES:
-        yield (
-            case.name,
-            compare_pad(make_pad_call(case, dtype, seed), backend, in_place=op.name.endswith("_")),
-        )
+def _compare_op(
+    op: Op, backend: str, dtype: torch.dtype, seed: int, device: torch.device | str
+) -> Iterator[tuple[str, Comparison]]:
+    """Compare every case that the backend can run.
+
+    Raises:
+        BackendUnavailable: It can run none.
+    """
+    refusal, ran = None, False
+    conv, in_place = op.name == "causal_conv3d", op.name.endswith("_")
+    for case in CONV_CASES if conv else PAD_CASES:
+        try:
+            if conv:
+                comparison = compare_conv(make_conv_call(case, dtype, seed, device), backend)
+            else:
+                comparison = compare_pad(make_pad_call(case, dtype, seed, device), backend, in_place=in_place)
+        except BackendUnavailable as error:
+            refusal = error
+            continue
+        ran = True
+        yield case.name, comparison
+    if not ran and refusal is not None:
+        raise refusal
+    if conv:
+        yield "in chunks", _compare_chunks(dtype, backend, seed, device)
 
 
 def compare_conv(call: dict[str, Any], backend: str, precision: str = "high") -> Comparison:
@@ -205,8 +228,8 @@ def compare_pad(call: dict[str, Any], backend: str, *, in_place: bool) -> Compar
     return compare_exactly(buffer.storage, reference)
 
 
-def _compare_chunks(dtype: torch.dtype, backend: str, seed: int) -> Comparison:
-    call = make_conv_call(CONV_CASES[0], dtype, seed)
+def _compare_chunks(dtype: torch.dtype, backend: str, seed: int, device: torch.device | str) -> Comparison:
+    call = make_conv_call(CONV_CASES[0], dtype, seed, device)
     x, weight, bias = call["x"], call["weight"], call["bias"]
 
     def op(chunk: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -236,7 +259,8 @@ def _compare_vae(
     size: tuple[int, int],
 ) -> Iterator[tuple[str, Comparison]]:
     for frames in frame_counts:
-        clip = make_video(frames, *size, seed=frames, dtype=next(model.parameters()).dtype)
+        parameter = next(model.parameters())
+        clip = make_video(frames, *size, seed=frames, dtype=parameter.dtype).to(parameter.device)
         # A backend by name, or the model's rules may leave inputs as small as these to the original.
         with swap(model, precision=tier, backend="aten"):
             swapped = round_trip(model, clip)
@@ -277,7 +301,7 @@ def compare_round_trips(
     # A second draw of the reference's rounding errors: with two clips in the batch the framework takes
     # other convolution kernels; norms and everything else stay per clip.
     twice = round_trip(reference, torch.cat([clip, clip]))
-    truth = round_trip(oracle, clip.double())
+    truth = round_trip(oracle, clip.double().to(next(oracle.parameters()).device))
     factor = error_factor(latents.dtype, winograd=True)
     for step, result, one, two, exact in zip(
         ("encode", "decode"), got, (latents, frames), twice, truth, strict=True

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from causalvae_kernels.parity import ParityResult
 
@@ -41,11 +42,12 @@ def parity(monkeypatch):
 
 def test_green(run, parity):
     asked = parity([PASSED, EXACT], [SKIPPED])
-    result = run("verify", "--quick", "--seed", 5)
+    result = run("verify", "--quick", "--seed", 5, "--device", "cpu")
     assert result.code == 0, result.stderr
     assert "all passed, 1 could not run here" in result.stdout and "seed 5" in result.stdout
     assert "equal bits" in result.stdout and "no compiler" in result.stdout
-    assert asked == {"ops": {"quick": True, "seed": 5}, "vae": ("AutoencoderKLCogVideoX", {"quick": True})}
+    where = {"quick": True, "device": torch.device("cpu")}
+    assert asked == {"ops": {**where, "seed": 5}, "vae": ("AutoencoderKLCogVideoX", where)}
 
 
 def test_failure_of_an_op_or_of_the_vae_is_exit_code_1(run, parity):

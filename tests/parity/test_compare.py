@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from causalvae_kernels import BackendUnavailable, causal_conv3d, swap
+from causalvae_kernels.core.op import all_ops
 from causalvae_kernels.parity import compare, compare_exactly, report, run_in_chunks, verify_ops, verify_vae
+from causalvae_kernels.workloads import CONV_CASES
 
 
 @pytest.fixture
@@ -130,3 +134,17 @@ def test_verify_vae_is_green_and_notices_a_wrong_swap():
 def test_chunks_must_cover_the_clip():
     with pytest.raises(ValueError, match="expected T = 4"):
         run_in_chunks(lambda x, initial_state: (x, x), torch.zeros(1, 1, 4, 1, 1), (1, 2))
+
+
+def test_a_backend_is_compared_on_what_it_can_run(monkeypatch):
+    op = next(op for op in all_ops() if op.name == "causal_conv3d")
+
+    def why_not(x, *others):
+        return "three channels are not enough" if x.shape[1] == 3 else None
+
+    monkeypatch.setitem(op.backends, "aten", replace(op.backends["aten"], why_not=why_not))
+    rows = {(r.name, r.backend): r for r in verify_ops(quick=True, seed=4)}
+    row = rows["causal_conv3d", "aten"]
+    refused = sum(case.shape[1] == 3 for case in CONV_CASES)
+    assert refused and row.passed and not row.skipped
+    assert row.detail == f"{len(CONV_CASES) - refused + 1} comparisons"  # one of them in chunks
