@@ -48,7 +48,7 @@ demo: $(VENV)/.installed-demo
 	@echo "== a real clip through AutoencoderKLCogVideoX, as shipped and with our ops swapped in"
 	@$(BIN)/causalvae-kernels reconstruct carphone --frames 17 --output reconstruction --overwrite
 	@echo "== 17 frames make the round trip; 16 and 13 as shipped, padded, trimmed, and adapted"
-	@$(BIN)/causalvae-kernels frames carphone --counts 13,16,17 --output reconstruction/counts --overwrite
+	@$(BIN)/causalvae-kernels frames carphone --start 84 --counts 13,16,17 --output reconstruction/counts --overwrite
 
 lint: $(VENV)/.installed-test
 	@echo "== ruff and clang-format"
@@ -75,7 +75,7 @@ bench: $(VENV)/.installed-test
 
 frames: $(VENV)/.installed-test
 	@echo "== 1 to 33 frames through the small VAE: docs/frames"
-	@$(BIN)/causalvae-kernels frames carphone --output docs/frames --overwrite
+	@$(BIN)/causalvae-kernels frames carphone --start 84 --output docs/frames --overwrite
 
 # A GPU machine brings its torch and Triton, and often no network: nothing is installed but what travels with us.
 GPU_PYTHON ?= python3

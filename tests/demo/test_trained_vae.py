@@ -14,10 +14,14 @@ from causalvae_kernels.demo.training import HELD_OUT_CLIP, TRAINING_CLIPS, load_
 from causalvae_kernels.demo.vae import WEIGHTS, trained_vae
 
 
+# Where the clip moves: in a still beginning, averaging the first two frames does no harm.
+START = 84
+
+
 @functools.cache
 def held_out():
-    """Return the first frames of the clip, shape (1, 3, T, H, W), pixels in [0, 1]."""
-    return (load_clip(HELD_OUT_CLIP)[:33].float() / 255).transpose(0, 1).unsqueeze(0)
+    """Return a piece of the clip, shape (1, 3, T, H, W), pixels in [0, 1]."""
+    return (load_clip(HELD_OUT_CLIP)[START : START + 33].float() / 255).transpose(0, 1).unsqueeze(0)
 
 
 @functools.cache
@@ -44,12 +48,13 @@ def test_size_and_card():
 
 def test_quality_on_the_held_out_clip():
     mse = errors(17, "as_is")
-    assert sum(mse) / 17 <= 0.0025
-    assert max(mse) <= 1.5 * min(mse), "flat over frames"
+    mean = sum(mse) / 17
+    assert mean <= 0.002
+    assert max(mse) <= 1.3 * mean, "flat over frames"
 
 
 def test_sixteen_frames_untreated_spoil_the_first():
-    assert errors(16, "as_is")[0] >= 1.3 * errors(17, "as_is")[0]
+    assert errors(16, "as_is")[0] >= 3 * errors(17, "as_is")[0]
     assert errors(16, "any")[0] <= 1.05 * errors(17, "as_is")[0]
 
 
