@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt
-CXX_SOURCES := $(filter %.h %.cpp,$(SOURCES))
+SOURCES := $(shell find csrc -type f) setup.py build_cuda.py pyproject.toml constraints.txt
+CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 SKIP := $(filter-out 0,$(CAUSALVAE_KERNELS_SKIP_BUILD))
 
 .PHONY: help demo test test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
@@ -64,6 +64,9 @@ format: $(VENV)/.installed-test
 test: $(VENV)/.installed-test lint
 	@echo "== tests"
 	@$(BIN)/python -m pytest -q
+	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"
+	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/ops/test_causal_pad3d.py tests/ops/test_causal_pad3d_triton.py \
+	  tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"

@@ -1,4 +1,4 @@
-"""Builds the native CPU module `causalvae_kernels._C_cpu` with ninja; the rest is in pyproject.toml."""
+"""Builds the native modules `causalvae_kernels._C_cpu` and `_C_cuda` with ninja; the rest: pyproject.toml."""
 
 import os
 import platform
@@ -14,20 +14,28 @@ from sysconfig import get_config_var, get_path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+import build_cuda
+
 ROOT = Path(__file__).resolve().parent
-MODULE = "csrc/module_cpu.cpp"
-HOST = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/cpu/*.cpp"))
-SIMD = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/cpu/simd/*.cpp"))
+MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_index.cpp"]
+HOST, SIMD = (
+    sorted(
+        path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"csrc/{folder}/*.cpp")
+    )
+    for folders in (("common", "cpu"), ("cpu/simd",))
+)
 ISA_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
 }
 FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
 LINK = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
-NOT_BUILT = (
-    "causalvae-kernels: the native CPU module was not built ({}); the package works without it, on the "
-    "backends reference and aten; for the backend cpu, name a C++17 compiler in CXX and install it again."
-)
+NOT_BUILT = {
+    "_C_cpu": "causalvae-kernels: the native CPU module was not built ({}); the package works without it, on "
+    "the backends reference and aten; for the backend cpu, name a C++17 compiler in CXX and install again.",
+    "_C_cuda": "causalvae-kernels: the CUDA module was not built ({}); the package works without it; for the "
+    "backend cuda, see to that and install it again, or set CAUSALVAE_KERNELS_CUDA_ARCH_LIST=none.",
+}
 
 
 def accepts(cxx: str, flags: str) -> bool:
@@ -53,8 +61,8 @@ def find_compiler() -> str:
     raise OSError(f"no C++17 compiler: {', '.join(dict.fromkeys(candidates))} cannot be run or refuses C++17")
 
 
-def ninja_file(cxx: str, target: str) -> str:
-    """Write out the build: the host units, one unit per kernel and instruction set, the link."""
+def cpu_ninja_file(cxx: str, target: str, _: Path) -> str:
+    """Write out the CPU module's build: host units, one unit per kernel and instruction set, the link."""
     import pybind11
 
     path = partial(re.sub, r"([$ :])", r"$\1")
@@ -66,7 +74,10 @@ def ninja_file(cxx: str, target: str) -> str:
     folders = dict.fromkeys([pybind11.get_include(), get_path("include"), get_path("platinclude")])
     python = " ".join(f"-isystem {shlex.quote(folder)}" for folder in folders).replace("$", "$$")
 
-    units = [(MODULE, "module", f"{host} {python}"), *((source, "host", host) for source in HOST)]
+    units = [
+        *((source, "module", f"{host} {python}") for source in MODULE),
+        *((s, "host", host) for s in HOST),
+    ]
     units += [(s, isa, f"-DCVK_ISA={isa} {isas.get(isa, '')}") for s in SIMD for isa in ["portable", *isas]]
     lines = [
         "rule compile",
@@ -77,7 +88,7 @@ def ninja_file(cxx: str, target: str) -> str:
         "rule link",
         f"  command = {cxx} {LINK} $in -o $out {openmp} {user['LDFLAGS']} {user['ARCHFLAGS']}",
     ]
-    objects = [path(f"{Path(source).stem}.{kind}.o") for source, kind, _ in units]
+    objects = [path(f"{source.replace('/', '.')}.{kind}.o") for source, kind, _ in units]
     for (source, _, flags), built in zip(units, objects, strict=True):
         lines.append(f"build {built}: compile {path(str(ROOT / source))}\n  flags = {flags}")
     return "\n".join([*lines, f"build {path(target)}: link {' '.join(objects)}", ""])
@@ -87,33 +98,39 @@ class BuildNative(build_ext):
     """`build_ext` through ninja, which compiles in parallel and only what changed."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build the module, or say in one sentence why it is missing."""
+        """Build a module, or say in one sentence why it is missing."""
         if sys.platform == "win32":  # setuptools knows where MSVC is; it gets the portable unit alone
             return super().build_extension(ext)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         # An editable install is given a temporary folder, where nothing would be incremental.
         folder = (ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp)).resolve()
+        name = ext.name.rpartition(".")[2]
+        folder /= name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            (folder / "build.ninja").write_text(ninja_file(find_compiler(), target.name))
+            write = {"_C_cpu": cpu_ninja_file, "_C_cuda": build_cuda.ninja_file}[name]
+            (folder / "build.ninja").write_text(write(find_compiler(), target.name, folder))
             if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder)]).returncode != 0:
                 raise OSError("ninja or the compiler failed, see the messages above")
             self.copy_file(str(folder / target.name), str(target))
         except (ImportError, OSError) as reason:
             target.unlink(missing_ok=True)  # one from an earlier build would be taken for this one
-            print(NOT_BUILT.format(reason), file=sys.stderr)
+            print(NOT_BUILT[name].format(reason), file=sys.stderr)
 
 
 def extensions() -> list[Extension]:
-    """List the native modules: none where the environment says so."""
+    """List the native modules: none where the environment says so, the CUDA module where there is an nvcc."""
     if os.getenv("CAUSALVAE_KERNELS_SKIP_BUILD", "0") not in ("", "0"):
         return []
     msvc = {}
     if sys.platform == "win32":
         includes = [__import__("pybind11").get_include()]
         msvc = {"include_dirs": includes, "extra_compile_args": ["/O2", "/std:c++17", "/openmp"]}
-    return [Extension("causalvae_kernels._C_cpu", [MODULE, *HOST, *SIMD], optional=True, **msvc)]
+    found = [Extension("causalvae_kernels._C_cpu", [*MODULE, *HOST, *SIMD], optional=True, **msvc)]
+    if build_cuda.is_wanted():
+        found.append(Extension("causalvae_kernels._C_cuda", build_cuda.SOURCES, optional=True))
+    return found
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

@@ -1,17 +1,14 @@
 // The Python module `_C_cpu`: unpacks arguments, releases the GIL, calls.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <array>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "bindings.h"
+#include "bindings_index.h"
 #include "cpu/causal_conv3d_direct.h"
 #include "cpu/causal_conv3d_winograd.h"
 #include "cpu/causal_pad3d.h"
-#include "cpu/check.h"
 #include "cpu/fingerprint.h"
 #include "cpu/huge_pages.h"
 #include "cpu/isa.h"
@@ -21,24 +18,6 @@ namespace py = pybind11;
 
 namespace cvk {
 namespace {
-
-// (address, sizes, strides in elements)
-using Tensor = std::tuple<uintptr_t, std::array<int64_t, 5>, std::array<int64_t, 5>>;
-
-Tensor5 view(const Tensor& t) {
-  const auto& [address, sizes, strides] = t;
-  Tensor5 tensor{reinterpret_cast<void*>(address), {}, {}};
-  std::copy(sizes.begin(), sizes.end(), tensor.size);
-  std::copy(strides.begin(), strides.end(), tensor.stride);
-  return tensor;
-}
-
-std::optional<Tensor5> view(const std::optional<Tensor>& t) {
-  if (!t) return std::nullopt;
-  return view(*t);
-}
-
-const Tensor5* pointer(const std::optional<Tensor5>& t) { return t ? &*t : nullptr; }
 
 std::vector<std::string> names(const std::vector<Isa>& isas) {
   std::vector<std::string> result;
@@ -50,20 +29,8 @@ void pad(const Tensor& out, const std::optional<Tensor>& x, const std::optional<
          int64_t causal_padding, const std::array<int64_t, 4>& spatial_padding,
          const std::string& temporal_mode, const std::string& spatial_mode, int itemsize, int num_threads) {
   const std::optional<Tensor5> past = view(state);
-  const auto [top, bottom, left, right] = spatial_padding;
-  CausalPad3d pad;
-  pad.out = view(out);
-  pad.body_is_in_out = !x;
-  pad.x = x ? view(*x) : body_of(pad.out, causal_padding, {top, bottom, left, right}, itemsize);
-  pad.state = pointer(past);
-  pad.causal_padding = causal_padding;
-  pad.top = top;
-  pad.bottom = bottom;
-  pad.left = left;
-  pad.right = right;
-  pad.temporal_mode = parse_temporal_mode("causal_pad3d", temporal_mode, false);
-  pad.spatial_mode = parse_spatial_mode("causal_pad3d", spatial_mode, false);
-  pad.itemsize = itemsize;
+  const CausalPad3d pad =
+      pad_arguments(out, x, past, causal_padding, spatial_padding, temporal_mode, spatial_mode, itemsize);
   py::gil_scoped_release unlocked;
   causal_pad3d(pad, num_threads);
 }
@@ -140,6 +107,8 @@ bool has_openmp() {
 PYBIND11_MODULE(_C_cpu, m) {
   using py::arg;
   m.doc() = "Native CPU kernels. Tensors are tuples (address, 5 sizes, 5 strides in elements).";
+  py::module_ index = m.def_submodule("index", "Index arithmetic shared with the GPU's kernels.");
+  cvk::bind_index(index);
   m.def(
       "compiled_isas", [] { return cvk::names(cvk::compiled_isas()); },
       "Instruction sets in this build, best first.");

@@ -34,6 +34,7 @@ from .common import (
     stderr,
     stdout,
 )
+from .tune_gpu import tune_gpu
 
 
 @one_sentence_errors
@@ -59,6 +60,9 @@ def tune(
     seconds: Annotated[
         float, typer.Option(help="To spend on a convolution's timed rounds; three rounds are the least.")
     ] = 0.3,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: Triton's tiles and CUDA C++ at full size, on this GPU.")
+    ] = "cpu",
 ) -> None:
     """Measure where our convolution is faster than the framework's; `auto` takes it there and only there.
 
@@ -68,6 +72,10 @@ def tune(
     """
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
     torch_dtypes = [parse_dtype(word) for word in dtypes]
+    check_word("--device", device, ("cpu", "cuda"))
+    if device == "cuda":
+        gpu_dtypes = torch_dtypes if dtype else [torch.bfloat16, torch.float16]
+        return tune_gpu(gpu_dtypes, output=output, resume=resume, machine=_machine())
     for word in kernels:
         check_word("--kernel", word, KERNELS)
     for option, value in (("--max-gflop", max_gflop), ("--seconds", seconds)):

@@ -86,5 +86,10 @@ SKIP_BUILD = Variable(
     "Set to 1 while installing: no native module is built.",
     "0",
 )
+CUDA_ARCH_LIST = Variable(
+    "CAUSALVAE_KERNELS_CUDA_ARCH_LIST",
+    "GPUs for which the CUDA module is built while installing, as nvcc numbers them; none: it is not built.",
+    "80;90a",
+)
 
-TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, PACKED_MIB, SKIP_BUILD)
+TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, PACKED_MIB, SKIP_BUILD, CUDA_ARCH_LIST)

@@ -1,7 +1,7 @@
-"""Lazy load of the compiled CPU module, and which of its instruction sets is used.
+"""Lazy load of the compiled modules, and which of their instruction sets or GPU architectures is used.
 
-Importing this file loads nothing native. Whether the module serves is a sentence (`why_no_cpu`), and the
-same sentence is raised by whoever needs it all the same.
+Importing this file loads nothing native. Whether a module serves is a sentence (`why_no_cpu`, `why_no_cuda`),
+and the same sentence is raised by whoever needs it all the same.
 """
 
 from __future__ import annotations
@@ -9,30 +9,35 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from . import env
 from .errors import BackendUnavailable
 
-MODULE = "causalvae_kernels._C_cpu"
+CPU = "causalvae_kernels._C_cpu"
+CUDA = "causalvae_kernels._C_cuda"
+
+_WORDS = {CPU: ("native CPU module", "with a C++17 compiler"), CUDA: ("CUDA module", "with nvcc on the path")}
 
 TensorArgument = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @functools.cache
-def _load() -> tuple[ModuleType | None, str | None]:
+def _load(name: str = CPU) -> tuple[ModuleType | None, str | None]:
     """Return the module, or the sentence that says why there is none."""
+    words, needs = _WORDS[name]
     try:
-        return importlib.import_module(MODULE), None
+        return importlib.import_module(name), None
     except ModuleNotFoundError:
         return None, (
-            "the native CPU module was not built: install the package again with a C++17 compiler, "
-            f"and without {env.SKIP_BUILD.name}"
+            f"the {words} was not built: install the package again {needs}, and without {env.SKIP_BUILD.name}"
         )
     except ImportError as error:
-        return None, f"the native CPU module cannot be loaded ({error}): install the package again"
+        return None, f"the {words} cannot be loaded ({error}): install the package again"
 
 
 def why_no_cpu() -> str | None:
@@ -105,6 +110,63 @@ def why_incomparable(isa: str) -> str | None:
         f"{env.CPU_ISA.name} asks for {isa} on a processor with {best}, which the framework would use: set "
         f"{_ONEDNN}={_ONEDNN_NAMES[isa]} as well"
     )
+
+
+def why_no_cuda(device: torch.device) -> str | None:
+    """Return why the CUDA module cannot run on tensors of this device, as a sentence, or None if it can."""
+    module, reason = _load(CUDA)
+    if module is None:
+        return reason
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"the tensor is on {device}, the kernel runs on an NVIDIA GPU"
+    if cuda_arch(device) is not None:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    archs = module.compiled_archs()
+    return (
+        f"the GPU has compute capability {major}.{minor}, and the CUDA module holds code for "
+        f"{', '.join(archs)}: install the package again with {env.CUDA_ARCH_LIST.name}="
+        f"'{';'.join([*archs, f'{major}{minor}'])}'"
+    )
+
+
+def cuda_module() -> ModuleType:
+    """Return the CUDA module, loading it on the first call; it loads without a GPU.
+
+    Raises:
+        BackendUnavailable: It was not built or cannot be loaded.
+    """
+    module, reason = _load(CUDA)
+    if module is None:
+        raise BackendUnavailable(reason)
+    return module
+
+
+def cuda_arch(device: torch.device) -> str | None:
+    """Return which of the CUDA module's architectures this GPU runs, the newest one, or None.
+
+    Raises:
+        BackendUnavailable: The CUDA module was not built or cannot be loaded.
+    """
+    return _newest_arch(tuple(cuda_module().compiled_archs()), torch.cuda.get_device_capability(device))
+
+
+@functools.cache
+def _newest_arch(archs: tuple[str, ...], capability: tuple[int, int]) -> str | None:
+    """Code runs on later GPUs of its generation; that of "90a" on 9.0 alone."""
+    found = []
+    for arch in archs:
+        number, letter = re.fullmatch(r"(\d+)([a-z]?)", arch).groups()
+        needed = divmod(int(number), 10)
+        if needed == capability or (needed[0] == capability[0] and needed < capability and letter != "a"):
+            found.append((needed, letter, arch))
+    return max(found)[-1] if found else None
+
+
+def current_stream(device: torch.device) -> tuple[int, int]:
+    """Return what a launch of the CUDA module needs: the device's index and torch's current stream on it."""
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
 
 
 def describe(tensor: Tensor) -> TensorArgument:

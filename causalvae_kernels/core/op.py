@@ -197,7 +197,9 @@ def _nobody_looks(arguments: Sequence[Any]) -> bool:
     for argument in arguments:
         kind = type(argument)
         if kind in _PLAIN:
-            if (grad and argument.requires_grad) or argument.is_meta or argument.is_neg():
+            if (grad and argument.requires_grad) or argument.is_meta:
+                return False
+            if argument.is_neg() or argument.is_conj():
                 return False
         elif isinstance(argument, Tensor):
             return False

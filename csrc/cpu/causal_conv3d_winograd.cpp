@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
+#include "../common/check.h"
 #include "isa.h"
 #include "parallel.h"
 #include "scratch.h"

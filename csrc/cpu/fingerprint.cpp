@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "check.h"
+#include "../common/check.h"
 
 namespace cvk {
 

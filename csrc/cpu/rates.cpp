@@ -4,7 +4,7 @@
 #include <chrono>
 #include <vector>
 
-#include "check.h"
+#include "../common/check.h"
 #include "isa.h"
 #include "parallel.h"
 #include "scratch.h"

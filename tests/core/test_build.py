@@ -1,5 +1,9 @@
-"""Building the native module in a copy of the sources: what is built, and what is left when it cannot be."""
+"""Building the native modules in a copy of the sources: what is built, and what is left when it cannot be.
 
+The CUDA module itself takes minutes: tests/aot looks at the one that this installation was built with.
+"""
+
+import importlib.util
 import os
 import re
 import shutil
@@ -28,7 +32,7 @@ def sources(tmp_path):
     built = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "*.egg-info")
     for name in ("csrc", "causalvae_kernels"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=built)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "build_cuda.py", "pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -37,7 +41,8 @@ def sources(tmp_path):
 def build(sources, **environment):
     """Run the build that a wheel is made of; return what it printed."""
     command = [sys.executable, "setup.py", "build", "--build-lib", "lib", "--build-temp", "temp"]
-    variables = {k: v for k, v in os.environ.items() if k != "CAUSALVAE_KERNELS_SKIP_BUILD"} | environment
+    variables = {k: v for k, v in os.environ.items() if k != "CAUSALVAE_KERNELS_SKIP_BUILD"}
+    variables |= {"CAUSALVAE_KERNELS_CUDA_ARCH_LIST": "none"} | environment
     done = subprocess.run(command, cwd=sources, env=variables, capture_output=True, text=True)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed
@@ -57,9 +62,11 @@ def run_python(sources, code):
 
 
 def assert_works_without_native(sources):
-    assert not list(sources.glob("lib/causalvae_kernels/_C_cpu*"))
-    code = "import causalvae_kernels; from causalvae_kernels.core import native; print(native.why_no_cpu())"
-    assert "was not built" in run_python(sources, code)
+    assert not list(sources.glob("lib/causalvae_kernels/_C_*"))
+    code = "import causalvae_kernels, torch; from causalvae_kernels.core import native as n; "
+    code += "print(n.why_no_cpu()); print(n.why_no_cuda(torch.device('cpu')))"
+    printed = run_python(sources, code)
+    assert re.fullmatch("the native CPU module was not built: .*\nthe CUDA module was not built: .*", printed)
 
 
 def test_skipped_build_leaves_a_working_package(sources):
@@ -76,17 +83,37 @@ def test_missing_compiler_is_one_sentence(sources):
     assert_works_without_native(sources)
 
 
+@pytest.fixture
+def fake_cuda(tmp_path):
+    """An nvcc that compiles nothing, and a package with CUTLASS's folders and no headers."""
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho this nvcc fails >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    for folder in ("include", "tools/util/include"):
+        (tmp_path / "site" / "cutlass_library" / "source" / folder).mkdir(parents=True)
+    (tmp_path / "site" / "cutlass_library" / "__init__.py").touch()
+    return {
+        "CUDACXX": str(nvcc),
+        "CAUSALVAE_KERNELS_CUDA_ARCH_LIST": "80",
+        "PYTHONPATH": str(tmp_path / "site"),
+    }
+
+
 @needs_compiler
-def test_failed_compilation_is_one_sentence_and_leaves_nothing_stale(sources):
+@pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
+def test_failed_compilation_is_one_sentence_each_and_leaves_nothing_stale(sources, fake_cuda):
     stale = sources / "lib" / "causalvae_kernels"
     stale.mkdir(parents=True)
-    (stale / f"_C_cpu{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"of an earlier build")
+    for name in ("_C_cpu", "_C_cuda"):
+        (stale / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"of an earlier build")
     with (sources / "csrc/common/tensor.h").open("a") as header:
         header.write("#error this build fails\n")
-    printed = build(sources)
-    assert "this build fails" in printed
-    assert sum("was not built" in line for line in printed.splitlines()) == 1
-    assert not list(stale.glob("_C_cpu*"))
+    printed = build(sources, **fake_cuda)
+    assert "this build fails" in printed and "this nvcc fails" in printed
+    sentences = [line for line in printed.splitlines() if "was not built" in line]
+    assert sorted(re.findall(r"the (native CPU|CUDA) module", "".join(sentences))) == ["CUDA", "native CPU"]
+    assert not list(stale.glob("_C_*"))
 
 
 @needs_compiler
@@ -102,7 +129,7 @@ def test_build_is_incremental_and_its_units_keep_to_themselves(sources):
     if sys.platform != "linux" or shutil.which("nm") is None:
         pytest.skip("symbols are read with GNU nm")
     for isa in isas:
-        objects = list(sources.glob(f"temp/*.{isa}.o"))
+        objects = list(sources.glob(f"temp/_C_cpu/*.{isa}.o"))
         assert objects, f"no unit for {isa}"
         for path in objects:
             listed = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
@@ -113,6 +140,94 @@ def test_build_is_incremental_and_its_units_keep_to_themselves(sources):
                     assert not name.startswith("_Z"), f"{path.name} calls C++ outside itself: {name}"
                 elif kind.isupper():
                     assert isa in name, f"{path.name} exports {name}, which does not name {isa}"
+
+
+# ---------------------------------------------------------------- build_cuda.py
+
+
+@pytest.fixture
+def build_cuda(monkeypatch):
+    """The build back end as a module, with nothing of CUDA in the environment."""
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "CAUSALVAE_KERNELS_SKIP_BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("build_cuda", ROOT / "build_cuda.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_nvcc_nothing_of_cuda_is_asked_for(build_cuda, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build_cuda.find_nvcc() is None and not build_cuda.is_wanted() and build_cuda._requires() == []
+    monkeypatch.chdir(ROOT)
+    assert not any("cutlass" in requirement for requirement in build_cuda.get_requires_for_build_wheel())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
+def test_where_there_is_an_nvcc_its_headers_are_asked_for(build_cuda, fake_cuda, monkeypatch):
+    monkeypatch.setenv("CUDACXX", fake_cuda["CUDACXX"])
+    monkeypatch.setattr(build_cuda, "find_cutlass", lambda: None)
+    monkeypatch.chdir(ROOT)
+    for hook in (build_cuda.get_requires_for_build_wheel, build_cuda.get_requires_for_build_editable):
+        assert build_cuda.CUTLASS in hook()
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CUDA_ARCH_LIST", "none")
+    assert build_cuda._requires() == []
+    monkeypatch.delenv("CAUSALVAE_KERNELS_CUDA_ARCH_LIST")
+    monkeypatch.setenv("CAUSALVAE_KERNELS_SKIP_BUILD", "1")
+    assert build_cuda._requires() == []
+
+
+def test_headers_are_found_without_importing_their_package(build_cuda, fake_cuda, monkeypatch):
+    site = Path(fake_cuda["PYTHONPATH"])
+    (site / "cutlass_library" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(str(site))
+    source = site / "cutlass_library" / "source"
+    assert build_cuda.find_cutlass() == [source / "include", source / "tools/util/include"]
+    shutil.rmtree(source)
+    assert build_cuda.find_cutlass() is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "cutlass", "nvcc", "sentence"),
+    [
+        ("80", None, "sh", r"CUTLASS's headers are missing: pip install 'nvidia-cutlass>=4\.2,<5'"),
+        ("80;Hopper", [], "sh", "holds 'Hopper', expected numbers like '80;90a'"),
+        ("80", [], "/nonexistent/nvcc", "nvcc cannot be run: /nonexistent/nvcc"),
+    ],
+)
+def test_what_is_missing_is_a_sentence(build_cuda, monkeypatch, tmp_path, listed, cutlass, nvcc, sentence):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CUDA_ARCH_LIST", listed)
+    monkeypatch.setenv("CUDACXX", nvcc)
+    monkeypatch.setattr(build_cuda, "find_cutlass", lambda: cutlass)
+    with pytest.raises(OSError, match=sentence):
+        build_cuda.ninja_file("c++", "module.so", tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
+@pytest.mark.parametrize(
+    ("listed", "flags"),
+    [
+        ("80;90a", {"sm80": {"80"}, "sm90": {"90a"}, "both": {"80", "90a"}}),
+        ("86 89,90", {"sm80": {"86", "89"}, "sm90": set(), "both": {"86", "89", "90"}}),
+        ("100", {"sm80": set(), "sm90": set(), "both": {"100"}}),
+    ],
+)
+def test_each_unit_is_compiled_for_the_gpus_that_it_is_written_for(
+    build_cuda, fake_cuda, monkeypatch, tmp_path, listed, flags
+):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CUDA_ARCH_LIST", listed)
+    monkeypatch.setenv("CUDACXX", fake_cuda["CUDACXX"])
+    monkeypatch.setattr(build_cuda, "find_cutlass", lambda: [tmp_path])
+    text = build_cuda.ninja_file("c++", "module.so", tmp_path)
+    assert text == build_cuda.ninja_file("c++", "module.so", tmp_path)  # ninja sees no new command
+    assert str(tmp_path / "site") not in text
+    units = re.findall(r"build (\S+)\.cu\.o: nvcc \S+\n  flags = (.*)", text)
+    for name, given in units:
+        kind = next((k for k in ("sm80", "sm90") if f".{k}." in name), "both")
+        assert set(re.findall(r"code=sm_(\w+)", given)) == flags[kind], name
+        if kind == "both":
+            assert all((f"CVK_HAVE_{k.upper()}" in given) == bool(flags[k]) for k in ("sm80", "sm90"))
+    assert sum(".sm90." in name for name, _ in units) == (4 if flags["sm90"] else 0)
 
 
 def test_native_code_knows_no_framework():

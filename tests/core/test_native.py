@@ -1,4 +1,4 @@
-"""The native CPU module, called directly, against padding and convolution in float64 by torch."""
+"""The native CPU module, called directly, against torch in float64; and which modules serve."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -402,6 +402,60 @@ def test_a_forced_isa_that_is_missing_is_a_sentence(monkeypatch):
     assert "this build" in native.why_no_cpu()
     with pytest.raises(BackendUnavailable, match="use one of portable"):
         native.cpu_isa()
+
+
+def test_a_cuda_module_that_is_missing_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(native, "_load", lambda name: (None, f"no {name}"))
+    assert native.why_no_cuda(torch.device("cuda")) == f"no {native.CUDA}"
+    with pytest.raises(BackendUnavailable, match="no causalvae_kernels._C_cuda"):
+        native.cuda_module()
+
+
+class CudaModule:
+    compiled_archs = staticmethod(lambda: ["80", "90a"])
+
+
+@pytest.fixture
+def capability(monkeypatch):
+    """Pretend that there is a GPU of this compute capability, and a module for 8.x and 9.0."""
+
+    def pretend(major, minor):
+        monkeypatch.setattr(native, "_load", lambda name: (CudaModule, None))
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, minor))
+        return torch.device("cuda", 0)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("version", "arch"),
+    [((8, 0), "80"), ((8, 6), "80"), ((8, 9), "80"), ((9, 0), "90a"), ((7, 5), None), ((10, 0), None)],
+)
+def test_a_gpu_runs_the_code_of_its_generation(version, arch, capability):
+    device = capability(*version)
+    assert native.cuda_arch(device) == arch
+    reason = native.why_no_cuda(device)
+    if arch is not None:
+        assert reason is None
+    else:
+        words = f"compute capability {version[0]}.{version[1]}, and the CUDA module holds code for 80, 90a: "
+        assert words in reason and f"ARCH_LIST='80;90a;{version[0]}{version[1]}'" in reason
+
+
+def test_the_newest_code_that_a_gpu_runs_is_taken():
+    assert native._newest_arch(("80", "86", "89", "90", "90a"), (8, 9)) == "89"
+    assert native._newest_arch(("80", "86"), (8, 9)) == "86"
+    assert native._newest_arch(("80", "90", "90a"), (9, 0)) == "90a"
+    assert native._newest_arch(("89",), (8, 6)) is None
+    assert native._newest_arch(("90a", "100a", "100"), (10, 3)) == "100"
+
+
+def test_a_tensor_that_is_on_no_nvidia_gpu_is_a_sentence(capability, monkeypatch):
+    device = capability(9, 0)
+    assert native.why_no_cuda(torch.device("cpu")) == "the tensor is on cpu, the kernel runs on an NVIDIA GPU"
+    monkeypatch.setattr(torch.version, "cuda", None)  # ROCm calls its devices so as well
+    assert "the tensor is on cuda:0, the kernel runs on an NVIDIA GPU" in native.why_no_cuda(device)
 
 
 # ---------------------------------------------------------------- rates

@@ -75,11 +75,12 @@ def test_wrong_words():
 def test_explain_has_a_sentence_for_every_backend():
     explanation = explain("causal_conv3d", X.double(), WEIGHT.double())
     sentences = dict(explanation.rows)
-    assert list(sentences) == ["reference", "aten", "cpu"]
+    assert list(sentences) == ["reference", "aten", "cpu", "triton", "cuda"]
     assert sentences["aten"] == "runs this call"
     assert "another comes before it" in sentences["reference"]
-    assert sentences["cpu"].startswith("cannot run this call: ")
-    assert str(explanation).count("\n") == 3
+    for backend in ("cpu", "triton", "cuda"):
+        assert sentences[backend].startswith("cannot run this call: ")
+    assert str(explanation).count("\n") == 5
 
 
 def test_auto_holds_nothing_that_was_not_measured():

@@ -13,7 +13,6 @@ from causalvae_kernels import swap
 from causalvae_kernels.demo.training import HELD_OUT_CLIP, TRAINING_CLIPS, load_clip
 from causalvae_kernels.demo.vae import WEIGHTS, trained_vae
 
-
 # Where the clip moves: in a still beginning, averaging the first two frames does no harm.
 START = 84
 

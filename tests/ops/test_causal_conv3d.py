@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, causal_conv3d, use_backend
+from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d import aten, spec
 from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
 from causalvae_kernels.workloads import CONV_CASES, ConvCase, in_buffer, make_conv_call, with_layout
@@ -270,7 +271,7 @@ def test_a_buffer_written_twice_before_backward_is_noticed(backend):
     buffer = in_buffer(torch.randn(1, 2, 3, 4, 5), 2)
     states = torch.randn(2, 1, 2, 2, 4, 5)
     total = sum(causal_conv3d(buffer, weight, initial_state=s, backend=backend) for s in states)
-    if backend != "cpu":
+    if backend == "aten":
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             total.sum().backward()
         return
@@ -436,7 +437,7 @@ def test_two_python_threads_at_once(backend, seed):
     wrong: list[int] = []
 
     def work(indices):
-        for _ in range(10):
+        for _ in range(1 if interpreting() else 10):
             for i in indices:
                 if not torch.equal(causal_conv3d(**calls[i], backend=backend), expected[i]):
                     wrong.append(i)

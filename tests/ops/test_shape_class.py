@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from causalvae_kernels.core.selection import select
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned
 from causalvae_kernels.ops.causal_conv3d import shape_class
 from causalvae_kernels.ops.causal_conv3d.shape_class import channel_class, pixel_class, shape_classes
+from causalvae_kernels.ops.causal_conv3d.triton import tuned_tile
+from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile
 
 OP = next(op for op in all_ops() if op.name == "causal_conv3d")
 CLASS = "{dtype} 3x3x3 16->32, {frames} of {pixels} pixels"
@@ -253,3 +257,12 @@ def test_a_gpu_takes_channels_as_they_are_and_larger_frames():
         for pixels in ("262144+", "65536", "16384", "4096", "1024")
     )
     assert shape_classes(torch.bfloat16, (1, 96, 4, 16, 16), weight, gpu=True) == ()
+
+
+def test_triton_takes_the_tile_that_was_measured():
+    tile = Tile(64, 256, 64, 8, 3, group=2, algorithm="winograd")
+    measurement = Measurement("any", "any", 1.0, 2.0, 3, "triton", "aten", "sm90", plan=asdict(tile))
+    assert tuned_tile(measurement) == tile
+    assert tuned_tile(None) is None
+    assert tuned_tile(replace(measurement, backend="cuda")) is None
+    assert tuned_tile(replace(measurement, objection="measured on another GPU")) is None

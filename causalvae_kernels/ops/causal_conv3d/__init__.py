@@ -15,7 +15,7 @@ from ...core.selection import requested_backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
-from . import aten, cpu
+from . import aten, cpu, cuda, triton
 from .reference import causal_conv3d_reference, causal_conv3d_vjp
 from .shape_class import measured, why_packed_anew
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
@@ -244,7 +244,7 @@ _CONV = Op(
     _NAME,
     reference=causal_conv3d_reference,
     prepare=_arguments,
-    backends=(aten.CONV, cpu.CONV),
+    backends=(aten.CONV, cpu.CONV, triton.CONV, cuda.CONV),
     order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),

@@ -12,7 +12,7 @@ from ...core.checks import check_choice, check_like, check_shape, check_video, i
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
-from . import aten, cpu
+from . import aten, cpu, cuda, triton
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
 from .spec import SPATIAL_MODES, TEMPORAL_MODES
 
@@ -187,7 +187,7 @@ _PAD = Op(
     "causal_pad3d",
     reference=causal_pad3d_reference,
     prepare=_pad_arguments,
-    backends=(aten.PAD, cpu.PAD),
+    backends=(aten.PAD, cpu.PAD, triton.PAD, cuda.PAD),
     order=("aten", "reference"),
     layout=("x",),
     vjp=causal_pad3d_vjp,
@@ -196,7 +196,7 @@ _PAD_ = Op(
     "causal_pad3d_",
     reference=causal_pad3d__reference,
     prepare=_pad__arguments,
-    backends=(aten.PAD_, cpu.PAD_),
+    backends=(aten.PAD_, cpu.PAD_, triton.PAD_, cuda.PAD_),
     order=("aten", "reference"),
     mutates=("storage",),
 )

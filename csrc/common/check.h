@@ -4,8 +4,8 @@
 #include <initializer_list>
 #include <string>
 
-#include "../common/index.h"
-#include "../common/tensor.h"
+#include "index.h"
+#include "tensor.h"
 
 namespace cvk {
 

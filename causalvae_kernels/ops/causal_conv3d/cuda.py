@@ -1,0 +1,170 @@
+"""Causal convolution by the CUDA module: an implicit GEMM on the tensor cores, bias and residual included.
+
+It reads frames in channels_last_3d where they lie, zeros around and in front of them for free. What else
+must stand in front or around (a state, the first frame again, a halo) is written by one pass of our padding
+kernel, which changes the layout as well; a `FrameBuffer` arrives padded, and nothing is copied.
+docs/cuda.md tells how the kernels are built and what is known of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import native
+from ...core.op import Backend
+from ..causal_pad3d.cuda import padded_copy
+from .spec import output_size, paddings
+
+_DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+# As csrc/common/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
+_CHANNELS = 8
+_REACH = 16
+_MOST_PIXELS = 2**31 - 1024
+_LAST = torch.channels_last_3d
+
+
+def _why_not(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> str | None:
+    if x.dtype not in _DTYPES:
+        return f"the kernel knows bfloat16 and float16, not {x.dtype}"
+    if precision == "exact":
+        return (
+            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
+            "another order"
+        )
+    for name, channels in (("input", weight.shape[1]), ("output", weight.shape[0])):
+        if channels % _CHANNELS:
+            return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"
+    kernel_size = tuple(weight.shape[2:])
+    reach = max(d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
+    if reach > _REACH:
+        return (
+            f"the kernel reaches over {_REACH} frames or pixels, and size {kernel_size} with dilation "
+            f"{tuple(dilation)} over {reach}"
+        )
+    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
+    pixels = x.shape[0] * size[0] * size[1] * size[2]
+    if pixels > _MOST_PIXELS:
+        return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
+    return native.why_no_cuda(x.device) or _why_no_code(x.device)
+
+
+def _why_no_code(device: torch.device) -> str | None:
+    """The convolution is written for some of the architectures that the module may be built for."""
+    arch = native.cuda_arch(device)
+    if arch == "90a" or (arch is not None and arch.startswith("8")):
+        return None
+    return (
+        f"of the module's code this GPU runs that for {arch}, and the convolution is written for 90a (9.0) "
+        "and 80 to 89 (8.x)"
+    )
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> Tensor:
+    module = native.cuda_module()
+    kernel_size = tuple(weight.shape[2:])
+    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
+    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    taps = module.index.time_taps(
+        x.shape[2], kernel_size[0], dilation[0], stride[0], initial_state is not None, temporal_mode
+    )
+    out = torch.empty(
+        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_LAST
+    )
+    if taps.copied or any(pad.explicit) or not readable(x):
+        past = initial_state if taps.copied else None
+        mode = temporal_mode if taps.copied else "zeros"
+        x = padded_copy(x, past, taps.copied, pad.explicit, mode, pad.explicit_mode, _LAST)
+    weight = _weight_of_taps(weight, taps)
+    bias = None if bias is None else _aligned(bias.contiguous())
+    if residual is not None and not (readable(residual) and (_free_strides(x) or _pixels_are_rows(residual))):
+        residual = _aligned(residual.contiguous(memory_format=_LAST))
+    module.causal_conv3d(
+        native.describe(out),
+        native.describe(x),
+        native.describe(weight),
+        None if bias is None else bias.data_ptr(),
+        None if residual is None else native.describe(residual),
+        tuple(stride),
+        (taps.step, *dilation[1:]),
+        (taps.zeros, *pad.implicit),
+        (0, *pad.implicit),
+        _DTYPES[x.dtype],
+        *native.current_stream(x.device),
+    )
+    return out
+
+
+def _weight_of_taps(weight: Tensor, taps: Any) -> Tensor:
+    """Return the taps that are computed, channels innermost: of the weight itself where its own are."""
+    if taps.summed:
+        total = weight.sum(2, dtype=torch.float32)
+        high = total.to(weight.dtype)
+        weight = torch.stack((high, (total - high).to(weight.dtype)), dim=2)
+    else:
+        weight = weight[:, :, taps.first : taps.first + taps.count]
+    if readable(weight) and _pixels_are_rows(weight):
+        return weight
+    return _aligned(weight.contiguous(memory_format=_LAST))
+
+
+def readable(x: Tensor) -> bool:
+    """Tell whether the kernels read a tensor where it lies: a window into a dense channels_last_3d one.
+
+    Its address and its strides must be multiples of 16 bytes, the strides grow from C over W, H, T to B.
+    """
+    if x.data_ptr() % 16 or x.stride(1) != 1:
+        return False
+    least = x.shape[1]
+    for dim in (4, 3, 2, 0):
+        if x.shape[dim] > 1:
+            if x.stride(dim) < least or x.stride(dim) % _CHANNELS:
+                return False
+            least = x.stride(dim)
+        least *= x.shape[dim]
+    return True
+
+
+def _free_strides(x: Tensor) -> bool:
+    """TMA reads and writes windows; the epilogue for sm_80 takes a matrix of pixels."""
+    return native.cuda_arch(x.device) == "90a"
+
+
+def _pixels_are_rows(x: Tensor) -> bool:
+    """Tell whether the pixels of a batch entry follow each other at one distance."""
+    _, channels, frames, height, width = x.shape
+    row = x.stride(4) if width > 1 else channels
+    frame = x.stride(3) if height > 1 else row * width
+    return frame == row * width and (frames == 1 or x.stride(2) == frame * height)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x.clone() if x.data_ptr() % 16 else x
+
+
+CONV = Backend("cuda", _convolve, _why_not)

@@ -1,0 +1,66 @@
+"""Causal convolution in Triton, on NVIDIA GPUs: reads input and state as two sources, copies neither.
+
+docs/triton.md tells how it is done. Nothing here waits for the device or reads from it, so that calls can be
+captured into a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.op import Backend
+from ...core.triton_runtime import why_no_triton
+from ...core.tuned import Measurement
+from .shape_class import measured
+from .triton_call import make_call
+from .triton_tiles import Tile, capability_of, choose
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Pixels of a frame are counted in 32 bits.
+_MAX_PIXELS = 2**30
+
+
+def _why_not(x: Tensor, *others: object) -> str | None:
+    if x.dtype not in _DTYPES:
+        return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
+    if others[-1] == "exact":
+        return (
+            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
+            "another order"
+        )
+    if x.shape[3] * x.shape[4] > _MAX_PIXELS:
+        return f"a frame has {x.shape[3] * x.shape[4]} pixels, the kernel counts up to {_MAX_PIXELS}"
+    return why_no_triton(x.device)
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> Tensor:
+    from .triton_run import run
+
+    arguments = (x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode)
+    call = make_call(*arguments)
+    run(call, choose(call, capability_of(x.device), tuned_tile(measured(*arguments, precision))))
+    return call.out
+
+
+def tuned_tile(measurement: Measurement | None) -> Tile | None:
+    """Return the tile that was measured to be the fastest for calls like this one on this GPU, or None."""
+    if measurement is None or measurement.objection is not None or measurement.backend != "triton":
+        return None
+    return None if measurement.plan is None else Tile(**measurement.plan)
+
+
+CONV = Backend("triton", _convolve, _why_not, two_sources=True)

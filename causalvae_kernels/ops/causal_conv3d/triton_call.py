@@ -1,0 +1,223 @@
+"""A call of `causal_conv3d` as the Triton kernels see it, and a launch of one of them; knows no Triton."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import memory
+from ...core.layout import memory_format_of
+from ...core.triton_runtime import interpreting
+from .spec import output_size, paddings
+
+
+@dataclass(frozen=True)
+class Call:
+    """Tensors and sizes of a convolution whose output was allocated.
+
+    Attributes:
+        x: Shape (B, Cin, T, H, W), any strides.
+        weight: Shape (Cout, Cin, kT, kH, kW), any strides.
+        bias: Shape (Cout,), contiguous, or None.
+        past: The frames before `x`, any strides, or None.
+        residual: Shape of `out`, any strides, or None.
+        out: Shape (B, Cout, T', H', W'), dense, channels last or contiguous.
+        stride: (time, height, width).
+        dilation: (time, height, width).
+        causal: Frames before the first one.
+        top: Rows above the first one.
+        left: Columns before the first one.
+        temporal_mode: As the op takes it.
+        spatial_mode: As the op takes it.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    past: Tensor | None
+    residual: Tensor | None
+    out: Tensor
+    stride: Sequence[int]
+    dilation: Sequence[int]
+    causal: int
+    top: int
+    left: int
+    temporal_mode: str
+    spatial_mode: str
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What is read pixel by pixel: the frames, and those before them if there are any."""
+        return [self.x] if self.past is None else [self.x, self.past]
+
+    @cached_property
+    def aligned(self) -> bool:
+        """Whether inputs, and so packed weights, can be read 16 bytes at a time along contiguous channels."""
+        vector = 16 // self.x.itemsize
+        return self.x.shape[1] % vector == 0 and all(
+            t.data_ptr() % 16 == 0
+            and t.stride(1) == 1
+            and all(t.stride(d) % vector == 0 for d in (0, 2, 3, 4) if t.shape[d] > 1)
+            for t in self.inputs
+        )
+
+    @cached_property
+    def out_aligned(self) -> bool:
+        """Whether the output can be written 16 bytes at a time, along contiguous channels."""
+        return self.out.stride(1) == 1 and self.out.shape[1] % (16 // self.out.itemsize) == 0
+
+    @cached_property
+    def add_like_out(self) -> bool:
+        """Whether there is a residual that is read as the output is written."""
+        add = self.residual
+        return add is not None and add.stride() == self.out.stride() and add.data_ptr() % 16 == 0
+
+    @property
+    def smooth(self) -> bool:
+        """Whether everything moves 16 bytes at a time."""
+        return self.aligned and self.out_aligned and (self.residual is None or self.add_like_out)
+
+
+def make_call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+) -> Call:
+    """Allocate the output of the operator's arguments."""
+    kernel_size = weight.shape[2:]
+    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    out = memory.empty(
+        (
+            x.shape[0],
+            weight.shape[0],
+            *output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode),
+        ),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format_of(x, weight),
+    )
+    return Call(
+        x,
+        weight,
+        None if bias is None else bias.contiguous(),
+        initial_state if pad.causal else None,
+        residual,
+        out,
+        stride,
+        dilation,
+        pad.causal,
+        pad.explicit[0] + pad.implicit[0],
+        pad.explicit[2] + pad.implicit[1],
+        temporal_mode,
+        spatial_mode,
+    )
+
+
+def packed(weight: Tensor) -> Tensor:
+    """Return the weights as (Cout, kT, kH, kW, Cin), contiguous and aligned: in place if channels_last_3d.
+
+    Otherwise they are written anew on every call, for 512 -> 512 channels of 3x3x3 in bfloat16 14 MB read and
+    14 written. They are not kept: whether they were changed since could only be seen by a checksum that the
+    host waits for.
+    """
+    rows = weight.permute(0, 2, 3, 4, 1).contiguous()
+    return rows if rows.data_ptr() % 16 == 0 else rows.clone()
+
+
+def shared_arguments(call: Call) -> dict[str, Any]:
+    """Return the arguments that all kernels take.
+
+    The constants among them, beside the kernel size: ZERO_PAST, the frames before the first one are zeros;
+    SPATIAL, the spatial mode; WIDE, offsets inside an input frame need 64 bits; ALIGNED, see `Call.aligned`;
+    OUT_LAST, the output is channels last, else contiguous; OUT_ALIGNED and ADD_LIKE_OUT, see `Call`.
+    """
+    x, past, out, add = call.x, call.past, call.out, call.residual
+    _, _, out_frames, out_height, out_width = out.shape
+    strides = {
+        f"{name}_{axis}": 0 if t is None else t.stride(d)
+        for name, t in (("x", x), ("past", past), ("add", add))
+        for d, axis in enumerate("bcthw")
+    }
+    return strides | {
+        "x_ptr": x,
+        "past_ptr": past,
+        "bias_ptr": call.bias,
+        "add_ptr": add,
+        "out_ptr": out,
+        "channels": x.shape[1],
+        "out_channels": out.shape[1],
+        "height": x.shape[3],
+        "width": x.shape[4],
+        "causal": call.causal,
+        "top": call.top,
+        "left": call.left,
+        "out_frames": out_frames,
+        "out_height": out_height,
+        "out_width": out_width,
+        "KH": call.weight.shape[3],
+        "KW": call.weight.shape[4],
+        "ZERO_PAST": call.causal > 0 and past is None and call.temporal_mode == "zeros",
+        "SPATIAL": call.spatial_mode,
+        "WIDE": any(_extent(t) >= 2**31 for t in call.inputs),
+        "ALIGNED": call.aligned,
+        "OUT_LAST": out.stride(1) == 1,
+        "OUT_ALIGNED": call.out_aligned,
+        "ADD_LIKE_OUT": call.add_like_out,
+    }
+
+
+def _extent(x: Tensor) -> int:
+    """Return the largest offset inside a frame."""
+    return sum((x.shape[d] - 1) * x.stride(d) for d in (1, 3, 4))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel with everything that it is given.
+
+    Attributes:
+        kernel: A function of `triton.jit`.
+        grid: How many programs.
+        arguments: By name.
+        num_warps: Warps of a program.
+        num_stages: Steps that are loaded ahead.
+    """
+
+    kernel: Any
+    grid: int
+    arguments: dict[str, Any] = field(repr=False)
+    num_warps: int = 4
+    num_stages: int = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told beside the arguments."""
+        # Said explicitly, because Triton 3.9 announces another default for the fusion of a * b + c.
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+    def run(self) -> None:
+        """Put the kernel on the current stream of the device of `out_ptr`; nothing waits for it."""
+        device = self.arguments["out_ptr"].device
+        with torch.cuda.device(device) if device.type == "cuda" else _interpreter():
+            self.kernel[(self.grid,)](**self.arguments, **self.options)
+
+
+# The interpreter exchanges functions of `triton.language` while it runs a kernel: one at a time.
+_INTERPRETER = threading.Lock()
+
+
+def _interpreter() -> Any:
+    return _INTERPRETER if interpreting() else nullcontext()
