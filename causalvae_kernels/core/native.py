@@ -123,10 +123,11 @@ def why_no_cuda(device: torch.device) -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability(device)
     archs = module.compiled_archs()
+    missing = f"{major}{minor}{'a' if (major, minor) == (9, 0) else ''}"  # wgmma and im2col are the a's
     return (
         f"the GPU has compute capability {major}.{minor}, and the CUDA module holds code for "
         f"{', '.join(archs)}: install the package again with {env.CUDA_ARCH_LIST.name}="
-        f"'{';'.join([*archs, f'{major}{minor}'])}'"
+        f"'{';'.join([*archs, missing])}'"
     )
 
 

@@ -50,9 +50,8 @@ CVK_HD static constexpr inline int64_t output_size(int64_t padded, int64_t kerne
   return room < 0 ? 0 : room / stride + 1;
 }
 
-// What a convolution without a gap in its input reads of time. With s = stride, its tap k (of `count`) sees
-// at output z the frame z s + k step - zeros - copied of the input, and where that is negative: one of
-// `copied` frames that were written in front of the input, or one of `zeros` frames of zeros.
+// What a convolution reads of time: `zeros` frames of zeros, `copied` frames that are written, the input. Tap
+// k (of `count`) sees at output z frame z * stride + k * step of all these.
 struct TimeTaps {
   int64_t first, count;  // the kernel's taps first to first + count, or the two below
   int64_t step;          // frames from a tap to the next

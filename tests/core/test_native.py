@@ -443,6 +443,12 @@ def test_a_gpu_runs_the_code_of_its_generation(version, arch, capability):
         assert words in reason and f"ARCH_LIST='80;90a;{version[0]}{version[1]}'" in reason
 
 
+def test_a_hopper_without_its_code_is_told_which_to_build(capability, monkeypatch):
+    device = capability(9, 0)
+    monkeypatch.setattr(CudaModule, "compiled_archs", staticmethod(lambda: ["80"]))
+    assert native.why_no_cuda(device).endswith("CAUSALVAE_KERNELS_CUDA_ARCH_LIST='80;90a'")
+
+
 def test_the_newest_code_that_a_gpu_runs_is_taken():
     assert native._newest_arch(("80", "86", "89", "90", "90a"), (8, 9)) == "89"
     assert native._newest_arch(("80", "86"), (8, 9)) == "86"

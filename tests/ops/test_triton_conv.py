@@ -109,9 +109,13 @@ def test_winograd_against_the_oracle(case, low, seed):
 
 @needs_triton
 def test_winograd_loses_no_digits(seed):
-    """What the fp16 transforms cost beside the rounding of the output; the rule allows a whole ulp more."""
+    """What the fp16 transforms cost beside the rounding of the output; the rule allows a whole ulp more.
+
+    Of float16 inputs every difference is rounded, and so are G1 and G2: with the variances of the four
+    products, 2 + 1.5 + 1.5 of the 3 of an output, and two roundings each, that is sqrt(1 + 10 / 3) = 2.1.
+    """
     case = ConvCase("digits", (1, 64, 4, 8, 8), 64, (3, 1, 3), layout=LAST, bias=False)
-    for low, factor in ((torch.bfloat16, 1.05), (torch.float16, 2.0)):
+    for low, factor in ((torch.bfloat16, 1.05), (torch.float16, 2.3)):
         call = make_conv_call(case, low, seed)
         results = [compute(call, plan)[0] for plan in (Plan(SMALL), small_winograd())]
         assert not torch.equal(*results)  # two algorithms, not one of them twice

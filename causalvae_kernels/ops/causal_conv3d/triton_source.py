@@ -15,7 +15,7 @@ import triton.language as tl
 from ...core.triton_runtime import interpreting
 
 # Triton's interpreter (3.9) holds bfloat16 as its bits: it multiplies the bits as integers in `dot` and
-# truncates where float32 becomes bfloat16. There, and only there, the three functions below do it themselves.
+# truncates where float32 becomes bfloat16. There, and only there, `widen`, `multiply` and `narrow` do it.
 INTERPRETED = tl.constexpr(interpreting())
 
 

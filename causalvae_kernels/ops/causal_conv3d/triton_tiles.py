@@ -58,20 +58,19 @@ class Plan:
 # From 128 to 256 output channels a step's FLOPs grow twofold and its bytes by a half; 128 x 256 sums in
 # float32 are half of the registers of 8 warps. Narrow tiles are for what wide ones would compute in vain, and
 # for work that is too little for wide ones.
-_AMPERE = (
-    Tile(128, 256, 64, 8, 4),
+_TILES_99_KB = (
+    Tile(128, 256, 32, 8, 5),
     Tile(128, 128, 64, 8, 4),
     Tile(128, 64, 64, 4, 4),
     Tile(128, 16, 64, 4, 4),
     Tile(128, 128, 32, 8, 4),
     Tile(128, 128, 16, 8, 4),
 )
-# 99 KB of shared memory.
-_SMALL = (replace(_AMPERE[0], num_stages=3), *_AMPERE[1:])
-# Here 128 x 256 x 64 spills.
-_SM120 = tuple(replace(t, descriptor=True) for t in (Tile(128, 256, 32, 8, 4), *_AMPERE[1:]))
-_HOPPER = tuple(replace(t, descriptor=True) for t in _AMPERE)
-_TILES = {80: _AMPERE, 86: _SMALL, 89: _SMALL, 90: _HOPPER, 100: _HOPPER, 120: _SM120}
+_SM120 = tuple(replace(t, descriptor=True) for t in _TILES_99_KB)
+# 227 KB of shared memory, and products that read their operands there and not from registers: here steps of
+# 64 channels fit beside sums of 128 x 256.
+_HOPPER = (Tile(128, 256, 64, 8, 4, descriptor=True), *_SM120[1:])
+_TILES = {80: _TILES_99_KB, 86: _TILES_99_KB, 89: _TILES_99_KB, 90: _HOPPER, 100: _HOPPER, 120: _SM120}
 
 # What is read or written element by element takes an address for each, and those fill the registers.
 _PLAIN = Tile(128, 64, 16, 8, 2)

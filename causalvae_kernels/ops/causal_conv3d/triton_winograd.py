@@ -23,8 +23,8 @@ from .triton_source import finish, inlined, place_of, read_pixels, unspecialised
 from .triton_tiles import Tile
 
 # The weights of an output channel are scaled to a norm of 1 to 2, so the largest |m0| + .. + |m3| of a tile
-# is about as large as its differences. What float16 loses of these below its smallest step, 2**-25 at most,
-# is from 2**-12 on a 2**-13th of the largest: a sixteenth of what bfloat16 rounds off it. A tile of zeros
+# is about as large as its differences. What float16 loses of these below its smallest step, 2**-24 at most,
+# is from 2**-12 on a 2**-12th of the largest: an eighth of what bfloat16 rounds off it. A tile of zeros
 # counts as one that float16 lost, and so does one with an infinity or a NaN.
 _LEAST = tl.constexpr(2.0**-12)
 _INFINITY = tl.constexpr(float("inf"))
@@ -81,7 +81,12 @@ def transform_weights(
 
 @inlined
 def differences(d0, d1, d2, d3):
-    """Return the four transformed frames, rounded to float16 once."""
+    """Return the four transformed frames, rounded to float16 once.
+
+    The compiler turns bfloat16 into float16 first and adds two numbers at a time (HADD2). The result is the
+    same, since float32 has more than twice the digits of float16; below float16's smallest step it is two
+    roundings, and two numbers beyond its range may give NaN for a difference within it, which the guard sees.
+    """
     d0, d1, d2, d3 = widen(d0), widen(d1), widen(d2), widen(d3)
     return (
         (d0 - d2).to(tl.float16),
@@ -209,7 +214,7 @@ def conv_winograd(
 
     size = tl.abs(m0) + tl.abs(m1) + tl.abs(m2) + tl.abs(m3)
     # An infinity among the differences makes every sum that it enters infinite or NaN; NaN compares false.
-    largest = tl.max(tl.max(tl.where(size < _INFINITY, size, _INFINITY), 1), 0)
+    largest = tl.max(tl.where(size < _INFINITY, size, _INFINITY))
     if (largest < _LEAST) | (largest == _INFINITY):
         tl.store(flag_ptr, 1)
 
