@@ -468,10 +468,17 @@ def test_a_tensor_that_is_on_no_nvidia_gpu_is_a_sentence(capability, monkeypatch
 
 
 def test_the_micro_kernel_keeps_the_multipliers_busy():
-    """It reaches 0.99 on a quiet machine; a spilled register costs a third and more."""
-    best = ISAS[0]
-    rates = [C.micro_kernel_rate(best, 1, 10) / C.fma_rate(best, 1, 10) for _ in range(3)]
-    assert 0.5 < max(rates) < 1.2
+    """It reaches 0.99 on a quiet machine; a spilled register costs a third and more.
+
+    A neighbour can only slow a run down, so the fastest of each counts, and a busy machine gets more tries.
+    """
+    best, kernel, limit = ISAS[0], 0.0, 0.0
+    for _ in range(20):
+        kernel = max(kernel, C.micro_kernel_rate(best, 1, 10))
+        limit = max(limit, C.fma_rate(best, 1, 10))
+        if 0.9 < kernel / limit < 1.1:
+            break
+    assert 0.5 < kernel / limit < 1.2
 
 
 def test_rates_of_every_isa_and_thread_count():
