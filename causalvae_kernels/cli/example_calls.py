@@ -10,6 +10,7 @@ import torch
 
 from ..core.errors import InvalidInput
 from ..core.op import all_ops
+from ..ops.causal_conv3d.spec import output_size
 from ..temporal import FrameBuffer
 
 
@@ -68,6 +69,13 @@ def _conv(call: CallShape) -> Arguments:
     return (call.empty(call.shape), weight), {"stride": call.stride, **call.modes}
 
 
+def _conv_into(call: CallShape) -> Arguments:
+    (x, weight), options = _conv(call)
+    modes = {"temporal_mode": "replicate", "spatial_mode": "zeros", **call.modes}
+    size = output_size(call.shape, call.kernel_size, call.stride, (1, 1, 1), **modes)
+    return (call.empty((call.shape[0], call.out_channels, *size)), x, weight), options
+
+
 def _pad(call: CallShape) -> Arguments:
     return (call.empty(call.shape), call.kernel_size[0] - 1, call.halo), call.modes
 
@@ -87,6 +95,7 @@ def _pad_in_place(call: CallShape) -> Arguments:
 
 _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d": _conv,
+    "causal_conv3d_": _conv_into,
     "causal_pad3d": _pad,
     "causal_pad3d_": _pad_in_place,
 }

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, causal_conv3d, use_backend
+from causalvae_kernels import (
+    BackendUnavailable,
+    FrameBuffer,
+    InvalidInput,
+    causal_conv3d,
+    causal_conv3d_,
+    use_backend,
+)
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d import aten, spec
 from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
@@ -18,6 +25,7 @@ from causalvae_kernels.workloads import CONV_CASES, ConvCase, in_buffer, make_co
 from tests.conftest import BACKENDS
 
 CONV = torch.ops.causalvae_kernels.causal_conv3d.default
+NOT_TRITON = pytest.mark.skipif(interpreting(), reason="Triton's kernel returns a fresh tensor")
 BY_NAME = {case.name: case for case in CONV_CASES}
 
 
@@ -554,3 +562,39 @@ def test_broken_versions_are_stepped_around_with_a_sentence(monkeypatch):
         assert aten._on_gpu(torch.float16) is F.conv3d
     finally:
         aten._on_gpu.cache_clear()
+
+
+@NOT_TRITON
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
+def test_into_memory_that_is_there(case, backend, seed):
+    """The bits of the call that allocates; nothing around the output is touched."""
+    call = make_conv_call(case, torch.float32, seed)
+    expected = causal_conv3d(**call, backend=backend)
+    batch, channels, *size = expected.shape
+    wide = torch.full((batch, *(n + 2 for n in size), channels + 1), 7.0).permute(0, 4, 1, 2, 3)
+    out = wide[:, 1:, 1:-1, 1:-1, 1:-1]
+    assert causal_conv3d_(out, **call, backend=backend) is None
+    assert torch.equal(out, expected)
+    out.fill_(7.0)
+    assert torch.equal(wide, torch.full_like(wide, 7.0))
+
+
+@NOT_TRITON
+def test_into_a_frame_buffer_with_the_final_state(backend, seed):
+    call = make_conv_call(CONV_CASES[0], torch.float32, seed)
+    expected, state = causal_conv3d(**call, return_final_state=True, backend=backend)
+    buffer = FrameBuffer.empty(expected.shape, head_room=2)
+    got = causal_conv3d_(buffer, **call, return_final_state=True, backend=backend)
+    assert torch.equal(buffer.body, expected) and torch.equal(got, state)
+
+
+def test_into_refuses_what_would_be_lost(seed):
+    call = make_conv_call(CONV_CASES[0], torch.float32, seed)
+    out = torch.empty_like(causal_conv3d(**call))
+    with pytest.raises(InvalidInput, match="out has shape"):
+        causal_conv3d_(out[:, :, 1:], **call)
+    with pytest.raises(InvalidInput, match="requires a gradient"):
+        causal_conv3d_(out, **{**call, "weight": call["weight"].requires_grad_()})
+    call["weight"].requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InvalidInput, match="expected no autocast"):
+        causal_conv3d_(out, **call)

@@ -16,8 +16,8 @@ from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from . import aten, cpu, cuda, triton
-from .reference import causal_conv3d_reference, causal_conv3d_vjp
-from .shape_class import measured, why_packed_anew
+from .reference import causal_conv3d__reference, causal_conv3d_reference, causal_conv3d_vjp
+from .shape_class import measured, measured_into, why_packed_anew
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
 
 
@@ -71,34 +71,128 @@ def causal_conv3d(
         BackendUnavailable: The backend asked for cannot run this call.
     """
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
-    seen = x
-    if isinstance(x, FrameBuffer):
-        _check_head_room(x, weight, dilation, temporal_mode, spatial_mode)
-        if _reads_two_sources(x, weight, bias, stride, dilation, given, backend, precision):
-            seen = x = x.body
-        else:
-            seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
-            given = _fill(x, backend=backend, **given)
-            x = x.storage
+    choice = {"backend": backend, "precision": precision}
+    steps = {"stride": stride, "dilation": dilation}
+    x, seen, given = _source(_CONV, (), x, weight, bias, steps, given, choice)
     cast = _autocast_dtype(x)
     late = None
-    anew = (cast is not None and weight.dtype != cast) or why_packed_anew(weight) is not None
-    if anew and requested_backend(backend)[0] == "auto":
-        backend = "aten"  # weights that are cast or trained would be packed on every call
     if cast is not None:
+        choice["backend"] = _packed_or_aten(weight, backend, weight.dtype != cast)
         if residual is not None and residual.dtype != cast:
             residual, late = None, residual
         x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
         if given["initial_state"] is not None:
             given["initial_state"] = given["initial_state"].to(cast)
-    arguments = _arguments(x, weight, bias, stride=stride, dilation=dilation, residual=residual, **given)
-    y = _CONV(*arguments, backend=backend, precision=precision)
+    else:
+        choice["backend"] = _packed_or_aten(weight, backend)
+    arguments = _arguments(x, weight, bias, residual=residual, **steps, **given)
+    y = _CONV(*arguments, **choice)
     if late is not None:
         y = y + late
     if not return_final_state:
         return y
     frames = arguments[6][0] * (weight.shape[2] - 1)
     return y, final_state(seen, frames, initial_state=initial_state, temporal_mode=temporal_mode)
+
+
+def causal_conv3d_(
+    out: Tensor | FrameBuffer,
+    x: Tensor | FrameBuffer,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+    residual: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Tensor | None:
+    """Convolve as `causal_conv3d` does, into memory that is there already.
+
+    Args:
+        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
+            a body. It shares no memory with what is read.
+        x: As in `causal_conv3d`, and so are all others.
+        weight: See there.
+        bias: See there.
+        stride: See there.
+        dilation: See there.
+        temporal_mode: See there.
+        spatial_mode: See there.
+        initial_state: See there.
+        residual: See there.
+        return_final_state: Return the last P frames.
+        backend: See there. The backend `aten` convolves into a fresh tensor and copies.
+        precision: See there.
+
+    Returns:
+        None, or the final state.
+
+    Raises:
+        InvalidInput: Shapes, dtypes or words do not fit; a gradient would be lost; autocast would change the
+            dtype.
+        BackendUnavailable: The backend asked for cannot run this call.
+    """
+    out = out.body if isinstance(out, FrameBuffer) else out
+    given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
+    choice = {"backend": _packed_or_aten(weight, backend), "precision": precision}
+    steps = {"stride": stride, "dilation": dilation}
+    x, seen, given = _source(_CONV_, (out,), x, weight, bias, steps, given, choice)
+    arguments = _arguments_into(out, x, weight, bias, residual=residual, **steps, **given)
+    _CONV_(*arguments, **choice)
+    if not return_final_state:
+        return None
+    frames = arguments[7][0] * (weight.shape[2] - 1)
+    return final_state(seen, frames, initial_state=initial_state, temporal_mode=temporal_mode)
+
+
+def reads_two_sources(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    **options: Any,
+) -> bool:
+    """Tell whether this call of `causal_conv3d` reads `x` and its state where they lie, copying neither.
+
+    Then the state may stay apart from the frames, and a producer of `x` needs no head-room in front of it.
+    """
+    choice = {"backend": _packed_or_aten(weight, backend), "precision": precision}
+    return _CONV.choose(_arguments(x, weight, bias, **options), **choice).two_sources
+
+
+def _source(
+    op: Op,
+    destination: tuple[Tensor, ...],
+    x: Tensor | FrameBuffer,
+    weight: Tensor,
+    bias: Tensor | None,
+    steps: dict[str, Any],
+    given: dict[str, Any],
+    choice: dict[str, Any],
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Return what the operator reads, what the final state is taken of, and the modes that are left."""
+    if not isinstance(x, FrameBuffer):
+        return x, x, given
+    _check_head_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
+    if _may_read_apart(x, given):
+        arguments = (*destination, *_arguments(x.body, weight, bias, **steps, **given))
+        if op.choose(arguments, **choice).two_sources:
+            return x.body, x.body, given
+    seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
+    return x.storage, seen, _fill(x, backend=choice["backend"], **given)
+
+
+def _packed_or_aten(weight: Tensor, backend: str | None, cast: bool = False) -> str | None:
+    """Return the backend to ask for: weights that are cast or trained would be packed on every call."""
+    anew = cast or why_packed_anew(weight) is not None
+    return "aten" if anew and requested_backend(backend)[0] == "auto" else backend
 
 
 def _check_head_room(
@@ -127,28 +221,18 @@ def _check_head_room(
         )
 
 
-def _reads_two_sources(
-    buffer: FrameBuffer,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    dilation: int | Sequence[int],
-    given: dict[str, Any],
-    backend: str | None,
-    precision: str | None,
-) -> bool:
-    """Whether the backend reads body and state where they lie: then the border is left as it is."""
+def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
+    """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
     if any(buffer.halo) or type(buffer.storage) is not Tensor or torch.compiler.is_compiling():
         return False
     if _autocast_dtype(buffer.storage) is not None:
         return False
     past = given["initial_state"]
-    if torch.is_grad_enabled() and (
-        buffer.storage.requires_grad or (past is not None and past.requires_grad)
-    ):
-        return False  # refused where the border is filled, whatever the backend
-    arguments = _arguments(buffer.body, weight, bias, stride=stride, dilation=dilation, **given)
-    return _CONV.choose(arguments, backend, precision).two_sources
+    # With a gradient it is refused where the border is filled, whatever the backend.
+    return not (
+        torch.is_grad_enabled()
+        and (buffer.storage.requires_grad or (past is not None and past.requires_grad))
+    )
 
 
 def _fill(
@@ -230,6 +314,28 @@ def _arguments(
     return x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode
 
 
+def _arguments_into(out: Tensor, x: Tensor, weight: Tensor, *others: Any, **keywords: Any) -> tuple[Any, ...]:
+    """Check everything; return the operator's arguments."""
+    arguments = _arguments(x, weight, *others, **keywords)
+    x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode = arguments
+    name = f"{_NAME}_"
+    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
+    check_shape(name, "out", out, (x.shape[0], weight.shape[0], *size), "(B, Cout, T', H', W')")
+    check_like(name, "out", out, "x", x)
+    tensors = (out, x, weight, bias, initial_state, residual)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        raise InvalidInput(
+            f"{name}: got a tensor that requires a gradient, expected none, because writing in place would "
+            f"lose it; use {_NAME}"
+        )
+    cast = _autocast_dtype(x)
+    if cast not in (None, x.dtype):
+        raise InvalidInput(
+            f"{name}: got {x.dtype} tensors under autocast to {cast}, expected no autocast; use {_NAME}"
+        )
+    return out, *arguments
+
+
 def _autocast_dtype(x: object) -> torch.dtype | None:
     """Return the dtype to convolve in, if autocast is on and would change it."""
     if not isinstance(x, Tensor) or x.is_meta or x.dtype == torch.float64:
@@ -250,4 +356,13 @@ _CONV = Op(
     layout=("x", "weight"),
     vjp=causal_conv3d_vjp,
     saves=("x", "weight", "initial_state"),
+)
+_CONV_ = Op(
+    f"{_NAME}_",
+    reference=causal_conv3d__reference,
+    prepare=_arguments_into,
+    backends=(aten.CONV_, cpu.CONV_),
+    order=("aten", "reference"),
+    measured=measured_into,
+    mutates=("out",),
 )

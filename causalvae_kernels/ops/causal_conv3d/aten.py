@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,4 +144,9 @@ def _in_pieces(
     return torch.cat(parts, dim=2)
 
 
+def _convolve_into(out: Tensor, *arguments: Any) -> None:
+    out.copy_(_convolve(*arguments))
+
+
 CONV = Backend("aten", _convolve)
+CONV_ = Backend("aten", _convolve_into)

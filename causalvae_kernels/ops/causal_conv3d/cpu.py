@@ -45,20 +45,39 @@ def _convolve(
     spatial_mode: str,
     precision: str,
 ) -> Tensor:
-    kernel_size = weight.shape[2:]
-    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
     out = memory.empty(
         (x.shape[0], weight.shape[0], *size),
         dtype=x.dtype,
         device=x.device,
         memory_format=memory_format_of(x, weight),
     )
+    _convolve_into(
+        *(out, x, weight, bias, initial_state, residual),
+        *(stride, dilation, temporal_mode, spatial_mode, precision),
+    )
+    return out
+
+
+def _convolve_into(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> None:
+    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
     bias = None if bias is None else bias.contiguous()
     isa, threads = native.cpu_isa(), torch.get_num_threads()
     packed = None
-    if takes_winograd(weight.shape, stride, dilation, size):
-        packed = _packed(weight, x.shape[0] * size[0] * size[1] * size[2], isa, threads)
+    if takes_winograd(weight.shape, stride, dilation, out.shape[2:]):
+        packed = _packed(weight, out.numel() // out.shape[1], isa, threads)
     native.cpu_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
@@ -76,7 +95,6 @@ def _convolve(
         threads,
         None if packed is None else packed.data_ptr(),
     )
-    return out
 
 
 # Transforming the weights on every call pays from so many output pixels on: it writes 576 bytes per pair of
@@ -104,4 +122,9 @@ def packing(weight: Tensor, isa: str) -> tuple[object, int]:
     return ("winograd", isa), 4 * native.cpu_module().winograd_packed_floats(native.describe(weight), isa)
 
 
+def _why_not_into(out: Tensor, *arguments: object) -> str | None:
+    return _why_not(*arguments)
+
+
 CONV = Backend("cpu", _convolve, _why_not, two_sources=True)
+CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=True)

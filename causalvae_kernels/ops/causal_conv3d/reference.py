@@ -1,4 +1,4 @@
-"""Causal 3D convolution in pure PyTorch: pad, convolve, add. Defines `causal_conv3d`."""
+"""Causal 3D convolution in pure PyTorch: pad, convolve, add. Defines `causal_conv3d` and `causal_conv3d_`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def causal_conv3d_reference(
         )
     y = F.conv3d(x, weight, bias, stride, (0, *pad.implicit), dilation)
     return y if residual is None else y + residual
+
+
+def causal_conv3d__reference(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+) -> None:
+    """Convolve, and copy the result."""
+    sources = (x, weight, bias, initial_state, residual)
+    out.copy_(causal_conv3d_reference(*sources, stride, dilation, temporal_mode, spatial_mode))
 
 
 def causal_conv3d_vjp(

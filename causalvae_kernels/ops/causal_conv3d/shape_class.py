@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,11 @@ def measured(
         if objection is not None:
             return replace(found, objection=objection)
     return found
+
+
+def measured_into(out: Tensor, *arguments: Any) -> Measurement | None:
+    """As `measured`; where the output goes makes no difference."""
+    return measured(*arguments)
 
 
 def why_packed_anew(weight: Tensor) -> str | None:
