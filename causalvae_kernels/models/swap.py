@@ -115,13 +115,29 @@ def register_family(family: Family) -> None:
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
-        rule = FAMILIES[link.family].rule_of(module, link)
-        if rule is not None and not (rule.rests and _why_at_rest(module, link, rule)):
+        rule = _rule_now(module, link)
+        if rule is not None:
             if link.packed_budget is None or torch.compiler.is_compiling():
                 return rule.forward(module, link, *args, **kwargs)
             with use_packed_budget(link.packed_budget):
                 return rule.forward(module, link, *args, **kwargs)
     return type(module).forward(module, *args, **kwargs)
+
+
+def rule_at_work(module: nn.Module, link: Link) -> Rule | None:
+    """Return the rule that a call of this module would follow now, for those who run it without that call."""
+    forward = module.__dict__.get("forward")
+    if not (_is_ours(forward) and forward.args[1] is link):
+        return None
+    return _rule_now(module, link)
+
+
+def _rule_now(module: nn.Module, link: Link) -> Rule | None:
+    """Return the rule unless the class's own `forward` is due."""
+    rule = FAMILIES[link.family].rule_of(module, link)
+    if rule is None or (rule.rests and _why_at_rest(module, link, rule)):
+        return None
+    return rule
 
 
 def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -38,14 +38,18 @@ class BufferPool:
             if tensor.dtype == dtype and tensor.device == device and _fits(elements, _elements(tensor)):
                 storage = self._free.pop(index).as_strided(padded, _strides(padded, memory_format), 0)
                 return FrameBuffer(storage, head_room)
-        self._free.clear()
+        self.clear()
         return FrameBuffer.empty(
             shape, head_room=head_room, dtype=dtype, device=device, memory_format=memory_format
         )
 
     def give(self, tensor: Tensor) -> None:
         """Give a tensor's whole storage back; nobody may read it any more."""
-        self._free = [tensor]
+        self._free.append(tensor)
+
+    def clear(self) -> None:
+        """Free what was given back."""
+        self._free.clear()
 
 
 def _fits(needed: int, there: int) -> bool:

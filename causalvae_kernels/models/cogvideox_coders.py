@@ -1,0 +1,150 @@
+"""CogVideoX's encoder and decoder as a whole, without gradients: activations overwrite one another.
+
+A module alone cannot know whether its caller still needs what it passes. Here the caller is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.layout import memory_format_of
+from ..temporal import BufferPool
+from .cogvideox_blocks import Cache, Held, Norm, residual_block
+from .cogvideox_conv import convolve, is_small
+from .cogvideox_resample import mend_first_chunk
+from .hooks import is_plain, type_name
+from .swap import Link, rule_at_work, run
+
+
+def encoder(
+    module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """`CogVideoXEncoder3D`."""
+    if _keeps_activations(module, sample):
+        return type(module).forward(module, sample, temb, conv_cache)
+    blocks = [(f"down_block_{i}", block) for i, block in enumerate(module.down_blocks)]
+    return _run(module, link, sample, temb, conv_cache, [*blocks, ("mid_block", module.mid_block)], zq=False)
+
+
+def decoder(
+    module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """`CogVideoXDecoder3D`."""
+    if _keeps_activations(module, sample):
+        return type(module).forward(module, sample, temb, conv_cache)
+    blocks = [(f"up_block_{i}", block) for i, block in enumerate(module.up_blocks)]
+    return _run(module, link, sample, temb, conv_cache, [("mid_block", module.mid_block), *blocks], zq=True)
+
+
+def _keeps_activations(module: nn.Module, sample: Tensor) -> bool:
+    """Whether a gradient needs them, or a compiler wants to decide by itself."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and (
+        sample.requires_grad or any(p.requires_grad for p in module.parameters())
+    )
+
+
+def _run(
+    module: nn.Module,
+    link: Link,
+    sample: Tensor,
+    temb: Tensor | None,
+    conv_cache: Cache,
+    blocks: list[tuple[str, nn.Module]],
+    *,
+    zq: bool,
+) -> tuple[Tensor, dict[str, Any]]:
+    cache, new_cache = conv_cache or {}, {}
+    sample = sample.contiguous(memory_format=_inner_format(module, sample))
+    # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
+    device = sample.device.type
+    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    pass_ = _Pass(link, temb, sample if zq else None, pool)
+    held = Held(None)
+    new_cache["conv_in"] = pass_.conv(module.conv_in, sample, cache.get("conv_in"), held)
+    for name, block in blocks:
+        new_cache[name] = pass_.block(block, held, cache.get(name))
+    out = pass_.end(module, held, cache, new_cache)
+    return out.contiguous(memory_format=memory_format_of(module.conv_out.conv.weight)), new_cache
+
+
+def _inner_format(module: nn.Module, sample: Tensor) -> torch.memory_format:
+    if sample.device.type == "cuda":
+        return torch.channels_last_3d
+    return memory_format_of(module.conv_in.conv.weight)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One way through a coder.
+
+    Attributes:
+        link: Of the swap.
+        temb: As diffusers passes it.
+        zq: The latents, for spatial norms.
+        pool: Where storage comes from and goes to, or None.
+    """
+
+    link: Link
+    temb: Tensor | None
+    zq: Tensor | None
+    pool: BufferPool | None
+
+    def conv(self, module: nn.Module, x: Tensor, conv_cache: Tensor | None, held: Held) -> Tensor | None:
+        """Convolve in the layout of `x`; `held` gets the output. Return the new cache."""
+        if rule_at_work(module, self.link) is None or is_small(self.link, x):
+            held.tensor, new_cache = module(x, conv_cache=conv_cache)
+        else:
+            held.tensor, new_cache = convolve(module, self.link, x, conv_cache)
+        held.owned = held.tensor is not x
+        return new_cache
+
+    def block(self, module: nn.Module, held: Held, conv_cache: Cache) -> dict[str, Any]:
+        """Run a block of residual blocks and samplers on the activation; return its new cache."""
+        if not is_plain(module, run):
+            tensor, new_cache = module(held.take(), self.temb, self.zq, conv_cache)
+            held.tensor, held.owned = tensor, False
+            return new_cache
+        cache, new_cache = conv_cache or {}, {}
+        for i, resnet in enumerate(module.resnets):
+            key = f"resnet_{i}"
+            ours = rule_at_work(resnet, self.link) is not None
+            if ours:
+                result = residual_block(
+                    resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool
+                )
+            else:
+                result = resnet(held.take(), self.temb, self.zq, conv_cache=cache.get(key))
+            (held.tensor, new_cache[key]), held.owned = result, ours
+        frames = held.tensor.shape[2]
+        for sampler in getattr(module, "upsamplers", None) or getattr(module, "downsamplers", None) or ():
+            if self.pool is not None:
+                self.pool.clear()
+            held.tensor, held.owned = sampler(held.tensor), rule_at_work(sampler, self.link) is not None
+        if self.link.frames == "any" and self.zq is not None:
+            held.tensor = mend_first_chunk(module, held.tensor, frames, conv_cache)
+        return new_cache
+
+    def end(self, module: nn.Module, held: Held, cache: dict[str, Any], new_cache: dict[str, Any]) -> Tensor:
+        """Run the last norm, activation and convolution."""
+        conv_cache = cache.get("conv_out")
+        act, conv = module.conv_act, module.conv_out
+        plain = type_name(act) == "SiLU" and is_plain(act, run)
+        owned, x = held.owned, held.take()
+        if plain and rule_at_work(conv, self.link) is not None and not is_small(self.link, x):
+            norm = Norm(self.link, self.zq, cache, new_cache, self.pool)
+            activated = norm(module, "norm_out", conv, x, overwrite=owned)
+            del x
+            out, new_cache["conv_out"] = convolve(conv, self.link, activated, conv_cache)
+            return out
+        if self.zq is None:
+            x = module.norm_out(x)
+        else:
+            x, new_cache["norm_out"] = module.norm_out(x, self.zq, conv_cache=cache.get("norm_out"))
+        out, new_cache["conv_out"] = conv(act(x), conv_cache=conv_cache)
+        return out
