@@ -6,7 +6,17 @@ from .core.packed import packed_size, release_packed_weights, use_packed_budget
 from .core.precision import use_precision
 from .core.selection import use_backend
 from .models import restore, swap
-from .ops import causal_conv3d, causal_pad3d, causal_pad3d_
+from .ops import (
+    causal_conv3d,
+    causal_pad3d,
+    causal_pad3d_,
+    group_norm_silu,
+    group_norm_silu_,
+    rms_norm_silu,
+    rms_norm_silu_,
+    spatial_norm_silu,
+    spatial_norm_silu_,
+)
 from .temporal import FrameBuffer, FramePlan, FrameRule, frame_rule, pad_frames, plan_frames
 
 __version__ = "0.1.0"
@@ -23,11 +33,17 @@ __all__ = [
     "causal_pad3d_",
     "explain",
     "frame_rule",
+    "group_norm_silu",
+    "group_norm_silu_",
     "packed_size",
     "pad_frames",
     "plan_frames",
     "release_packed_weights",
     "restore",
+    "rms_norm_silu",
+    "rms_norm_silu_",
+    "spatial_norm_silu",
+    "spatial_norm_silu_",
     "swap",
     "use_backend",
     "use_packed_budget",

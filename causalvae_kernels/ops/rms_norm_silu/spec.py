@@ -1,0 +1,32 @@
+"""What `rms_norm_silu` must compute and move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+# A pixel's channels are summed and written while they are in a cache, so x is read once.
+PASSES = 1
+
+# The least norm that is divided by, as in `torch.nn.functional.normalize`.
+EPS = 1e-12
+
+
+def flops(shape: Sequence[int], *, silu: bool = True) -> int:
+    """Return the floating-point operations: two for the sum of squares, three to scale, four for SiLU.
+
+    Args:
+        shape: (B, C, T, H, W).
+        silu: Whether the activation is applied.
+    """
+    return (9 if silu else 5) * math.prod(shape)
+
+
+def bytes_moved(shape: Sequence[int], itemsize: int) -> int:
+    """Return the bytes of x, read once, and of the result, written once.
+
+    Args:
+        shape: (B, C, T, H, W).
+        itemsize: Bytes per element.
+    """
+    return (PASSES + 1) * math.prod(shape) * itemsize
