@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 import build_cuda
 
 ROOT = Path(__file__).resolve().parent
-MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_index.cpp"]
+MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_index.cpp", "csrc/bindings_norms.cpp"]
 HOST, SIMD = (
     sorted(
         path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"csrc/{folder}/*.cpp")

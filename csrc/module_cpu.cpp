@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "bindings_index.h"
+#include "bindings_norms.h"
 #include "cpu/causal_conv3d_direct.h"
 #include "cpu/causal_conv3d_winograd.h"
 #include "cpu/causal_pad3d.h"
@@ -109,6 +110,7 @@ PYBIND11_MODULE(_C_cpu, m) {
   m.doc() = "Native CPU kernels. Tensors are tuples (address, 5 sizes, 5 strides in elements).";
   py::module_ index = m.def_submodule("index", "Index arithmetic shared with the GPU's kernels.");
   cvk::bind_index(index);
+  cvk::bind_norms(m);
   m.def(
       "compiled_isas", [] { return cvk::names(cvk::compiled_isas()); },
       "Instruction sets in this build, best first.");

@@ -26,7 +26,7 @@ from ..core.errors import BackendUnavailable, InvalidInput
 from ..core.op import explain
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, ParityFailure, check_conv, check_pad
-from ..workloads import Workload
+from ..workloads import FULL_SIZE, Workload
 from .common import EXIT_FAILED, progress_bar, stderr, stdout
 
 
@@ -78,7 +78,9 @@ def bench_gpu(
             torch.cuda.empty_cache()
             if json_file is not None:
                 write_record(json_file, make_record(rows, {0: limits}))
+    place = {name: number for number, name in enumerate(FULL_SIZE)}
     mine = [row for row in rows if row["op"] == op]
+    mine.sort(key=lambda row: place.get(row["workload"], len(place)))
     if png_file is not None and mine:
         with written_whole(png_file) as temporary:
             plot_record(temporary, make_record(mine, {0: limits}))

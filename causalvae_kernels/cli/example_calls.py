@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,9 @@ class CallShape:
         return torch.channels_last_3d if self.channels_last else torch.contiguous_format
 
     def empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return an uninitialised tensor of this dtype, device and memory format."""
-        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+        """Return an uninitialised tensor; one with five dimensions is in this memory format."""
+        memory_format = self.memory_format if len(shape) == 5 else torch.contiguous_format
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=memory_format)
 
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -81,8 +83,13 @@ def _pad(call: CallShape) -> Arguments:
 
 
 def _pad_in_place(call: CallShape) -> Arguments:
+    return (_buffer(call),), call.modes
+
+
+def _buffer(call: CallShape) -> FrameBuffer:
+    """Return the buffer that a convolution with this kernel reads."""
     top, left = call.halo
-    buffer = FrameBuffer.empty(
+    return FrameBuffer.empty(
         call.shape,
         head_room=call.kernel_size[0] - 1,
         halo=(top, top, left, left),
@@ -90,7 +97,41 @@ def _pad_in_place(call: CallShape) -> Arguments:
         device=call.device,
         memory_format=call.memory_format,
     )
-    return (buffer,), call.modes
+
+
+def _rms_norm(call: CallShape) -> Arguments:
+    return (call.empty(call.shape), call.empty(call.shape[1:2])), {}
+
+
+def _group_norm(call: CallShape) -> Arguments:
+    x, *parameters = (call.empty(s) for s in (call.shape, call.shape[1:2], call.shape[1:2]))
+    return (x, math.gcd(call.shape[1], _NUM_GROUPS), *parameters), {}
+
+
+def _spatial_norm(call: CallShape) -> Arguments:
+    batch, channels, frames, height, width = call.shape
+    first = frames > 1 and frames % 2
+    latent = (batch, channels, first + _halved(frames - first), _halved(height), _halved(width))
+    (x, *rest), keywords = _group_norm(call)
+    return (x, call.empty(latent), call.empty(latent), *rest), keywords
+
+
+def _halved(size: int) -> int:
+    return size if size % 2 else size // 2
+
+
+def _into(arguments: Callable[[CallShape], Arguments]) -> Callable[[CallShape], Arguments]:
+    """Return the arguments of the op that writes the same into a buffer."""
+
+    def with_buffer(call: CallShape) -> Arguments:
+        positional, keywords = arguments(call)
+        return (_buffer(call), *positional), keywords
+
+    return with_buffer
+
+
+# Of the VAEs in diffusers, where the channels allow it.
+_NUM_GROUPS = 32
 
 
 _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
@@ -98,6 +139,12 @@ _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d_": _conv_into,
     "causal_pad3d": _pad,
     "causal_pad3d_": _pad_in_place,
+    "group_norm_silu": _group_norm,
+    "group_norm_silu_": _into(_group_norm),
+    "rms_norm_silu": _rms_norm,
+    "rms_norm_silu_": _into(_rms_norm),
+    "spatial_norm_silu": _spatial_norm,
+    "spatial_norm_silu_": _into(_spatial_norm),
 }
 
 

@@ -19,6 +19,7 @@ from ..bench.timing import percentile
 from ..bench.tune import BACKEND, DEFAULT, check_comparable
 from ..bench.tune import tune as tune_cells
 from ..bench.tune_cells import KERNELS, Cell, cells
+from ..bench.tune_gpu import TUNABLE
 from ..core import native
 from ..core.errors import InvalidInput
 from ..core.tuned import Measurement, Record, has_amx, read_record
@@ -35,6 +36,8 @@ from .common import (
     stdout,
 )
 from .tune_gpu import tune_gpu
+
+CONV = "causal_conv3d"
 
 
 @one_sentence_errors
@@ -63,19 +66,31 @@ def tune(
     device: Annotated[
         str, typer.Option(help="cpu, or cuda: Triton's tiles and CUDA C++ at full size, on this GPU.")
     ] = "cpu",
+    op: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"With --device cuda: {' or '.join(TUNABLE)}, any number of times; default: all. "
+            "An op has a file of its own."
+        ),
+    ] = None,
 ) -> None:
-    """Measure where our convolution is faster than the framework's; `auto` takes it there and only there.
+    """Measure where our kernels are faster than the framework's; `auto` takes them there and only there.
 
-    Times count for the instruction set in use and for this number of threads. With --dtype or --kernel, what
-    the file holds of others stays. The file is replaced at the end; what an interrupted run has measured is
-    in <file>.partial, and --resume goes on from there.
+    On a CPU that is the convolution, and times count for the instruction set in use and for this number of
+    threads. With --dtype or --kernel, what the file holds of others stays. The file is replaced at the end;
+    what an interrupted run has measured is in <file>.partial, and --resume goes on from there.
     """
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
     torch_dtypes = [parse_dtype(word) for word in dtypes]
     check_word("--device", device, ("cpu", "cuda"))
+    ops = tuple(dict.fromkeys(op or TUNABLE))
+    for word in ops:
+        check_word("--op", word, tuple(TUNABLE))
     if device == "cuda":
         gpu_dtypes = torch_dtypes if dtype else [torch.bfloat16, torch.float16]
-        return tune_gpu(gpu_dtypes, output=output, resume=resume, machine=_machine())
+        return tune_gpu(ops, gpu_dtypes, output=output, resume=resume, machine=_machine())
+    if op and ops != (CONV,):
+        raise InvalidInput(f"--op: got {', '.join(ops)}, and on a CPU {CONV} is measured")
     for word in kernels:
         check_word("--kernel", word, KERNELS)
     for option, value in (("--max-gflop", max_gflop), ("--seconds", seconds)):

@@ -1,4 +1,4 @@
-"""`tune --device cuda`: measures our convolutions on this GPU and writes `tuned/<architecture>.json`."""
+"""`tune --device cuda`: measures our kernels on this GPU and writes `ops/<op>/tuned/<architecture>.json`."""
 
 from __future__ import annotations
 
@@ -13,63 +13,85 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..bench.tune_gpu import BACKEND, DEFAULT, class_of, measure
+from ..bench.race import run_race
+from ..bench.tune_gpu import BACKEND, DEFAULT, TUNABLE
 from ..core.errors import BackendUnavailable, InvalidInput
 from ..core.tuned import Measurement, Record, gpu_architecture, read_record
 from ..demo.outputs import check_outputs, written_whole
-from ..ops.causal_conv3d.shape_class import TUNED
-from ..workloads import FULL_SIZE
 from .common import EXIT_FAILED, progress_bar, stderr, stdout
 
 
 def tune_gpu(
-    dtypes: Sequence[torch.dtype], *, output: Path | None, resume: bool, machine: dict[str, Any]
+    ops: Sequence[str],
+    dtypes: Sequence[torch.dtype],
+    *,
+    output: Path | None,
+    resume: bool,
+    machine: dict[str, Any],
 ) -> None:
-    """Measure every workload at full size in every dtype; the file is replaced at the end.
+    """Measure every op at full size in every dtype; a file is replaced when its op is done.
 
     Args:
+        ops: Names in `TUNABLE`.
         dtypes: What to measure in.
-        output: The file; default: the package's own.
-        resume: Keep what the file, or a run that was stopped, holds.
-        machine: What the record says of this machine.
+        output: The file, for one op; default: the package's own, one for each op.
+        resume: Keep what the files, or a run that was stopped, hold.
+        machine: What the records say of this machine.
 
     Raises:
         BackendUnavailable: torch sees no GPU.
-        InvalidInput: The file to complete is of another GPU.
+        InvalidInput: A file to complete is of another GPU, or one file is to hold several ops.
         typer.Exit: A kernel gives a wrong result; it is named, and not in the file.
     """
     device = _gpu()
-    isa = gpu_architecture(device)
-    path = output or TUNED.path(isa)
-    check_outputs(path.parent, [path.name], overwrite=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    head = Record(BACKEND, DEFAULT, isa, False, machine, ())
-    found = _kept(partial if partial.exists() else path, head) if resume else []
-    known = {m.shape_class for m in found}
-    todo = [(w, d) for d in dtypes for w in FULL_SIZE.values() if class_of(w, d) not in known]
-    wrong: list[str] = []
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=len(todo))
-        for done, (workload, dtype) in enumerate(todo):
-            measurement, _, failed = measure(
-                workload,
-                dtype,
-                device,
-                lambda words, done=done: bar.update(task, description=words, completed=done),
-            )
-            found.append(measurement)
-            wrong += failed
-            with written_whole(partial) as temporary:
-                temporary.write_text(replace(head, measurements=tuple(found)).text(), encoding="utf-8")
-    if partial.exists():
-        os.replace(partial, path)
-    _print(found)
-    stdout().print(f"{len(todo)} measured now, {len(found)} in {escape(str(path))}", soft_wrap=True)
+    if output is not None and len(ops) > 1:
+        raise InvalidInput(
+            f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
+        )
+    wrong = []
+    for op in ops:
+        path = output or TUNABLE[op].tuned.path(gpu_architecture(device))
+        wrong += _tune(op, dtypes, device, path, resume, machine)
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
     if wrong:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _tune(
+    op: str,
+    dtypes: Sequence[torch.dtype],
+    device: torch.device,
+    path: Path,
+    resume: bool,
+    machine: dict[str, Any],
+) -> list[str]:
+    """Measure one op; return a sentence for each result that is wrong."""
+    check_outputs(path.parent, [path.name], overwrite=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    head = Record(BACKEND, DEFAULT, gpu_architecture(device), False, machine, ())
+    found = _kept(partial if partial.exists() else path, head) if resume else []
+    before = {m.shape_class for m in found}
+    todo = [job for job in TUNABLE[op].jobs(dtypes) if job.shape_class not in before]
+    wrong: list[str] = []
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=len(todo))
+        for done, job in enumerate(todo):
+            measurement, failed = run_race(
+                job, device, lambda words, done=done: bar.update(task, description=words, completed=done)
+            )
+            wrong += failed
+            if measurement is not None:
+                found.append(measurement)
+            with written_whole(partial) as temporary:
+                temporary.write_text(replace(head, measurements=tuple(found)).text(), encoding="utf-8")
+    if partial.exists():
+        os.replace(partial, path)
+    _print(op, found)
+    number = len(found) - len(before)
+    stdout().print(f"{number} measured now, {len(found)} in {escape(str(path))}", soft_wrap=True)
+    return wrong
 
 
 def _gpu() -> torch.device:
@@ -93,8 +115,8 @@ def _kept(path: Path, head: Record) -> list[Measurement]:
     return list(record.measurements)
 
 
-def _print(measurements: Sequence[Measurement]) -> None:
-    table = Table(title=f"the best of ours beside {DEFAULT}", title_justify="left", title_style="bold")
+def _print(op: str, measurements: Sequence[Measurement]) -> None:
+    table = Table(title=f"{op}: the best of ours beside {DEFAULT}", title_justify="left", title_style="bold")
     for heading in ("class", "backend", "plan"):
         table.add_column(heading)
     for heading in ("ms", f"{DEFAULT}, ms", "times as fast"):

@@ -57,3 +57,18 @@ def resolve_precision(argument: str | None) -> str:
         return argument
     current = _traced.tier if torch.compiler.is_compiling() else _current.get()
     return current or env.PRECISION.get() or "high"
+
+
+def why_not_exact(precision: str, computation: str) -> str | None:
+    """Return why a kernel that sums in another order than the framework cannot serve this tier, or None.
+
+    Args:
+        precision: The tier.
+        computation: What it computes, such as "convolution".
+    """
+    if precision != "exact":
+        return None
+    return (
+        f"precision 'exact' asks for the bits of the framework's {computation}, and the kernel sums in "
+        "another order"
+    )

@@ -188,6 +188,8 @@ class Tuned:
         table = self._tables.get(isa)
         if table is None:
             table = self._tables[isa] = self._load(isa)
+        if not table:
+            return None  # the classes may be worked out on the way
         for shape_class in classes:
             if shape_class in table:
                 return table[shape_class]
@@ -214,6 +216,18 @@ class Tuned:
             m.shape_class: replace(m, objection=incomparable or _objection(m.shape_class, record.amx))
             for m in record.measurements
         }
+
+
+def architecture_of(device: torch.device) -> str | None:
+    """Return the name of the file that holds measurements for calls on a device, or None if none can.
+
+    On a CPU it is the instruction set of our kernels ("avx512"), on a GPU its architecture ("sm90").
+    """
+    if device.type == "cuda":
+        return gpu_architecture(device)
+    if device.type != "cpu" or native.why_no_cpu() is not None:
+        return None
+    return native.cpu_isa()
 
 
 def gpu_architecture(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Parity: the tolerance rule, streams against the whole, outputs of a benchmark, a report for a machine."""
 
 from .compare import Comparison, compare, compare_exactly
+from .norms import compare_norm
 from .outputs import ConvOracle, ParityFailure, check_conv, check_pad
 from .report import (
     ParityResult,
@@ -23,6 +24,7 @@ __all__ = [
     "compare",
     "compare_conv",
     "compare_exactly",
+    "compare_norm",
     "compare_pad",
     "compare_round_trips",
     "round_trip",

@@ -16,8 +16,18 @@ from ..core.errors import BackendUnavailable
 from ..core.op import Op, all_ops, explain
 from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
 from ..ops.causal_conv3d.spec import ErrorFactor, error_factor, output_size, takes_winograd
-from ..workloads import CONV_CASES, PAD_CASES, in_buffer, make_conv_call, make_pad_call, make_video
+from ..workloads import (
+    CONV_CASES,
+    NORM_CASES,
+    PAD_CASES,
+    in_buffer,
+    make_conv_call,
+    make_norm_call,
+    make_pad_call,
+    make_video,
+)
 from .compare import Comparison, compare, compare_exactly
+from .norms import NORMS, compare_norm
 from .stream import run_in_chunks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -150,9 +160,13 @@ def _compare_op(
     """
     refusal, ran = None, False
     conv, in_place = op.name == "causal_conv3d", op.name.endswith("_")
-    for case in CONV_CASES if conv else PAD_CASES:
+    norm = op.name.removesuffix("_")
+    for case in NORM_CASES if norm in NORMS else CONV_CASES if conv else PAD_CASES:
         try:
-            if conv:
+            if norm in NORMS:
+                call = make_norm_call(norm, case, dtype, seed, device)
+                comparison = compare_norm(norm, call, backend, in_place=in_place)
+            elif conv:
                 comparison = compare_conv(make_conv_call(case, dtype, seed, device), backend)
             else:
                 comparison = compare_pad(make_pad_call(case, dtype, seed, device), backend, in_place=in_place)

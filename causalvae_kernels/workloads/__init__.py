@@ -12,20 +12,24 @@ from .cases import (
 )
 from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
+from .norm_cases import NORM_CASES, NormCase, make_norm_call
 from .vaes import cogvideox_2b_config, odd_cogvideox_config, small_cogvideox_config
 
 __all__ = [
     "CONV_CASES",
     "FULL_SIZE",
     "GATED",
+    "NORM_CASES",
     "PAD_CASES",
     "WORKLOADS",
     "ConvCase",
+    "NormCase",
     "PadCase",
     "Workload",
     "cogvideox_2b_config",
     "in_buffer",
     "make_conv_call",
+    "make_norm_call",
     "make_pad_call",
     "make_video",
     "odd_cogvideox_config",

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import gpu
 from causalvae_kernels.bench import providers
 from causalvae_kernels.workloads import FULL_SIZE, Workload
 
@@ -66,6 +67,21 @@ def test_a_record_is_completed(on_the_cpu, run, folder):
         "cpu copied",
     ]
     assert rows[2]["bytes_ratio"] == 2.5  # 3 + 2 frames against 2
+
+
+def test_the_table_is_in_the_order_of_the_workloads_whatever_was_measured_first(on_the_cpu, run, folder):
+    assert bench(run, "--workload", TINY[1].name, "--json", "gpu.json").code == 0
+    both = [word for workload in TINY for word in ("--workload", workload.name)]
+    printed = bench(run, *both, "--json", "gpu.json", "--resume").stdout
+    assert 0 < printed.index(TINY[0].name) < printed.index(TINY[1].name)
+
+
+def test_make_bench_gpu_compiles_a_few_workloads_and_measures_all():
+    first, second, third = gpu.runs()
+    assert first == ("causal_pad3d", [])
+    named = [word for word in second[1] if not word.startswith("--")]
+    assert set(named) <= set(FULL_SIZE) and len(named) == 4 and "--compiled" in second[1]
+    assert third == (second[0], []) == ("causal_conv3d", []), "without names, all of them"
 
 
 def test_a_record_of_another_machine_is_not_completed(on_the_cpu, run, folder):

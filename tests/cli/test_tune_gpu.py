@@ -1,14 +1,17 @@
 """`tune --device cuda`, its GPU played by the CPU: the best way is recorded, wrong ones never."""
 
+import functools
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
-from causalvae_kernels import causal_conv3d
-from causalvae_kernels.bench import tune_gpu
+from causalvae_kernels import causal_conv3d, explain
+from causalvae_kernels.bench import race, tune_gpu_conv, tune_gpu_pad
+from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
+from causalvae_kernels.ops.causal_pad3d import size_class
 from causalvae_kernels.workloads import FULL_SIZE, Workload
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
@@ -23,7 +26,7 @@ def way(call, factor, plan, repeats):
             y = causal_conv3d(**call, backend="reference")
         return factor * y
 
-    return tune_gpu.Way("triton", plan, run)
+    return race.Way("triton", run, plan)
 
 
 @pytest.fixture
@@ -34,16 +37,17 @@ def on_the_cpu(monkeypatch):
     for workload in TINY:
         monkeypatch.setitem(FULL_SIZE, workload.name, workload)
     monkeypatch.setattr(module, "_gpu", lambda: torch.device("cpu"))
-    for place in (module, tune_gpu):
+    for place in (module, race):
         monkeypatch.setattr(place, "gpu_architecture", lambda _: "sm90")
-    monkeypatch.setattr(tune_gpu, "flush_cache", lambda _: None)
+    monkeypatch.setattr(race, "flush_cache", lambda _: None)
     ways = lambda call: [way(call, 1, {"block_m": 64}, 20), way(call, 1, {"block_m": 128}, 1)]  # noqa: E731
-    monkeypatch.setattr(tune_gpu, "ways", ways)
+    monkeypatch.setattr(tune_gpu_conv, "ways", ways)
     return monkeypatch
 
 
-def tune(run, *options):
-    return run("tune", "--device", "cuda", "--dtype", "float32", "--output", "sm90.json", *options)
+def tune(run, *options, op="causal_conv3d"):
+    fixed = ("--device", "cuda", "--op", op, "--dtype", "float32", "--output", "sm90.json")
+    return run("tune", *fixed, *options)
 
 
 def test_the_best_way_is_recorded_with_its_plan(on_the_cpu, run, folder):
@@ -51,20 +55,31 @@ def test_the_best_way_is_recorded_with_its_plan(on_the_cpu, run, folder):
     assert result.code == 0, result.stderr
     record = read_record(folder / "sm90.json")
     assert {m.shape_class for m in record.measurements} == {
-        tune_gpu.class_of(workload, torch.float32) for workload in TINY
+        tune_gpu_conv.class_of(workload, torch.float32) for workload in TINY
     }
     assert all(m.plan == {"block_m": 128} and m.backend == "triton" for m in record.measurements)
     on_the_cpu.setattr("causalvae_kernels.core.tuned._other_gpu", lambda machine: None)
-    classes = [tune_gpu.class_of(TINY[0], torch.float32)]
+    classes = [tune_gpu_conv.class_of(TINY[0], torch.float32)]
     assert Tuned(folder).find("sm90", classes).plan == {"block_m": 128}
 
 
 def test_a_wrong_way_is_named_and_never_recorded(on_the_cpu, run, folder):
     ways = lambda call: [way(call, 1, {"block_m": 64}, 20), way(call, 1.01, {"block_m": 7}, 1)]  # noqa: E731
-    on_the_cpu.setattr(tune_gpu, "ways", ways)
+    on_the_cpu.setattr(tune_gpu_conv, "ways", ways)
     result = tune(run)
     assert result.code == 1 and "block_m=7 differs from aten" in result.stderr
     assert all(m.plan == {"block_m": 64} for m in read_record(folder / "sm90.json").measurements)
+
+
+def test_where_all_ways_are_wrong_the_others_are_measured(on_the_cpu, run, folder):
+    def ways(call):
+        return [way(call, 2 if call["x"].shape[1] == TINY[0].in_channels else 1, None, 1)]
+
+    on_the_cpu.setattr(tune_gpu_conv, "ways", ways)
+    result = tune(run)
+    assert result.code == 1 and f"for {TINY[0].name}" in result.stderr
+    (found,) = read_record(folder / "sm90.json").measurements
+    assert found.shape_class == tune_gpu_conv.class_of(TINY[1], torch.float32)
 
 
 def test_a_stopped_run_is_completed(on_the_cpu, run, folder):
@@ -75,6 +90,58 @@ def test_a_stopped_run_is_completed(on_the_cpu, run, folder):
     assert "1 measured now, 2 in" in result.stdout, result.stderr
     again = read_record(folder / "sm90.json")
     assert record.measurements[0] in again.measurements and len(again.measurements) == 2
+
+
+needs_native = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
+
+
+@needs_native
+def test_padding_is_measured_by_size_and_auto_goes_by_it(on_the_cpu, run, folder):
+    """The backend `cpu` races in place of Triton; both layouts, in place and copied, each class once."""
+    on_the_cpu.setattr(tune_gpu_pad, "_BACKENDS", ("cpu", "cuda"))
+    result = tune(run, op="causal_pad3d")
+    assert result.code == 0, result.stderr
+    found = {m.shape_class: m for m in read_record(folder / "sm90.json").measurements}
+    assert set(found) == {
+        f"32-bit {layout}{variant}, {elements} elements"
+        for layout in ("channels_last_3d", "contiguous")
+        for variant in (" in place", "")
+        for elements in (16384, 65536)
+    }
+    assert all(m.backend == "cpu" and m.default == "aten" and m.plan is None for m in found.values())
+    on_the_cpu.setattr("causalvae_kernels.core.tuned._other_gpu", lambda machine: None)
+    on_the_cpu.setattr("causalvae_kernels.core.size_class.architecture_of", lambda device: "sm90")
+    on_the_cpu.setattr(size_class, "TUNED", Tuned(folder))
+    answer = explain("causal_pad3d", torch.empty(1, 16, 3, 30, 40), 2)
+    measured = found["32-bit contiguous, 65536 elements"]
+    assert answer.chosen == ("cpu" if measured.faster else "aten") and measured.figures in str(answer)
+
+
+@needs_native
+@pytest.mark.parametrize("in_place", [False, True])
+def test_padding_that_writes_nothing_is_wrong(on_the_cpu, run, folder, in_place):
+    """What an earlier way has left in the buffer must not pass for a result."""
+    name = "causal_pad3d_" if in_place else "causal_pad3d"
+    right = getattr(tune_gpu_pad, name)
+
+    def lazy(*arguments, backend, **keywords):
+        if backend == "aten":
+            return right(*arguments, backend=backend, **keywords)
+        return None if in_place else torch.zeros_like(right(*arguments, backend="aten", **keywords))
+
+    on_the_cpu.setattr(tune_gpu_pad, name, functools.wraps(right)(lazy))
+    on_the_cpu.setattr(tune_gpu_pad, "_BACKENDS", ("cpu",))
+    result = tune(run, op="causal_pad3d")
+    assert result.code == 1 and "cpu differs from aten by" in result.stderr
+    classes = [m.shape_class for m in read_record(folder / "sm90.json").measurements]
+    assert classes and all(("in place" in c) is not in_place for c in classes)
+
+
+def test_one_file_holds_one_op(on_the_cpu, refuse, folder):
+    sentence = refuse("tune", "--device", "cuda", "--output", "sm90.json")
+    assert "one file for causal_conv3d, causal_pad3d" in sentence
+    assert "got 'conv'" in refuse("tune", "--device", "cuda", "--op", "conv")
+    assert "on a CPU causal_conv3d is measured" in refuse("tune", "--op", "causal_pad3d")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

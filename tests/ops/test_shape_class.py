@@ -14,7 +14,7 @@ from causalvae_kernels.core.op import all_ops
 from causalvae_kernels.core.selection import select
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned
 from causalvae_kernels.ops.causal_conv3d import shape_class
-from causalvae_kernels.ops.causal_conv3d.shape_class import channel_class, pixel_class, shape_classes
+from causalvae_kernels.ops.causal_conv3d.shape_class import channel_class, shape_classes
 from causalvae_kernels.ops.causal_conv3d.triton import tuned_tile
 from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile
 
@@ -47,28 +47,6 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "f
 )
 def test_channels(channels, expected):
     assert channel_class(channels) == expected
-
-
-@pytest.mark.parametrize(
-    ("pixels", "expected"),
-    [
-        (1, 0),
-        (7, 0),
-        (8, 16),
-        (31, 16),
-        (32, 64),
-        (127, 64),
-        (128, 256),
-        (511, 256),
-        (512, 1024),
-        (2048, 4096),
-        (8191, 4096),
-        (8192, 16384),
-        (1920 * 1080, 16384),
-    ],
-)
-def test_pixels(pixels, expected):
-    assert pixel_class(pixels) == expected
 
 
 def test_a_class_in_words_its_own_first_then_smaller_frames():

@@ -2,7 +2,8 @@
 
 The input is copied once, into the body of a padded buffer, unless it needs no frames in front (a
 `FrameBuffer`, or kT = 1): then nothing is copied. Zeros around the frames are left to the framework's
-convolution. The bias goes into the convolution, the residual is added in place.
+convolution. The bias goes into the convolution and the residual is added in place; on a GPU, but for the tier
+`exact`, both are added in one pass.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from ...core.known_issues import why_conv3d_is_broken
 from ...core.op import Backend
 from ..causal_pad3d.aten import padded_copy
+from .epilogue import add_
 from .spec import paddings
 
 # Above this many input elements the call is cut along time, as diffusers' CogVideoXSafeConv3d does:
@@ -41,10 +43,11 @@ def _convolve(
     pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
     if pad.copies:
         x = padded_copy(x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode)
-    convolution = F.conv3d if precision == "exact" else _convolution
+    options = (list(stride), [0, *pad.implicit], list(dilation))
     if x.device.type == "cuda" and precision != "exact":
-        convolution = _on_gpu(x.dtype)
-    y = _in_pieces(convolution, x, weight, bias, list(stride), [0, *pad.implicit], list(dilation))
+        return add_(_in_pieces(_on_gpu(x.dtype), x, weight, None, *options), bias, residual)
+    convolution = F.conv3d if precision == "exact" else _convolution
+    y = _in_pieces(convolution, x, weight, bias, *options)
     return y if residual is None else y.add_(residual)
 
 

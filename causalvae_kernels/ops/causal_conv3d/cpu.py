@@ -7,6 +7,7 @@ whatever the dtype. docs/winograd.md tells how it is done and what it costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +16,18 @@ from ...core import memory, native
 from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...core.packed import find_packed
+from ...core.precision import why_not_exact
 from .spec import output_size, paddings, takes_winograd
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def _why_not(x: Tensor, *others: object) -> str | None:
+def _why_not(x: Tensor, *others: Any) -> str | None:
     if x.device.type != "cpu":
         return f"the tensor is on {x.device}, the kernel runs on a CPU"
     if x.dtype not in _DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
-    if others[-1] == "exact":
-        return (
-            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
-            "another order"
-        )
-    return native.why_no_cpu()
+    return why_not_exact(others[-1], "convolution") or native.why_no_cpu()
 
 
 def _convolve(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core import native
 from ...core.op import Backend
+from ...core.precision import why_not_exact
 from ..causal_pad3d.cuda import padded_copy
 from .spec import output_size, paddings
 
@@ -41,11 +42,9 @@ def _why_not(
 ) -> str | None:
     if x.dtype not in _DTYPES:
         return f"the kernel knows bfloat16 and float16, not {x.dtype}"
-    if precision == "exact":
-        return (
-            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
-            "another order"
-        )
+    reason = why_not_exact(precision, "convolution")
+    if reason is not None:
+        return reason
     for name, channels in (("input", weight.shape[1]), ("output", weight.shape[0])):
         if channels % _CHANNELS:
             return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"

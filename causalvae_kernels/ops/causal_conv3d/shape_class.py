@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import native
 from ...core.packed import has_room, packed_budget
-from ...core.tuned import Measurement, Tuned, gpu_architecture
+from ...core.size_class import sizes_up_to
+from ...core.tuned import Measurement, Tuned, architecture_of
 from .cpu import packing
 from .spec import output_size, takes_winograd
 
@@ -47,17 +47,14 @@ def measured(
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
-    if x.device.type == "cuda":
-        options = (tuple(stride), tuple(dilation), temporal_mode, spatial_mode)
-        classes = shape_classes(x.dtype, x.shape, weight.shape, *options, gpu=True)
-        return TUNED.find(gpu_architecture(x.device), classes)
-    if x.device.type != "cpu" or native.why_no_cpu() is not None:
+    isa = architecture_of(x.device)
+    if isa is None:
         return None
-    classes = shape_classes(
-        x.dtype, x.shape, weight.shape, tuple(stride), tuple(dilation), temporal_mode, spatial_mode
-    )
-    isa = native.cpu_isa()
-    found = TUNED.find(isa, classes)
+    gpu = x.device.type == "cuda"
+    options = (tuple(stride), tuple(dilation), temporal_mode, spatial_mode)
+    found = TUNED.find(isa, shape_classes(x.dtype, x.shape, weight.shape, *options, gpu=gpu))
+    if gpu:
+        return found
     if found is None or not found.faster:
         return found
     size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
@@ -119,7 +116,6 @@ def shape_classes(
     frames, height, width = output_size(shape, kernel, stride, dilation, temporal_mode, spatial_mode)
     channels = str if gpu else channel_class
     sizes = GPU_PIXELS if gpu else PIXELS
-    largest = pixel_class(height * width, sizes)
     return tuple(
         class_words(
             dtype,
@@ -130,8 +126,7 @@ def shape_classes(
             shape[0] * frames,
             f"{pixels}{'+' if pixels == sizes[-1] else ''}",
         )
-        for pixels in reversed(sizes)
-        if pixels <= largest
+        for pixels in sizes_up_to(height * width, sizes)
     )
 
 
@@ -160,13 +155,6 @@ def channel_class(channels: int) -> str:
         if channels * channels < 2 * size * size:
             return str(size)
     return f"{CHANNELS[-1]}+"
-
-
-def pixel_class(pixels: int, sizes: Sequence[int] = PIXELS) -> int:
-    """Return the nearest size on a logarithmic scale; 0 for less than half of the smallest."""
-    if 2 * pixels < sizes[0]:
-        return 0
-    return next((size for size in sizes if pixels < 2 * size), sizes[-1])
 
 
 def _by(numbers: Sequence[int]) -> str:

@@ -7,11 +7,13 @@ captured into a CUDA graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.op import Backend
+from ...core.precision import why_not_exact
 from ...core.triton_runtime import why_no_triton
 from ...core.tuned import Measurement
 from .shape_class import measured
@@ -23,17 +25,12 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_PIXELS = 2**30
 
 
-def _why_not(x: Tensor, *others: object) -> str | None:
+def _why_not(x: Tensor, *others: Any) -> str | None:
     if x.dtype not in _DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
-    if others[-1] == "exact":
-        return (
-            "precision 'exact' asks for the bits of the framework's convolution, and the kernel sums in "
-            "another order"
-        )
     if x.shape[3] * x.shape[4] > _MAX_PIXELS:
         return f"a frame has {x.shape[3] * x.shape[4]} pixels, the kernel counts up to {_MAX_PIXELS}"
-    return why_no_triton(x.device)
+    return why_not_exact(others[-1], "convolution") or why_no_triton(x.device)
 
 
 def _convolve(

@@ -1,20 +1,16 @@
-"""A call of `causal_conv3d` as the Triton kernels see it, and a launch of one of them; knows no Triton."""
+"""A call of `causal_conv3d` as the Triton kernels see it; knows no Triton."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...core import memory
 from ...core.layout import memory_format_of
-from ...core.triton_runtime import interpreting
 from .spec import output_size, paddings
 
 
@@ -182,42 +178,3 @@ def shared_arguments(call: Call) -> dict[str, Any]:
 def _extent(x: Tensor) -> int:
     """Return the largest offset inside a frame."""
     return sum((x.shape[d] - 1) * x.stride(d) for d in (1, 3, 4))
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel with everything that it is given.
-
-    Attributes:
-        kernel: A function of `triton.jit`.
-        grid: How many programs.
-        arguments: By name.
-        num_warps: Warps of a program.
-        num_stages: Steps that are loaded ahead.
-    """
-
-    kernel: Any
-    grid: int
-    arguments: dict[str, Any] = field(repr=False)
-    num_warps: int = 4
-    num_stages: int = 1
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the compiler is told beside the arguments."""
-        # Said explicitly, because Triton 3.9 announces another default for the fusion of a * b + c.
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-
-    def run(self) -> None:
-        """Put the kernel on the current stream of the device of `out_ptr`; nothing waits for it."""
-        device = self.arguments["out_ptr"].device
-        with torch.cuda.device(device) if device.type == "cuda" else _interpreter():
-            self.kernel[(self.grid,)](**self.arguments, **self.options)
-
-
-# The interpreter exchanges functions of `triton.language` while it runs a kernel: one at a time.
-_INTERPRETER = threading.Lock()
-
-
-def _interpreter() -> Any:
-    return _INTERPRETER if interpreting() else nullcontext()

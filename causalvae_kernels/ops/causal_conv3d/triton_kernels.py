@@ -12,8 +12,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .triton_call import Call, Launch, shared_arguments
-from .triton_source import finish, multiply, place_of, read_pixels, unspecialised
+from ...core.triton_launch import Launch
+from ...core.triton_source import unspecialised
+from .triton_call import Call, shared_arguments
+from .triton_source import finish, multiply, place_of, read_pixels
 from .triton_tiles import Tile
 
 

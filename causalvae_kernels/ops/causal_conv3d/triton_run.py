@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .triton_call import Call, Launch, packed
+from ...core.triton_launch import Launch
+from .triton_call import Call, packed
 from .triton_kernels import direct
 from .triton_tiles import Plan
 from .triton_winograd import winograd

@@ -17,9 +17,11 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
-from .triton_call import Call, Launch, packed, shared_arguments
+from ...core.triton_launch import Launch
+from ...core.triton_source import inlined, unspecialised, widen
+from .triton_call import Call, packed, shared_arguments
 from .triton_kernels import direct
-from .triton_source import finish, inlined, place_of, read_pixels, unspecialised, widen
+from .triton_source import finish, place_of, read_pixels
 from .triton_tiles import Tile
 
 # The weights of an output channel are scaled to a norm of 1 to 2, so the largest |m0| + .. + |m3| of a tile

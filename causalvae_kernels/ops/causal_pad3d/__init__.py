@@ -14,6 +14,7 @@ from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from . import aten, cpu, cuda, triton
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
+from .size_class import measured, measured_in_place
 from .spec import SPATIAL_MODES, TEMPORAL_MODES
 
 
@@ -189,6 +190,7 @@ _PAD = Op(
     prepare=_pad_arguments,
     backends=(aten.PAD, cpu.PAD, triton.PAD, cuda.PAD),
     order=("aten", "reference"),
+    measured=measured,
     layout=("x",),
     vjp=causal_pad3d_vjp,
 )
@@ -198,5 +200,6 @@ _PAD_ = Op(
     prepare=_pad__arguments,
     backends=(aten.PAD_, cpu.PAD_, triton.PAD_, cuda.PAD_),
     order=("aten", "reference"),
+    measured=measured_in_place,
     mutates=("storage",),
 )

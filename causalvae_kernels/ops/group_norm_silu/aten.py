@@ -30,7 +30,7 @@ def _normalise_into(
     silu: bool,
     precision: str,
 ) -> None:
-    activate_into(out, group_norm(x, num_groups, weight, bias, eps), silu)
+    activate_into(out, group_norm(x, num_groups, weight, bias, eps), silu, precision)
 
 
 NORM = Backend("aten", _normalise)

@@ -10,11 +10,15 @@ from .checks import HALVES
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Return `F.group_norm`, which off the CPU takes no float32 parameters with half-precision input."""
+    """Return the framework's group norm, which takes float32 parameters for half precision on a CPU only.
+
+    `F.group_norm` adds a check, which refuses groups of one value.
+    """
     parameters = [p for p in (weight, bias) if p is not None]
     if x.device.type != "cpu" and any(p.dtype != x.dtype for p in parameters):
-        return F.group_norm(x.float(), num_groups, weight, bias, eps).to(x.dtype)
-    return F.group_norm(x, num_groups, weight, bias, eps)
+        wide_parameters = (None if p is None else p.float() for p in (weight, bias))
+        return torch.group_norm(x.float(), num_groups, *wide_parameters, eps).to(x.dtype)
+    return torch.group_norm(x, num_groups, weight, bias, eps)
 
 
 def activate(y: Tensor, silu: bool) -> Tensor:
@@ -22,12 +26,15 @@ def activate(y: Tensor, silu: bool) -> Tensor:
     return F.silu(y, inplace=True) if silu else y
 
 
-def activate_into(out: Tensor, y: Tensor, silu: bool) -> None:
-    """Write SiLU of `y`, or `y`, into `out`."""
-    if silu:
+def activate_into(out: Tensor, y: Tensor, silu: bool, precision: str) -> None:
+    """Write SiLU of `y`, or `y`, into `out`; `y` may be overwritten.
+
+    The last bits of the framework's SiLU depend on the layout, so the tier "exact" writes one pass more.
+    """
+    if silu and precision != "exact":
         torch.ops.aten.silu.out(y, out=out)
     else:
-        out.copy_(y)
+        out.copy_(activate(y, silu))
 
 
 def wide(t: Tensor) -> Tensor:

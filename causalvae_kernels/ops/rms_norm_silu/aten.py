@@ -18,7 +18,7 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, preci
 def _normalise_into(
     out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, precision: str
 ) -> None:
-    activate_into(out, _scaled(x, weight, bias), silu)
+    activate_into(out, _scaled(x, weight, bias), silu, precision)
 
 
 def _scaled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ def _normalise_into(
     precision: str,
 ) -> None:
     y = group_norm(x, num_groups, weight, bias, eps)
-    activate_into(out, _modulate(y, scale, shift, precision == "exact"), silu)
+    activate_into(out, _modulate(y, scale, shift, precision == "exact"), silu, precision)
 
 
 def _modulate(y: Tensor, scale: Tensor, shift: Tensor, exact: bool) -> Tensor:

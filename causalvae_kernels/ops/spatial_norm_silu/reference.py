@@ -27,17 +27,21 @@ def upsample(small: Tensor, size: Sequence[int]) -> Tensor:
 
 def sum_repeats(grad: Tensor, small: Sequence[int]) -> Tensor:
     """Return the transpose of `upsample`: what each latent pixel was repeated to, summed to (t, h, w)."""
-    batch, channels, frames, *pixels = grad.shape
-    pieces = [(slice(None), frames, small[0])]
-    if has_lone_first(frames):
-        pieces = [(slice(0, 1), 1, 1), (slice(1, None), frames - 1, small[0] - 1)]
-    sums = [
-        torch.ops.aten.upsample_nearest3d_backward(
-            grad[:, :, piece], [large, *pixels], [batch, channels, few, *small[1:]]
-        )
-        for piece, large, few in pieces
-    ]
-    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=2)
+    lone = has_lone_first(grad.shape[2])
+    for dim, count in zip((4, 3, 2), reversed(small), strict=True):
+        index = _source(grad.shape[dim], count, lone and dim == 2, grad.device)
+        shape = [count if d == dim else n for d, n in enumerate(grad.shape)]
+        grad = grad.new_zeros(shape).index_add(dim, index, grad)
+    return grad
+
+
+def _source(size: int, small: int, lone_first: bool, device: torch.device) -> Tensor:
+    """Return which of `small` positions each of `size` takes by nearest neighbour."""
+    numbers = torch.arange(small, dtype=torch.float32, device=device).view(1, 1, -1)
+    if not lone_first:
+        return F.interpolate(numbers, size=size).flatten().long()
+    rest = F.interpolate(numbers[..., 1:], size=size - 1)
+    return torch.cat([numbers[..., :1], rest], dim=2).flatten().long()
 
 
 def spatial_norm_silu_reference(

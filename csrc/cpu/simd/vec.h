@@ -34,6 +34,7 @@ typedef float UnalignedVec __attribute__((vector_size(kLanes * sizeof(float)), a
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec multiply_add(Vec a, float b, Vec sum) { return sum + a * b; }
+inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 
 #else
 
@@ -65,8 +66,19 @@ inline Vec operator*(Vec a, float b) {
   for (int i = 0; i < kLanes; ++i) a.lane[i] *= b;
   return a;
 }
+inline Vec operator*(Vec a, Vec b) {
+  for (int i = 0; i < kLanes; ++i) a.lane[i] *= b.lane[i];
+  return a;
+}
+inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 
 #endif
+
+inline Vec splat(float value) {
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = value;
+  return load(lanes);
+}
 
 #ifdef __has_builtin
 #if __has_builtin(__builtin_shufflevector)

@@ -1,0 +1,103 @@
+"""The races of `causal_conv3d` on a GPU: every tile of Triton's and CUDA C++ against the framework's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.op import explain
+from ..ops import causal_conv3d
+from ..ops.causal_conv3d import triton_tiles
+from ..ops.causal_conv3d.shape_class import shape_classes
+from ..ops.causal_conv3d.spec import output_size
+from ..ops.causal_conv3d.triton_call import make_call
+from ..workloads import FULL_SIZE, ConvCase, Workload, make_conv_call
+from .race import Job, Race, Way
+
+_SEED = 0
+_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+
+
+def jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
+    """Return a race for each convolution of `FULL_SIZE` in each dtype, in the middle of a stream."""
+    return [
+        Job(f"{w.name} {str(d).removeprefix('torch.')}", class_of(w, d), functools.partial(_race, w, d))
+        for d in dtypes
+        for w in FULL_SIZE.values()
+    ]
+
+
+def class_of(workload: Workload, dtype: torch.dtype) -> str:
+    """Return the class that the measurement of a workload will speak for."""
+    return shape_classes(dtype, workload.shape, workload.weight_shape, workload.stride, gpu=True)[0]
+
+
+def _race(workload: Workload, dtype: torch.dtype, device: torch.device) -> Race:
+    call = _call(workload, dtype, device)
+    size = output_size(workload.shape, workload.kernel_size, workload.stride, (1, 1, 1), "replicate", "zeros")
+    shapes = (workload.shape, (1, workload.out_channels, *size))
+    return Race(
+        " -> ".join("x".join(map(str, s)) for s in shapes),
+        Way("aten", functools.partial(causal_conv3d, **call, backend="aten")),
+        ways(call),
+        _TOLERANCE[dtype],
+    )
+
+
+def ways(call: Mapping[str, Any]) -> list[Way]:
+    """Return every way of ours that can compute a call: Triton with each of its tiles, and CUDA C++."""
+    found = []
+    if explain("causal_conv3d", **call, backend="triton").chosen == "triton":
+        found += [Way("triton", _triton(call, tile), asdict(tile)) for tile in _tiles(call)]
+    if explain("causal_conv3d", **call, backend="cuda").chosen == "cuda":
+        found.append(Way("cuda", functools.partial(causal_conv3d, **call, backend="cuda")))
+    return found
+
+
+def _tiles(call: Mapping[str, Any]) -> list[triton_tiles.Tile]:
+    arguments = _arguments(call)
+    capability = triton_tiles.capability_of(arguments[0].device)
+    tiles = list(triton_tiles.configurations(capability, arguments[0].dtype))
+    if triton_tiles.why_no_winograd(make_call(*arguments)) is None:
+        tiles.append(triton_tiles.winograd_tile(capability))
+    return tiles
+
+
+def _triton(call: Mapping[str, Any], tile: triton_tiles.Tile) -> Callable[[], Tensor]:
+    from ..ops.causal_conv3d.triton_run import run
+
+    arguments = _arguments(call)
+    capability = triton_tiles.capability_of(arguments[0].device)
+
+    def convolve() -> Tensor:
+        prepared = make_call(*arguments)
+        run(prepared, triton_tiles.choose(prepared, capability, tile))
+        return prepared.out
+
+    return convolve
+
+
+def _arguments(call: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the operator's arguments of a call of the public function with default modes."""
+    state, stride = call.get("initial_state"), tuple(call["stride"])
+    return call["x"], call["weight"], call["bias"], state, None, stride, (1, 1, 1), "replicate", "zeros"
+
+
+def _call(workload: Workload, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    case = ConvCase(
+        workload.name,
+        workload.shape,
+        workload.out_channels,
+        workload.kernel_size,
+        "channels_last_3d",
+        state=workload.kernel_size[0] > 1,
+        options={"stride": workload.stride},
+    )
+    call = make_conv_call(case, dtype, _SEED, device)
+    call["weight"] = call["weight"].contiguous(memory_format=torch.channels_last_3d)
+    return call

@@ -1,0 +1,57 @@
+"""Group norm by the native CPU module: two passes over x, the second of which activates and writes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core import native
+from ...core.op import Backend
+from ..norms.cpu import DTYPES, address, as_floats, empty_like_format, why_not_norm
+
+
+def _why_not(x: Tensor, *others: object) -> str | None:
+    return why_not_norm(x, x.dtype, others[-1])
+
+
+def _why_not_into(out: Tensor, x: Tensor, *others: object) -> str | None:
+    return why_not_norm(x, out.dtype, others[-1])
+
+
+def _normalise_into(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    eps: float,
+    silu: bool,
+    precision: str,
+) -> None:
+    weight, bias = as_floats(weight), as_floats(bias)
+    native.cpu_module().group_norm(
+        native.describe(out),
+        native.describe(x),
+        None,
+        None,
+        address(weight),
+        address(bias),
+        num_groups,
+        eps,
+        silu,
+        False,
+        (1, 1, 1),
+        DTYPES[x.dtype],
+        native.cpu_isa(),
+        torch.get_num_threads(),
+    )
+
+
+def _normalise(x: Tensor, *others: object) -> Tensor:
+    out = empty_like_format(x)
+    _normalise_into(out, x, *others)
+    return out
+
+
+NORM = Backend("cpu", _normalise, _why_not)
+NORM_ = Backend("cpu", _normalise_into, _why_not_into)

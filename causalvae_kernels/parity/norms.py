@@ -1,0 +1,76 @@
+"""Parity of the norm ops, fresh and into a buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops import (
+    group_norm_silu,
+    group_norm_silu_,
+    rms_norm_silu,
+    rms_norm_silu_,
+    spatial_norm_silu,
+    spatial_norm_silu_,
+)
+from ..workloads import in_buffer
+from .compare import Comparison, compare, compare_exactly
+
+# By the name of the op: the function that returns a tensor, and the one that writes into a buffer.
+NORMS: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
+    "group_norm_silu": (group_norm_silu, group_norm_silu_),
+    "rms_norm_silu": (rms_norm_silu, rms_norm_silu_),
+    "spatial_norm_silu": (spatial_norm_silu, spatial_norm_silu_),
+}
+
+
+def compare_norm(
+    op: str, call: dict[str, Any], backend: str, *, in_place: bool = False, precision: str = "high"
+) -> Comparison:
+    """Compare one call of a norm op with the reference and the fp64 oracle.
+
+    torch's group norm on a CPU loses digits of a channels-last tensor (5e-3 relative for randn * 0.1 + 3):
+    only `aten`, which calls it, is allowed that; the others are held against the reference of a contiguous
+    copy.
+
+    Args:
+        op: "group_norm_silu", "spatial_norm_silu" or "rms_norm_silu".
+        call: Its keyword arguments.
+        backend: Name of the backend.
+        in_place: Write into the body of a `FrameBuffer`.
+        precision: Tier.
+    """
+    function, into = NORMS[op]
+    keywords = {"backend": backend, "precision": precision}
+    if in_place:
+        buffer = in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0))
+        into(buffer, **call, **keywords)
+        got = buffer.body
+        if not border_is_untouched(buffer.storage, buffer.body):
+            return Comparison(float("nan"), 0.0, float("nan"), 0.0, "the border of the buffer was written")
+    else:
+        got = function(**call, **keywords)
+    reference = function(**call, backend="reference", precision=precision)
+    if precision == "exact":
+        return compare_exactly(got, reference)
+    oracle = function(**_mapped(call, lambda t: t.double()), backend="reference")
+    draws = [function(**_mapped(call, lambda t: t.contiguous()), backend="reference")]
+    if backend == "aten":
+        draws.append(reference)
+    return compare(got, draws, oracle)
+
+
+def border_is_untouched(storage: Tensor, body: Tensor) -> bool:
+    """Whether everything but the body still holds the NaN that `in_buffer` filled it with."""
+    kept = body.clone()
+    body.fill_(float("nan"))
+    untouched = bool(storage.isnan().all())
+    body.copy_(kept)
+    return untouched
+
+
+def _mapped(call: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {name: change(v) if isinstance(v, Tensor) else v for name, v in call.items()}

@@ -1,0 +1,124 @@
+// The RMS norm for one instruction set; compiled once for each (CVK_ISA names its namespace).
+#include "../rms_norm.h"
+
+#include "convert.h"
+#include "rows.h"
+#include "silu.h"
+#include "strided.h"
+#include "vec.h"
+#include "wide.h"
+
+#if defined(__GNUC__)
+#define CVK_SQRT __builtin_sqrt
+#else
+#include <math.h>
+#define CVK_SQRT sqrt
+#endif
+
+namespace cvk {
+namespace {
+
+// A NaN stays one.
+inline float inverse_norm(double square) {
+  const double norm = CVK_SQRT(square);
+  return static_cast<float>(1 / (norm < kLeastNorm ? kLeastNorm : norm));
+}
+
+// Rounds to the type, as the model does before it scales.
+template <class Type>
+inline Vec rounded(Vec v) {
+  typename Type::Item items[kLanes];
+  store_lanes<Type>(items, v);
+  return load_lanes<Type>(items);
+}
+template <>
+inline Vec rounded<Float32>(Vec v) {
+  return v;
+}
+
+template <class Type, bool kSilu>
+inline Vec normalise(Vec x, Vec inverse, Vec factor, Vec offset) {
+  const Vec y = multiply_add(rounded<Type>(x * inverse), factor, offset);
+  return kSilu ? silu(y) : y;
+}
+
+template <class Item>
+inline Item* row_of(const Tensor5& tensor, int64_t batch, int64_t row) {
+  return static_cast<Item*>(tensor.data) + batch * tensor.stride[0] +
+         row / tensor.size[3] * tensor.stride[2] + row % tensor.size[3] * tensor.stride[3];
+}
+
+template <class Type, bool kSilu>
+void write_row_of(const RmsNormPass& p, int64_t batch, int64_t row) {
+  using Item = typename Type::Item;
+  const RmsNorm& norm = p.norm;
+  const int64_t channels = norm.x.size[1], width = norm.x.size[4];
+  const Item* x = row_of<Item>(norm.x, batch, row);
+  Item* out = row_of<Item>(norm.out, batch, row);
+  for (int64_t w = 0; w < width; ++w, x += norm.x.stride[4], out += norm.out.stride[4]) {
+    Wide squares[2] = {};
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Wide first, second;
+      widen(load_some<Type>(x + c, min_of(kLanes, channels - c)), first, second);
+      squares[0] = squares[0] + first * first;
+      squares[1] = squares[1] + second * second;
+    }
+    const Vec inverse = splat(inverse_norm(sum_of(squares[0], squares[1])));
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const int64_t count = min_of(kLanes, channels - c);
+      const Vec y = normalise<Type, kSilu>(load_some<Type>(x + c, count), inverse, load(p.factor + c),
+                                           load(p.offset + c));
+      store_some<Type>(out + c, y, count);
+    }
+  }
+}
+
+template <class Type, bool kSilu>
+void write_block_of(const RmsNormPass& p, int64_t batch, int64_t row, int64_t block) {
+  using Item = typename Type::Item;
+  const RmsNorm& norm = p.norm;
+  const int64_t channels = norm.x.size[1], first = block * p.pixels;
+  const int64_t pixels = min_of(p.pixels, norm.x.size[4] - first);
+  const int64_t x_step = norm.x.stride[4], out_step = norm.out.stride[4];
+  const Item* x = row_of<Item>(norm.x, batch, row) + first * x_step;
+  Item* out = row_of<Item>(norm.out, batch, row) + first * out_step;
+
+  double squares[kMostPixels] = {};
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = 0; i < pixels; i += kLanes) {
+      Wide low, high;
+      widen(load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, min_of(kLanes, pixels - i)),
+            low, high);
+      add_to(squares + i, low * low);
+      add_to(squares + i + kHalf, high * high);
+    }
+  float inverse[kMostPixels];
+  for (int64_t i = 0; i < p.pixels; ++i) inverse[i] = inverse_norm(squares[i]);
+  for (int64_t c = 0; c < channels; ++c) {
+    const Vec factor = splat(p.factor[c]), offset = splat(p.offset[c]);
+    for (int64_t i = 0; i < pixels; i += kLanes) {
+      const int64_t count = min_of(kLanes, pixels - i);
+      const Vec v = load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, count);
+      store_strided<Type>(out + c * norm.out.stride[1] + i * out_step, out_step,
+                          normalise<Type, kSilu>(v, load(inverse + i), factor, offset), count);
+    }
+  }
+}
+
+void write_row(const RmsNormPass& p, int64_t batch, int64_t row) {
+  CVK_FOR_TYPE(p.norm.dtype, p.norm.silu ? write_row_of<Type, true>(p, batch, row)
+                                         : write_row_of<Type, false>(p, batch, row));
+}
+
+void write_block(const RmsNormPass& p, int64_t batch, int64_t row, int64_t block) {
+  CVK_FOR_TYPE(p.norm.dtype, p.norm.silu ? write_block_of<Type, true>(p, batch, row, block)
+                                         : write_block_of<Type, false>(p, batch, row, block));
+}
+
+}  // namespace
+
+namespace CVK_ISA {
+extern const RmsNormKernels rms_norm = {write_row, write_block};
+}
+
+}  // namespace cvk

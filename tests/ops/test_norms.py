@@ -1,0 +1,397 @@
+"""`group_norm_silu`, `spatial_norm_silu`, `rms_norm_silu` and their in-place twins: what they share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput
+from causalvae_kernels.core.layout import is_channels_last_3d
+from causalvae_kernels.core.triton_runtime import interpreting
+from causalvae_kernels.parity import compare_norm
+from causalvae_kernels.parity.norms import NORMS
+from causalvae_kernels.workloads import NORM_CASES, NormCase, in_buffer, make_norm_call
+from tests.conftest import BACKENDS
+
+OPS = torch.ops.causalvae_kernels
+LAYOUTS = ("contiguous", "channels_last_3d", "sliced", "permuted")
+SMALL = NormCase("small", (2, 6, 3, 4, 6), 3, (2, 2, 3))
+
+
+@pytest.fixture(params=sorted(NORMS))
+def op(request):
+    """The name of an op."""
+    return request.param
+
+
+def operator_arguments(op, call):
+    """The arguments of the operator but for backend and precision."""
+    names = {
+        "group_norm_silu": ("x", "weight", "bias", "num_groups"),
+        "spatial_norm_silu": ("x", "scale", "shift", "weight", "bias", "num_groups"),
+        "rms_norm_silu": ("x", "weight", "bias"),
+    }[op]
+    eps = () if op == "rms_norm_silu" else (1e-5,)
+    return (*(call.get(name) for name in names), *eps, call["silu"])
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
+@pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
+def test_backend_against_the_oracle(case, op, dtype, in_place, backend, seed):
+    call = make_norm_call(op, case, dtype, seed)
+    if backend != "aten" and why_not(op, call, backend):
+        assert case.name in ("no repeats divide", "three times") and op == "spatial_norm_silu"
+        return
+    comparison = compare_norm(op, call, backend, in_place=in_place)
+    assert comparison.passed, comparison
+
+
+def why_not(op, call, backend):
+    try:
+        NORMS[op][0](**call, backend=backend)
+    except BackendUnavailable as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
+def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, op, in_place, dtype, seed):
+    call = make_norm_call(op, case, dtype, seed)
+    comparison = compare_norm(op, call, "aten", in_place=in_place, precision="exact")
+    assert comparison.passed, comparison
+
+
+@pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
+def test_aten_in_float64(case, op, seed):
+    call = make_norm_call(op, case, torch.float64, seed)
+    got, expected = (NORMS[op][0](**call, backend=b) for b in ("aten", "reference"))
+    assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_exact_is_refused_by_what_sums_in_another_order(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    if backend == "aten":
+        NORMS[op][0](**call, backend=backend, precision="exact")
+        return
+    with pytest.raises(BackendUnavailable, match="precision 'exact'"):
+        NORMS[op][0](**call, backend=backend, precision="exact")
+
+
+@given(data=st.data())
+@settings(max_examples=15 if interpreting() else 80, deadline=None)
+def test_random_shapes_strides_and_dtypes(data):
+    draw = data.draw
+    groups, per_group = draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    small = draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)))
+    powers = st.sampled_from([1, 2, 4])
+    frames = small[0] * draw(powers)
+    if small[0] > 1 and draw(st.booleans()):
+        frames = 1 + (small[0] - 1) * draw(st.sampled_from([2, 4]))
+    elif frames % 2 and frames > 1:
+        frames = small[0]
+    case = NormCase(
+        "drawn",
+        (
+            draw(st.integers(1, 3)),
+            groups * per_group,
+            frames,
+            small[1] * draw(powers),
+            small[2] * draw(powers),
+        ),
+        groups,
+        small,
+        draw(st.sampled_from(LAYOUTS)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.sampled_from([0.0, 0.0, 3.0])),
+        draw(st.sampled_from([1.0, 1.0, 0.1])),
+    )
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+    op = draw(st.sampled_from(sorted(NORMS)))
+    call = make_norm_call(op, case, dtype, draw(st.integers(0, 2**31)))
+    for name in sorted({name for name, _ in BACKENDS}):
+        for in_place in (False, True):
+            comparison = compare_norm(op, call, name, in_place=in_place)
+            assert comparison.passed, (name, comparison)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("into", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+def test_any_layout_into_any_other(op, layout, into, backend, seed):
+    case = NormCase("cross", (2, 20, 3, 6, 7), 4, (2, 3, 7), layout)
+    call = make_norm_call(op, case, torch.float32, seed)
+    expected = NORMS[op][0](**call, backend="reference")
+    buffer = FrameBuffer.empty(case.shape, head_room=2, halo=(1, 0, 1, 2), memory_format=into)
+    NORMS[op][1](buffer, **call, backend=backend)
+    assert torch.allclose(buffer.body, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+def test_x_may_be_the_body_itself(op, layout, dtype, backend, seed):
+    case = NormCase("itself", (2, 37, 3, 6, 7), 1, (2, 3, 7), layout)
+    call = make_norm_call(op, case, dtype, seed)
+    expected = NORMS[op][0](**call, backend=backend)
+    buffer = in_buffer(call.pop("x"), 2, (1, 1, 1, 1))
+    NORMS[op][1](buffer, buffer.body, **call, backend=backend)
+    if backend == "aten":  # the bits of the framework's SiLU depend on the layout
+        assert torch.allclose(buffer.body.float(), expected.float(), rtol=1e-2, atol=1e-5)
+    else:
+        assert torch.equal(buffer.body, expected)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "permuted"])
+def test_the_same_bits_from_one_and_two_threads(op, layout, backend, seed):
+    case = NormCase("threads", (1, 40, 5, 32, 24), 4, (3, 16, 12), layout)
+    call = make_norm_call(op, case, torch.float32, seed)
+    before = torch.get_num_threads()
+    if backend == "aten":
+        pytest.skip("the framework's own sums")
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(NORMS[op][0](**call, backend=backend))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_memory_format_follows_the_input(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    norm = NORMS[op][0]
+    x = call.pop("x")
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    assert norm(x, **call, backend=backend).is_contiguous()
+    assert norm(last, **call, backend=backend).is_contiguous(memory_format=torch.channels_last_3d)
+    body = in_buffer(last, 2, (1, 1, 1, 1)).body
+    assert is_channels_last_3d(body)
+    assert norm(body, **call, backend=backend).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_constant_frame_is_no_division_by_zero(op, dtype, backend):
+    call = make_norm_call(op, SMALL, dtype, 0)
+    for value in (0.0, 5.0):
+        call["x"] = torch.full_like(call["x"], value)
+        got = NORMS[op][0](**call, backend=backend)
+        expected = NORMS[op][0](**call, backend="reference")
+        assert got.isfinite().all()
+        assert torch.allclose(got.float(), expected.float(), rtol=1e-2, atol=1e-2)
+
+
+def test_what_is_not_finite_stays_so(op, backend):
+    """A NaN spoils its group, or its pixel, and nothing else."""
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    call["x"][1, 2, 1, 1, 1] = float("nan")
+    got = NORMS[op][0](**call, backend=backend).isnan()
+    assert torch.equal(got, NORMS[op][0](**call, backend="reference").isnan())
+    assert got.any() and not got.all()
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_float32_parameters_beside_half_precision(op, low, backend, seed):
+    call = make_norm_call(op, SMALL, low, seed)
+    for name in ("weight", "bias"):
+        call[name] = call[name].float()
+    expected = NORMS[op][0](**call, backend="reference")
+    assert expected.dtype == (torch.float32 if op == "rms_norm_silu" else low)
+    if backend != "aten" and why_not(op, call, backend):
+        assert op == "rms_norm_silu"
+        return
+    comparison = compare_norm(op, call, backend)
+    assert comparison.passed, comparison
+    assert NORMS[op][0](**call, backend=backend).dtype == expected.dtype
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
+    call = make_norm_call(op, SMALL, given, 0)
+    plain = {"weight": call["weight"].float(), "bias": call["bias"].float()}
+    with torch.autocast("cpu", dtype=low):
+        x = call["x"]
+        expected = torch.nn.functional.group_norm(x, 3, **plain).dtype
+        if op == "rms_norm_silu":
+            expected = (torch.nn.functional.normalize(x, dim=1) * plain["weight"].view(-1, 1, 1, 1)).dtype
+        if backend != "aten" and why_not(op, call | plain, backend):
+            assert op == "rms_norm_silu" and given != torch.float32
+            return
+        got = NORMS[op][0](**(call | plain), backend=backend)
+    assert got.dtype == expected
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_opcheck(op, layout, backend):
+    case = NormCase("opcheck", (2, 4, 3, 4, 2), 2, (2, 2, 1), layout)
+    call = make_norm_call(op, case, torch.float32, 0)
+    leaves = {k: v.requires_grad_() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    torch.library.opcheck(getattr(OPS, op).default, (*operator_arguments(op, leaves), backend, ""))
+    plain = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    out = torch.zeros(case.shape)
+    torch.library.opcheck(getattr(OPS, f"{op}_").default, (out, *operator_arguments(op, plain), backend, ""))
+
+
+@pytest.mark.parametrize("silu", [True, False], ids=["silu", "linear"])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_gradients_of_everything(op, silu, affine, seed):
+    case = NormCase("gradients", (2, 4, 3, 2, 2), 2, (2, 1, 2), affine=affine, silu=silu)
+    call = make_norm_call(op, case, torch.float64, seed)
+    names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
+
+    def norm(*tensors):
+        return NORMS[op][0](**(call | dict(zip(names, tensors, strict=True))))
+
+    leaves = tuple(call[name].clone().requires_grad_() for name in names)
+    assert torch.autograd.gradcheck(norm, leaves)
+    assert torch.autograd.gradgradcheck(norm, leaves, fast_mode=True)
+
+
+def test_gradients_are_those_of_the_reference_whatever_the_backend(op, dtype, backend, seed):
+    call = make_norm_call(op, SMALL, dtype, seed)
+    names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
+    leaves = {name: call[name].clone().requires_grad_() for name in names}
+    NORMS[op][0](**(call | leaves), backend=backend).square().sum().backward()
+    from importlib import import_module
+
+    # The reference as plain PyTorch, differentiated by the framework, in float64.
+    module = import_module(f"causalvae_kernels.ops.{op}.reference")
+    plain = {name: call[name].double().requires_grad_() for name in names}
+    y = getattr(module, f"{op}_reference")(*operator_arguments(op, call | plain))
+    y.square().sum().backward()
+    close = 1e-3 if dtype == torch.float32 else 0.05
+    for name in names:
+        expected = plain[name].grad
+        assert leaves[name].grad.dtype == dtype
+        distance = (leaves[name].grad - expected).norm() / expected.norm()
+        assert distance < close, (name, distance)
+
+
+def test_only_the_wanted_gradients_are_computed(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    call["weight"].requires_grad_()
+    NORMS[op][0](**call, backend=backend).sum().backward()
+    assert call["weight"].grad is not None and call["x"].grad is None and call["bias"].grad is None
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+def test_compiles_without_a_graph_break(op, layout, backend):
+    case = NormCase("compiled", (1, 6, 3, 4, 6), 3, (2, 2, 3), layout)
+    call = make_norm_call(op, case, torch.float32, 0)
+    x = call.pop("x")
+
+    def step(x):
+        fresh = NORMS[op][0](x * 2, **call, backend=backend)
+        buffer = FrameBuffer.empty(x.shape, head_room=2, memory_format=torch.channels_last_3d)
+        buffer.storage.zero_()
+        NORMS[op][1](buffer, fresh, **call, backend=backend)
+        return fresh, buffer.storage
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(compiled(x), step(x), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5) and got.stride() == expected.stride()
+
+
+def test_compiled_into_the_body_that_is_read(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    x = call.pop("x")
+
+    def step(storage):
+        buffer = FrameBuffer(storage, 2)
+        NORMS[op][1](buffer, buffer.body, **call, backend=backend)
+
+    plain, compiled = (in_buffer(x, 2).storage.nan_to_num() for _ in range(2))
+    step(plain)
+    torch.compile(step, fullgraph=True, backend="aot_eager")(compiled)
+    assert torch.allclose(plain, compiled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"
+)
+def test_compiles_with_inductor(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    x = call.pop("x")
+
+    def step(x):
+        return NORMS[op][0](x.relu(), **call, backend=backend) * 2
+
+    assert torch.allclose(torch.compile(step, fullgraph=True)(x), step(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_whose_sign_is_a_flag(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    x = torch.view_as_complex(torch.stack([call["x"], call["x"]], -1)).conj().imag
+    assert x.is_neg()
+    call["x"] = x
+    expected = NORMS[op][0](**(call | {"x": x.clone()}), backend="reference")
+    assert torch.allclose(NORMS[op][0](**call, backend=backend), expected, atol=1e-4)
+    buffer = FrameBuffer(torch.zeros_like(x), 0)
+    NORMS[op][1](buffer, **call, backend=backend)
+    assert torch.allclose(buffer.body, expected, atol=1e-4)
+
+
+def test_in_place_refuses_to_lose_a_gradient(op):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    call["weight"].requires_grad_()
+    buffer = in_buffer(call["x"], 1)
+    with pytest.raises(InvalidInput, match=f"would lose it; use {op}"):
+        NORMS[op][1](buffer, **call)
+    with torch.no_grad():
+        NORMS[op][1](buffer, **call)
+
+
+def test_in_place_refuses_what_lies_in_part_under_the_body(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    x = call.pop("x")
+    buffer = in_buffer(x, 1)
+    shifted = buffer.storage[:, :, :-1]
+    with pytest.raises(InvalidInput, match="expected other memory"):
+        NORMS[op][1](buffer, shifted, **call, backend=backend)
+
+
+def test_in_place_is_noticed_by_autograd(op, backend):
+    """A native kernel writes behind autograd's back."""
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    buffer = FrameBuffer(torch.ones_like(call["x"]), 0)
+    leaf = torch.ones_like(call["x"]).requires_grad_()
+    product = leaf * buffer.body
+    NORMS[op][1](buffer, **call, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": torch.zeros(2, 3, 4)}, "five dimensions"),
+        ({"x": torch.zeros(2, 6, 0, 4, 6)}, "at least one"),
+        ({"x": torch.zeros(2, 6, 3, 4, 6, dtype=torch.int32)}, "expected float32"),
+        ({"weight": torch.zeros(5)}, r"expected \(6,\) = \(C,\)"),
+        ({"weight": torch.zeros(6, dtype=torch.float64)}, "weight is torch.float64 and x is torch.float32"),
+        ({"bias": torch.zeros(6, dtype=torch.bfloat16)}, "bias is torch.bfloat16"),
+        ({"backend": "fast"}, "expected one of"),
+        ({"precision": "best"}, "expected one of"),
+    ],
+)
+def test_bad_input_gets_a_sentence(op, change, words):
+    call = make_norm_call(op, SMALL, torch.float32, 0) | change
+    with pytest.raises(InvalidInput, match=words):
+        NORMS[op][0](**call)
+    if "backend" not in change and "precision" not in change:
+        buffer = FrameBuffer(torch.zeros(SMALL.shape), 0)
+        with pytest.raises(InvalidInput, match=words):
+            NORMS[op][1](buffer, **call)
+
+
+def test_in_place_checks_its_destination(op):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    for buffer, words in (
+        (torch.zeros(SMALL.shape), "expected a FrameBuffer"),
+        (FrameBuffer(torch.zeros(2, 6, 3, 4, 5), 0), "body of the buffer has shape"),
+        (FrameBuffer(torch.zeros(SMALL.shape, dtype=torch.bfloat16), 0), "the buffer is torch.bfloat16"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            NORMS[op][1](buffer, **call)
