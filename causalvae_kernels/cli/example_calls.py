@@ -85,10 +85,16 @@ def _pad_in_place(call: CallShape) -> Arguments:
     return (buffer,), call.modes
 
 
+def _upsample(call: CallShape) -> Arguments:
+    weight = call.empty((call.out_channels, call.shape[1], call.kernel_size[0], 3, 3))
+    return (call.empty(call.shape), weight), call.modes
+
+
 _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d": _conv,
     "causal_pad3d": _pad,
     "causal_pad3d_": _pad_in_place,
+    "upsample_conv": _upsample,
 }
 
 

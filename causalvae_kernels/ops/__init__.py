@@ -2,5 +2,6 @@
 
 from .causal_conv3d import causal_conv3d
 from .causal_pad3d import causal_pad3d, causal_pad3d_
+from .upsample_conv import upsample_conv
 
-__all__ = ["causal_conv3d", "causal_pad3d", "causal_pad3d_"]
+__all__ = ["causal_conv3d", "causal_pad3d", "causal_pad3d_", "upsample_conv"]

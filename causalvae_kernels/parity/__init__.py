@@ -11,6 +11,7 @@ from .report import (
     verify_ops,
     verify_vae,
 )
+from .resampling import compare_upsample
 from .stream import run_in_chunks
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "compare_exactly",
     "compare_pad",
     "compare_round_trips",
+    "compare_upsample",
     "round_trip",
     "run_in_chunks",
     "verify_ops",

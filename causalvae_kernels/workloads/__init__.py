@@ -12,6 +12,7 @@ from .cases import (
 )
 from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
+from .resampling import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from .vaes import cogvideox_2b_config, odd_cogvideox_config, small_cogvideox_config
 
 __all__ = [
@@ -19,14 +20,17 @@ __all__ = [
     "FULL_SIZE",
     "GATED",
     "PAD_CASES",
+    "UPSAMPLE_CASES",
     "WORKLOADS",
     "ConvCase",
     "PadCase",
+    "UpsampleCase",
     "Workload",
     "cogvideox_2b_config",
     "in_buffer",
     "make_conv_call",
     "make_pad_call",
+    "make_upsample_call",
     "make_video",
     "odd_cogvideox_config",
     "small_cogvideox_config",

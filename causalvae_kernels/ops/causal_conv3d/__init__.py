@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
+from ...core.precision import autocast_dtype
 from ...core.selection import requested_backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
@@ -80,7 +81,7 @@ def causal_conv3d(
             seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
             given = _fill(x, backend=backend, **given)
             x = x.storage
-    cast = _autocast_dtype(x)
+    cast = autocast_dtype(x)
     late = None
     anew = (cast is not None and weight.dtype != cast) or why_packed_anew(weight) is not None
     if anew and requested_backend(backend)[0] == "auto":
@@ -140,7 +141,7 @@ def _reads_two_sources(
     """Whether the backend reads body and state where they lie: then the border is left as it is."""
     if any(buffer.halo) or type(buffer.storage) is not Tensor or torch.compiler.is_compiling():
         return False
-    if _autocast_dtype(buffer.storage) is not None:
+    if autocast_dtype(buffer.storage) is not None:
         return False
     past = given["initial_state"]
     if torch.is_grad_enabled() and (
@@ -160,7 +161,7 @@ def _fill(
     backend: str | None,
 ) -> dict[str, Any]:
     """Fill the border; return the modes of the convolution over the storage."""
-    if initial_state is not None and _autocast_dtype(buffer.storage) is not None:
+    if initial_state is not None and autocast_dtype(buffer.storage) is not None:
         initial_state = initial_state.to(buffer.storage.dtype)
     causal_pad3d_(
         buffer,
@@ -228,15 +229,6 @@ def _arguments(
         check_shape(_NAME, "residual", residual, (x.shape[0], out_channels, *size), "(B, Cout, T', H', W')")
         check_like(_NAME, "residual", residual, "x", x)
     return x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode
-
-
-def _autocast_dtype(x: object) -> torch.dtype | None:
-    """Return the dtype to convolve in, if autocast is on and would change it."""
-    if not isinstance(x, Tensor) or x.is_meta or x.dtype == torch.float64:
-        return None
-    if not torch.is_autocast_enabled(x.device.type):
-        return None
-    return torch.get_autocast_dtype(x.device.type)
 
 
 _NAME = "causal_conv3d"
