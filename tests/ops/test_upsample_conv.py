@@ -8,10 +8,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causalvae_kernels import InvalidInput, causal_conv3d, upsample_conv
+from causalvae_kernels import (
+    InvalidInput,
+    causal_conv3d,
+    packed_size,
+    release_packed_weights,
+    upsample_conv,
+    use_packed_budget,
+)
+from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
-from causalvae_kernels.ops.upsample_conv import spec
+from causalvae_kernels.ops.upsample_conv import cpu, folding, spec
 from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from tests.conftest import BACKENDS
@@ -48,7 +56,7 @@ def test_any_sizes(data):
     layout = draw(st.sampled_from(["contiguous", "channels_last_3d", "sliced", "permuted"]))
     case = UpsampleCase("any", tuple(shape), draw(st.integers(1, 36)), kernel_frames, scale, layout, state)
     call = make_upsample_call(
-        case, draw(st.sampled_from([torch.float32, torch.bfloat16])), draw(st.integers(0))
+        case, draw(st.sampled_from([torch.float32, torch.bfloat16])), draw(st.integers(0, 2**31))
     )
     for name in sorted({name for name, _ in BACKENDS}):
         comparison = compare_upsample(call | options, name)
@@ -224,3 +232,114 @@ def test_flops_and_bytes():
     # Repeated frames are computed once.
     assert spec.flops((1, 4, 5, 6, 7), (8, 4, 1, 3, 3), BOTH) == 2 * 8 * 4 * 4 * 5 * 12 * 14
     assert spec.bytes_moved((1, 4, 5, 6, 7), (8, 4, 3, 3, 3), 2, BOTH) == 2 * (4 * 210 + 8 * 9 * 168 + 864)
+
+
+# ---------------------------------------------------------------- the backend cpu
+
+needs_native = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
+
+
+@needs_native
+@pytest.mark.parametrize("kernel_frames", [1, 3])
+@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
+def test_vanishing_planes_are_not_packed(kernel_frames, scale):
+    """Packed weights of exactly the stated size, NaN behind them: whatever else were read would show."""
+    module, isa = native.cpu_module(), native.cpu_isa()
+    call = make_upsample_call(UpsampleCase("n", (1, 8, 3, 8, 8), 32, kernel_frames, scale), torch.float32, 5)
+    _, size = cpu.packing(call["weight"], scale, isa)
+    doubles_time = scale[0] == 2 and kernel_frames == 3
+    slices = 3 if doubles_time else {1: 1, 3: 4}[kernel_frames]
+    kernels, planes = (4, 25) if scale[1] == 2 else (1, 36)
+    assert size == 4 * kernels * (1 + doubles_time) * planes * slices * 8 * 32
+    packed = torch.full((2 * (size // 4),), torch.nan)
+    parts = packed[: size // 4].chunk(kernels * (1 + doubles_time))
+    for part, (phase, kernel) in zip(parts, folding.folded(call["weight"], scale), strict=True):
+        kernel = folding.with_zero_taps(phase, kernel)
+        module.winograd_pack(part.data_ptr(), native.describe(kernel), "float32", isa, 1, phase.zero_taps)
+    assert packed[: size // 4].isfinite().all() and packed[size // 4 :].isnan().all()
+    expected = upsample_conv(**call, backend="reference")
+    once = slice(None, None, 2 if scale[0] == 2 and kernel_frames == 1 else 1)
+    got = torch.empty_like(expected[:, :, once])
+    sizes = call["weight"][:, :, : 2 if doubles_time else kernel_frames]
+    tensors = [native.describe(t) for t in (got, call["x"], sizes)]
+    words = (doubles_time, scale[1] == 2, doubles_time, "replicate", "zeros", "float32", isa, 1)
+    module.upsample_conv(*tensors, call["bias"].data_ptr(), None, *words, packed.data_ptr())
+    assert torch.allclose(got, expected[:, :, once], rtol=1e-4, atol=1e-4)
+
+
+@needs_native
+def test_zero_taps_are_checked():
+    weight = native.describe(torch.zeros(8, 8, 1, 3, 3))
+    with pytest.raises(ValueError, match="expected -1 for none, 0 or 2"):
+        native.cpu_module().winograd_packed_floats(weight, native.cpu_isa(), (1, -1))
+
+
+@needs_native
+def test_sums_of_weights_are_not_rounded():
+    """w1 + w2 cancels but for a hundredth; rounded to bfloat16 that would be off by a third."""
+    x = torch.ones(1, 8, 1, 8, 8, dtype=torch.bfloat16)
+    weight = torch.zeros(8, 8, 1, 3, 3, dtype=torch.bfloat16)
+    weight[..., 1, 1], weight[..., 1, 2] = 1.0, -0.99609375
+    weight[..., 2, 2] = 0.0001220703125
+    for shape in ((8, 8), (3, 3)):  # by Winograd's algorithm, and directly
+        frames = x[..., : shape[0], : shape[1]]
+        comparison = compare_upsample({"x": frames, "weight": weight}, "cpu")
+        assert comparison.passed, comparison
+
+
+@needs_native
+@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
+def test_threads_do_not_change_a_bit(scale, backend):
+    if backend != "cpu":
+        pytest.skip("the framework's convolution promises no such thing")
+    call = make_upsample_call(UpsampleCase("t", (2, 16, 5, 21, 30), 72, 3, scale), torch.float32, 1)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(upsample_conv(**call, backend="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@needs_native
+def test_packed_weights_are_kept_under_the_budget_and_never_stale():
+    x, weight = torch.randn(1, 8, 1, 8, 8), torch.nn.Parameter(torch.randn(8, 8, 1, 3, 3))
+    release_packed_weights()
+    with torch.no_grad():
+        upsample_conv(x, weight, backend="cpu")
+        _, size = cpu.packing(weight, SPACE, native.cpu_isa())
+        assert packed_size() == size
+        upsample_conv(x, weight, scale=TIME, backend="cpu")
+        assert packed_size() > size, "other phases are other packed weights"
+        weight.data.copy_(torch.randn_like(weight))
+        got, expected = (upsample_conv(x, weight, backend=b) for b in ("cpu", "reference"))
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+        release_packed_weights([weight])
+        assert packed_size() == 0
+
+
+@needs_native
+def test_without_room_for_packed_weights():
+    """The same bits where weights are transformed on every call; a small call goes direct instead."""
+    large = make_upsample_call(UpsampleCase("l", (1, 8, 1, 66, 66), 8, scale=SPACE), torch.float32, 2)
+    small = make_upsample_call(UpsampleCase("s", (1, 8, 1, 8, 8), 8, scale=SPACE), torch.float32, 3)
+    kept = upsample_conv(**large, backend="cpu")
+    with use_packed_budget(0):
+        release_packed_weights()
+        assert torch.equal(upsample_conv(**large, backend="cpu"), kept)
+        assert compare_upsample(small, "cpu").passed
+        assert packed_size() == 0
+
+
+@needs_native
+@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
+def test_the_stated_error(scale):
+    """At most 1.5e-6 relative to float64: docs/winograd.md."""
+    case = UpsampleCase("error", (1, 128, 3, 12, 12), 64, 3, scale, bias=False)
+    call = make_upsample_call(case, torch.float32, 4)
+    assert spec.takes_winograd(call["weight"].shape, scale, (12, 12))
+    oracle = upsample_conv(call["x"].double(), call["weight"].double(), scale=scale)
+    got = upsample_conv(**call, backend="cpu").double()
+    assert (got - oracle).norm() / oracle.norm() < 1.5e-6

@@ -144,7 +144,7 @@ def test_padding_saves_products(frames, mode, slices):
         packed[:, unused] = float("nan")
     out = torch.empty(1, 8, frames, 4, 4)
     tensors = [native.describe(t) for t in (out, x, weight)]
-    modes = ((1, 1, 1), (1, 1, 1), (1, 1), mode, "zeros", "float32", isa, 1, packed.data_ptr())
+    modes = ((1, 1, 1), (1, 1, 1), (1, 1, 1, 1), mode, "zeros", "float32", isa, 1, packed.data_ptr())
     module.causal_conv3d(*tensors, None, None, None, *modes)
     expected = causal_conv3d(x.double(), weight.double(), temporal_mode=mode).float()
     assert torch.allclose(out, expected, rtol=1e-4, atol=1e-4)
@@ -170,8 +170,8 @@ def test_without_room_for_packed_weights():
 
 def test_refuses_what_is_not_for_it():
     module, isa = native.cpu_module(), native.cpu_isa()
-    for kernel in ((2, 3, 3), (3, 5, 3), (3, 3, 1)):
-        with pytest.raises(ValueError, match="expected a kernel of 3x3x3 or 1x3x3"):
+    for kernel in ((4, 3, 3), (3, 5, 3), (3, 3, 1)):
+        with pytest.raises(ValueError, match="expected a kernel of 3x3x3, 2x3x3 or 1x3x3"):
             module.winograd_packed_floats(native.describe(torch.empty(8, 8, *kernel)), isa)
     x, weight, out = torch.empty(1, 8, 2, 4, 4), torch.empty(8, 8, 3, 3, 3), torch.empty(1, 8, 2, 2, 2)
     tensors = [native.describe(t) for t in (out, x, weight)]
@@ -183,7 +183,7 @@ def test_refuses_what_is_not_for_it():
             None,
             (1, 2, 2),
             (1, 1, 1),
-            (1, 1),
+            (1, 1, 1, 1),
             "replicate",
             "zeros",
             "float32",

@@ -17,13 +17,14 @@ from ...core.op import Backend
 from ...core.packed import find_packed
 from .spec import output_size, paddings, takes_winograd
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def _why_not(x: Tensor, *others: object) -> str | None:
+def why_not(x: Tensor, *others: object) -> str | None:
+    """Return why our convolutions on a CPU cannot take a call whose arguments these are, or None."""
     if x.device.type != "cpu":
         return f"the tensor is on {x.device}, the kernel runs on a CPU"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
     if others[-1] == "exact":
         return (
@@ -68,10 +69,10 @@ def _convolve(
         None if residual is None else native.describe(residual),
         tuple(stride),
         tuple(dilation),
-        (pad.explicit[0] + pad.implicit[0], pad.explicit[2] + pad.implicit[1]),
+        pad.sides,
         temporal_mode,
         spatial_mode,
-        _DTYPES[x.dtype],
+        DTYPES[x.dtype],
         isa,
         threads,
         None if packed is None else packed.data_ptr(),
@@ -91,7 +92,7 @@ def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | Non
     def pack() -> Tensor:
         packed = memory.empty((size // 4,))
         native.cpu_module().winograd_pack(
-            packed.data_ptr(), native.describe(weight), _DTYPES[weight.dtype], isa, threads
+            packed.data_ptr(), native.describe(weight), DTYPES[weight.dtype], isa, threads
         )
         return packed
 
@@ -104,4 +105,4 @@ def packing(weight: Tensor, isa: str) -> tuple[object, int]:
     return ("winograd", isa), 4 * native.cpu_module().winograd_packed_floats(native.describe(weight), isa)
 
 
-CONV = Backend("cpu", _convolve, _why_not, two_sources=True)
+CONV = Backend("cpu", _convolve, why_not, two_sources=True)

@@ -13,7 +13,7 @@ from ...core.op import Op
 from ...core.precision import autocast_dtype
 from ...temporal.state import final_state
 from ..causal_pad3d import check_state
-from . import aten
+from . import aten, cpu
 from .reference import upsample_conv_reference, upsample_conv_vjp
 from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, state_frames
 
@@ -144,7 +144,7 @@ _UPSAMPLE = Op(
     _NAME,
     reference=upsample_conv_reference,
     prepare=_arguments,
-    backends=(aten.UPSAMPLE,),
+    backends=(aten.UPSAMPLE, cpu.UPSAMPLE),
     order=("aten", "reference"),
     layout=("x", "weight"),
     vjp=upsample_conv_vjp,

@@ -42,10 +42,10 @@ def double_frames(x: Tensor, first_single: bool) -> Tensor:
 
 
 def upsampled_state(initial_state: Tensor | None, weight: Tensor, scale: Sequence[int]) -> Tensor | None:
-    """Return the kT - 1 frames before the upsampled ones."""
+    """Return the kT - 1 frames before the upsampled ones, if there are any."""
     if initial_state is None or weight.shape[2] == 1:
-        scale = (1, *scale[1:])  # nothing is looked back at
-    return None if initial_state is None else upsampled(initial_state, scale, False)
+        return None
+    return upsampled(initial_state, scale, False)
 
 
 def upsample_conv_vjp(
