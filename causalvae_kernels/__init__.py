@@ -6,7 +6,7 @@ from .core.packed import packed_size, release_packed_weights, use_packed_budget
 from .core.precision import use_precision
 from .core.selection import use_backend
 from .models import restore, swap
-from .ops import causal_conv3d, causal_pad3d, causal_pad3d_, upsample_conv
+from .ops import causal_conv3d, causal_pad3d, causal_pad3d_, downsample_conv, upsample_conv
 from .temporal import FrameBuffer, FramePlan, FrameRule, frame_rule, pad_frames, plan_frames
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ __all__ = [
     "causal_conv3d",
     "causal_pad3d",
     "causal_pad3d_",
+    "downsample_conv",
     "explain",
     "frame_rule",
     "packed_size",

@@ -85,6 +85,10 @@ def _pad_in_place(call: CallShape) -> Arguments:
     return (buffer,), call.modes
 
 
+def _downsample(call: CallShape) -> Arguments:
+    return (call.empty(call.shape), call.empty((call.out_channels, call.shape[1], 1, 3, 3))), {}
+
+
 def _upsample(call: CallShape) -> Arguments:
     weight = call.empty((call.out_channels, call.shape[1], call.kernel_size[0], 3, 3))
     return (call.empty(call.shape), weight), call.modes
@@ -94,6 +98,7 @@ _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d": _conv,
     "causal_pad3d": _pad,
     "causal_pad3d_": _pad_in_place,
+    "downsample_conv": _downsample,
     "upsample_conv": _upsample,
 }
 

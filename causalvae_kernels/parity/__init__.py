@@ -11,7 +11,7 @@ from .report import (
     verify_ops,
     verify_vae,
 )
-from .resampling import compare_upsample
+from .resampling import compare_downsample, compare_upsample
 from .stream import run_in_chunks
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_pad",
     "compare",
     "compare_conv",
+    "compare_downsample",
     "compare_exactly",
     "compare_pad",
     "compare_round_trips",

@@ -18,17 +18,19 @@ from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
 from ..ops.causal_conv3d.spec import ErrorFactor, error_factor, output_size, takes_winograd
 from ..workloads import (
     CONV_CASES,
+    DOWNSAMPLE_CASES,
     PAD_CASES,
     UPSAMPLE_CASES,
     in_buffer,
     make_conv_call,
+    make_downsample_call,
     make_pad_call,
     make_upsample_call,
     make_video,
 )
 from .compare import Comparison, compare, compare_exactly
 from .draws import in_float64, reference_draws
-from .resampling import compare_upsample
+from .resampling import compare_downsample, compare_upsample
 from .stream import run_in_chunks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -182,6 +184,8 @@ def _cases_of(
     given = (dtype, seed, device)
     if op.name == "causal_conv3d":
         return CONV_CASES, lambda case: compare_conv(make_conv_call(case, *given), backend)
+    if op.name == "downsample_conv":
+        return DOWNSAMPLE_CASES, lambda case: compare_downsample(make_downsample_call(case, *given), backend)
     if op.name == "upsample_conv":
         return UPSAMPLE_CASES, lambda case: compare_upsample(make_upsample_call(case, *given), backend)
     in_place = op.name.endswith("_")

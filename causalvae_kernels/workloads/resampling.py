@@ -38,6 +38,27 @@ class UpsampleCase:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DownsampleCase:
+    """One call of `downsample_conv`.
+
+    Attributes:
+        name: What the case guards.
+        shape: (B, Cin, T, H, W) of the input.
+        out_channels: Cout.
+        compress_time: Average pairs of frames.
+        layout: Strides of the input: one of `LAYOUTS`.
+        bias: Add a bias.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int, int]
+    out_channels: int
+    compress_time: bool = False
+    layout: str = "contiguous"
+    bias: bool = True
+
+
 _SPACE, _BOTH, _TIME = (1, 2, 2), (2, 2, 2), (2, 1, 1)
 _LATER = {"first_chunk": False}
 _EDGE = {"spatial_mode": "replicate"}
@@ -69,6 +90,18 @@ UPSAMPLE_CASES: tuple[UpsampleCase, ...] = (
     UpsampleCase("time, frame by frame", (1, 8, 3, 8, 8), 9, 1, _TIME),
 )
 
+DOWNSAMPLE_CASES: tuple[DownsampleCase, ...] = (
+    DownsampleCase("plain", (1, 8, 3, 8, 8), 9),
+    DownsampleCase("odd sizes, batch", (2, 17, 2, 9, 13), 33, layout="channels_last_3d"),
+    DownsampleCase("smallest frames", (1, 3, 1, 2, 2), 4),
+    DownsampleCase("sliced, no bias", (3, 5, 2, 3, 20), 6, layout="sliced", bias=False),
+    DownsampleCase("pairs", (1, 8, 4, 8, 7), 9, True),
+    DownsampleCase("pairs and a first frame", (2, 9, 5, 7, 8), 8, True, "channels_last_3d"),
+    DownsampleCase("one frame of none to average", (1, 8, 1, 6, 6), 8, True),
+    DownsampleCase("two frames, permuted", (2, 6, 2, 6, 5), 7, True, "permuted"),
+    DownsampleCase("pairs, sliced", (1, 130, 7, 6, 6), 40, True, "sliced"),
+)
+
 
 def make_upsample_call(
     case: UpsampleCase, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
@@ -84,6 +117,19 @@ def make_upsample_call(
     if case.state:
         frames = (case.kernel_frames - 1) // case.scale[0]
         call["initial_state"] = with_layout(random(batch, channels, frames, height, width), case.layout)
+    return call
+
+
+def make_downsample_call(
+    case: DownsampleCase, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Return fresh random keyword arguments of `downsample_conv` for a case."""
+    random = _Random(dtype, seed, device)
+    call: dict[str, Any] = {"compress_time": case.compress_time}
+    call["x"] = with_layout(random(*case.shape), case.layout)
+    call["weight"] = random.weight(case.out_channels, case.shape[1], 1)
+    if case.bias:
+        call["bias"] = random(case.out_channels)
     return call
 
 
