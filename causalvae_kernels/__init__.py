@@ -11,12 +11,14 @@ from .ops import (
     causal_conv3d_,
     causal_pad3d,
     causal_pad3d_,
+    downsample_conv,
     group_norm_silu,
     group_norm_silu_,
     rms_norm_silu,
     rms_norm_silu_,
     spatial_norm_silu,
     spatial_norm_silu_,
+    upsample_conv,
 )
 from .temporal import FrameBuffer, FramePlan, FrameRule, frame_rule, pad_frames, plan_frames
 
@@ -33,6 +35,7 @@ __all__ = [
     "causal_conv3d_",
     "causal_pad3d",
     "causal_pad3d_",
+    "downsample_conv",
     "explain",
     "frame_rule",
     "group_norm_silu",
@@ -47,6 +50,7 @@ __all__ = [
     "spatial_norm_silu",
     "spatial_norm_silu_",
     "swap",
+    "upsample_conv",
     "use_backend",
     "use_packed_budget",
     "use_precision",

@@ -14,6 +14,7 @@
 #include "cpu/huge_pages.h"
 #include "cpu/isa.h"
 #include "cpu/rates.h"
+#include "cpu/upsample_conv.h"
 
 namespace py = pybind11;
 
@@ -49,29 +50,45 @@ void pad_copy(const Tensor& out, const Tensor& x, const std::optional<Tensor>& s
   pad(out, x, state, causal_padding, spatial_padding, temporal_mode, spatial_mode, itemsize, num_threads);
 }
 
-void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
-          const std::optional<Tensor>& state, const std::optional<Tensor>& residual,
-          const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
-          const std::array<int64_t, 2>& spatial_padding, const std::string& temporal_mode,
-          const std::string& spatial_mode, const std::string& dtype, const std::string& isa, int num_threads,
-          std::optional<uintptr_t> packed) {
-  constexpr const char* op = "causal_conv3d";
-  const std::optional<Tensor5> past = view(state), added = view(residual);
+// What a convolution on the CPU is given. State and residual point into the views and must outlive the
+// result.
+CausalConv3d conv_arguments(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+                            std::optional<uintptr_t> bias, const std::optional<Tensor5>& past,
+                            const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+                            const std::string& spatial_mode, const std::string& dtype) {
   require(!bias || *bias != 0, op, "bias has a null address, expected one, or None for no bias");
-  CausalConv3d conv;
+  CausalConv3d conv{};
   conv.x = view(x);
   conv.weight = view(weight);
   conv.bias = reinterpret_cast<const void*>(bias.value_or(0));
   conv.state = pointer(past);
-  conv.residual = pointer(added);
   conv.out = view(out);
-  std::copy(stride.begin(), stride.end(), conv.stride);
-  std::copy(dilation.begin(), dilation.end(), conv.dilation);
-  conv.padding_h = spatial_padding[0];
-  conv.padding_w = spatial_padding[1];
+  std::fill(conv.stride, conv.stride + 3, 1);
+  std::fill(conv.dilation, conv.dilation + 3, 1);
+  conv.top = spatial_padding[0];
+  conv.bottom = spatial_padding[1];
+  conv.left = spatial_padding[2];
+  conv.right = spatial_padding[3];
   conv.temporal_mode = parse_temporal_mode(op, temporal_mode, true);
   conv.spatial_mode = parse_spatial_mode(op, spatial_mode, true);
-  conv.dtype = parse_dtype(op, dtype);
+  conv.dtype = conv.weight_dtype = parse_dtype(op, dtype);
+  return conv;
+}
+
+void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
+          const std::optional<Tensor>& state, const std::optional<Tensor>& residual,
+          const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
+          const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+          const std::string& spatial_mode, const std::string& dtype, const std::string& isa, int num_threads,
+          std::optional<uintptr_t> packed, const std::optional<std::string>& weight_dtype) {
+  constexpr const char* op = "causal_conv3d";
+  const std::optional<Tensor5> past = view(state), added = view(residual);
+  CausalConv3d conv =
+      conv_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
+  conv.residual = pointer(added);
+  std::copy(stride.begin(), stride.end(), conv.stride);
+  std::copy(dilation.begin(), dilation.end(), conv.dilation);
+  if (weight_dtype) conv.weight_dtype = parse_dtype(op, *weight_dtype);
   const Isa chosen = parse_supported_isa(isa);
   py::gil_scoped_release unlocked;
   if (packed) {
@@ -81,17 +98,32 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   }
 }
 
-int64_t packed_floats(const Tensor& weight, const std::string& isa) {
-  return winograd_packed_floats(view(weight), parse_supported_isa(isa));
+void upsample(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
+              const std::optional<Tensor>& state, bool time, bool space, bool first_single,
+              const std::string& temporal_mode, const std::string& spatial_mode, const std::string& dtype,
+              const std::string& isa, int num_threads, uintptr_t packed) {
+  const std::optional<Tensor5> past = view(state);
+  const UpsampleConv upsample{conv_arguments("upsample_conv", out, x, weight, bias, past, {1, 1, 1, 1},
+                                             temporal_mode, spatial_mode, dtype),
+                              time, space, first_single};
+  const Isa chosen = parse_supported_isa(isa);
+  py::gil_scoped_release unlocked;
+  upsample_conv_winograd(upsample, reinterpret_cast<const float*>(packed), chosen, num_threads);
+}
+
+int64_t packed_floats(const Tensor& weight, const std::string& isa, const std::array<int64_t, 2>& zero_taps) {
+  return winograd_packed_floats(view(weight), winograd_points(zero_taps[0], zero_taps[1]),
+                                parse_supported_isa(isa));
 }
 
 void pack(uintptr_t packed, const Tensor& weight, const std::string& dtype, const std::string& isa,
-          int num_threads) {
+          int num_threads, const std::array<int64_t, 2>& zero_taps) {
   const Dtype type = parse_dtype("winograd_pack", dtype);
   const Isa chosen = parse_supported_isa(isa);
+  const PointWindow points = winograd_points(zero_taps[0], zero_taps[1]);
   require(packed != 0, "winograd_pack", "packed has a null address");
   py::gil_scoped_release unlocked;
-  winograd_pack(view(weight), type, reinterpret_cast<float*>(packed), chosen, num_threads);
+  winograd_pack(view(weight), type, points, reinterpret_cast<float*>(packed), chosen, num_threads);
 }
 
 bool has_openmp() {
@@ -127,14 +159,24 @@ PYBIND11_MODULE(_C_cpu, m) {
   m.def("causal_conv3d", cvk::conv, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
         arg("state").none(true), arg("residual").none(true), arg("stride"), arg("dilation"),
         arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("dtype"), arg("isa"),
-        arg("num_threads"), arg("packed") = py::none(),
+        arg("num_threads"), arg("packed") = py::none(), arg("weight_dtype") = py::none(),
         "out = causal convolution of x, plus bias and residual, in float32: by Winograd's algorithm with "
         "weights "
         "that winograd_pack wrote, else by the direct one.");
-  m.def("winograd_packed_floats", cvk::packed_floats, arg("weight"), arg("isa"),
+  m.def("upsample_conv", cvk::upsample, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
+        arg("state").none(true), arg("time"), arg("space"), arg("first_single"), arg("temporal_mode"),
+        arg("spatial_mode"), arg("dtype"), arg("isa"), arg("num_threads"), arg("packed"),
+        "out = causal convolution of the upsampled x, by Winograd's algorithm: a kernel for each phase, the "
+        "sizes "
+        "of `weight` those of one of them.");
+  const std::array<int64_t, 2> none = {-1, -1};
+  m.def("winograd_packed_floats", cvk::packed_floats, arg("weight"), arg("isa"), arg("zero_taps") = none,
         "Floats that winograd_pack writes.");
-  m.def("winograd_pack", cvk::pack, arg("packed"), arg("weight"), arg("dtype"), arg("isa"),
-        arg("num_threads"), "Transform the weights of a 3x3x3 or 1x3x3 kernel.");
+  m.def(
+      "winograd_pack", cvk::pack, arg("packed"), arg("weight"), arg("dtype"), arg("isa"), arg("num_threads"),
+      arg("zero_taps") = none,
+      "Transform the weights of a kernel of 3x3 and up to 3 frames; zero_taps: row and column of it that are "
+      "zeros.");
   m.def(
       "advise_huge_pages",
       [](uintptr_t address, int64_t bytes) {

@@ -134,6 +134,15 @@ def _into(arguments: Callable[[CallShape], Arguments]) -> Callable[[CallShape], 
 _NUM_GROUPS = 32
 
 
+def _downsample(call: CallShape) -> Arguments:
+    return (call.empty(call.shape), call.empty((call.out_channels, call.shape[1], 1, 3, 3))), {}
+
+
+def _upsample(call: CallShape) -> Arguments:
+    weight = call.empty((call.out_channels, call.shape[1], call.kernel_size[0], 3, 3))
+    return (call.empty(call.shape), weight), call.modes
+
+
 _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d": _conv,
     "causal_conv3d_": _conv_into,
@@ -145,6 +154,8 @@ _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "rms_norm_silu_": _into(_rms_norm),
     "spatial_norm_silu": _spatial_norm,
     "spatial_norm_silu_": _into(_spatial_norm),
+    "downsample_conv": _downsample,
+    "upsample_conv": _upsample,
 }
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 from . import env
 from .checks import check_choice
@@ -72,3 +73,12 @@ def why_not_exact(precision: str, computation: str) -> str | None:
         f"precision 'exact' asks for the bits of the framework's {computation}, and the kernel sums in "
         "another order"
     )
+
+
+def autocast_dtype(x: object) -> torch.dtype | None:
+    """Return the dtype to compute in, if autocast is on and would change that of `x`."""
+    if not isinstance(x, Tensor) or x.is_meta or x.dtype == torch.float64:
+        return None
+    if not torch.is_autocast_enabled(x.device.type):
+        return None
+    return torch.get_autocast_dtype(x.device.type)

@@ -2,19 +2,23 @@
 
 from .causal_conv3d import causal_conv3d, causal_conv3d_
 from .causal_pad3d import causal_pad3d, causal_pad3d_
+from .downsample_conv import downsample_conv
 from .group_norm_silu import group_norm_silu, group_norm_silu_
 from .rms_norm_silu import rms_norm_silu, rms_norm_silu_
 from .spatial_norm_silu import spatial_norm_silu, spatial_norm_silu_
+from .upsample_conv import upsample_conv
 
 __all__ = [
     "causal_conv3d",
     "causal_conv3d_",
     "causal_pad3d",
     "causal_pad3d_",
+    "downsample_conv",
     "group_norm_silu",
     "group_norm_silu_",
     "rms_norm_silu",
     "rms_norm_silu_",
     "spatial_norm_silu",
     "spatial_norm_silu_",
+    "upsample_conv",
 ]

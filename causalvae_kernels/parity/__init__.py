@@ -12,6 +12,7 @@ from .report import (
     verify_ops,
     verify_vae,
 )
+from .resampling import compare_downsample, compare_upsample
 from .stream import run_in_chunks
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "check_pad",
     "compare",
     "compare_conv",
+    "compare_downsample",
     "compare_exactly",
     "compare_norm",
     "compare_pad",
     "compare_round_trips",
+    "compare_upsample",
     "round_trip",
     "run_in_chunks",
     "verify_ops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,26 @@ from torch import Tensor, nn
 from ..core.checks import int_tuple
 from ..core.errors import BackendUnavailable
 from ..core.op import Op, all_ops, explain
-from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
+from ..ops import causal_conv3d, causal_conv3d_, causal_pad3d, causal_pad3d_
 from ..ops.causal_conv3d.spec import ErrorFactor, error_factor, output_size, takes_winograd
 from ..workloads import (
     CONV_CASES,
+    DOWNSAMPLE_CASES,
     NORM_CASES,
     PAD_CASES,
+    UPSAMPLE_CASES,
     in_buffer,
     make_conv_call,
+    make_downsample_call,
     make_norm_call,
     make_pad_call,
+    make_upsample_call,
     make_video,
 )
 from .compare import Comparison, compare, compare_exactly
+from .draws import in_float64, reference_draws
 from .norms import NORMS, compare_norm
+from .resampling import compare_downsample, compare_upsample
 from .stream import run_in_chunks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -158,18 +164,11 @@ def _compare_op(
     Raises:
         BackendUnavailable: It can run none.
     """
+    cases, compare_case = _cases_of(op, backend, dtype, seed, device)
     refusal, ran = None, False
-    conv, in_place = op.name == "causal_conv3d", op.name.endswith("_")
-    norm = op.name.removesuffix("_")
-    for case in NORM_CASES if norm in NORMS else CONV_CASES if conv else PAD_CASES:
+    for case in cases:
         try:
-            if norm in NORMS:
-                call = make_norm_call(norm, case, dtype, seed, device)
-                comparison = compare_norm(norm, call, backend, in_place=in_place)
-            elif conv:
-                comparison = compare_conv(make_conv_call(case, dtype, seed, device), backend)
-            else:
-                comparison = compare_pad(make_pad_call(case, dtype, seed, device), backend, in_place=in_place)
+            comparison = compare_case(case)
         except BackendUnavailable as error:
             refusal = error
             continue
@@ -177,23 +176,43 @@ def _compare_op(
         yield case.name, comparison
     if not ran and refusal is not None:
         raise refusal
-    if conv:
+    if op.name == "causal_conv3d":
         yield "in chunks", _compare_chunks(dtype, backend, seed, device)
 
 
-def compare_conv(call: dict[str, Any], backend: str, precision: str = "high") -> Comparison:
-    """Compare one call of `causal_conv3d` with the reference and the fp64 oracle."""
-    got = causal_conv3d(**call, backend=backend, precision=precision)
-    reference = causal_conv3d(**call, backend="reference", precision=precision)
+def _cases_of(
+    op: Op, backend: str, dtype: torch.dtype, seed: int, device: torch.device | str
+) -> tuple[Sequence[Any], Callable[[Any], Comparison]]:
+    """Return the cases of an op, and what compares one of them."""
+    given = (dtype, seed, device)
+    norm, in_place = op.name.removesuffix("_"), op.name.endswith("_")
+    if norm == "causal_conv3d":
+        return CONV_CASES, lambda case: compare_conv(make_conv_call(case, *given), backend, in_place=in_place)
+    if norm in NORMS:
+        return NORM_CASES, lambda case: compare_norm(
+            norm, make_norm_call(norm, case, *given), backend, in_place=in_place
+        )
+    if op.name == "downsample_conv":
+        return DOWNSAMPLE_CASES, lambda case: compare_downsample(make_downsample_call(case, *given), backend)
+    if op.name == "upsample_conv":
+        return UPSAMPLE_CASES, lambda case: compare_upsample(make_upsample_call(case, *given), backend)
+    return PAD_CASES, lambda case: compare_pad(make_pad_call(case, *given), backend, in_place=in_place)
+
+
+def compare_conv(
+    call: dict[str, Any], backend: str, precision: str = "high", *, in_place: bool = False
+) -> Comparison:
+    """Compare one call of `causal_conv3d`, or of `causal_conv3d_`, with the reference and the fp64 oracle."""
+    choice = {"backend": backend, "precision": precision}
+    if in_place:
+        got = torch.empty_like(causal_conv3d(**call, backend="reference"))
+        causal_conv3d_(got, **call, **choice)
+    else:
+        got = causal_conv3d(**call, **choice)
     if precision == "exact":
-        return compare_exactly(got, reference)
-    oracle = causal_conv3d(**_mapped(call, lambda name, t: t.double()), backend="reference")
-    batch = got.shape[0]
-    draws = [
-        causal_conv3d(**_redrawn(call, draw), backend="reference")[:batch]
-        for draw in range(_REFERENCE_DRAWS - 1)
-    ]
-    return compare(got, [reference, *draws], oracle, *_factor(call, backend, precision))
+        return compare_exactly(got, causal_conv3d(**call, backend="reference", precision=precision))
+    factor = _factor(call, backend, precision)
+    return compare(got, reference_draws(causal_conv3d, call), in_float64(causal_conv3d, call), *factor)
 
 
 def _factor(call: dict[str, Any], backend: str, precision: str) -> ErrorFactor:
@@ -204,31 +223,6 @@ def _factor(call: dict[str, Any], backend: str, precision: str) -> ErrorFactor:
     size = output_size(call["x"].shape, weight_shape[2:], stride, dilation, *modes)
     ours = explain("causal_conv3d", **call, backend=backend, precision=precision).chosen == "cpu"
     return error_factor(call["x"].dtype, ours and takes_winograd(weight_shape, stride, dilation, size))
-
-
-# How often the reference is evaluated, each time with its sums in another order.
-_REFERENCE_DRAWS = 4
-
-
-def _redrawn(call: dict[str, Any], draw: int) -> dict[str, Any]:
-    """Return the same convolution, input channels in another order, in even draws with the batch twice.
-
-    On a CPU `F.conv3d` takes another algorithm from a batch of 2 on (oneDNN's, also taken for large frames),
-    whose float32 error is up to 3.2 times that of the one for a small single batch. Both are the reference.
-    """
-    order = torch.randperm(call["x"].shape[1], generator=torch.Generator().manual_seed(draw))
-    copies = 2 - draw % 2
-
-    def redraw(name: str, tensor: Tensor) -> Tensor:
-        if name in ("x", "weight", "initial_state"):
-            tensor = tensor[:, order]
-        return torch.cat([tensor] * copies) if name in ("x", "initial_state", "residual") else tensor
-
-    return _mapped(call, redraw)
-
-
-def _mapped(call: dict[str, Any], change: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
-    return {k: change(k, v) if isinstance(v, Tensor) else v for k, v in call.items()}
 
 
 def compare_pad(call: dict[str, Any], backend: str, *, in_place: bool) -> Comparison:

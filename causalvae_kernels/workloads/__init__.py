@@ -13,24 +13,38 @@ from .cases import (
 from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
 from .norm_cases import NORM_CASES, NormCase, make_norm_call
+from .resampling import (
+    DOWNSAMPLE_CASES,
+    UPSAMPLE_CASES,
+    DownsampleCase,
+    UpsampleCase,
+    make_downsample_call,
+    make_upsample_call,
+)
 from .vaes import cogvideox_2b_config, odd_cogvideox_config, small_cogvideox_config
 
 __all__ = [
     "CONV_CASES",
+    "DOWNSAMPLE_CASES",
     "FULL_SIZE",
     "GATED",
     "NORM_CASES",
     "PAD_CASES",
+    "UPSAMPLE_CASES",
     "WORKLOADS",
     "ConvCase",
     "NormCase",
+    "DownsampleCase",
     "PadCase",
+    "UpsampleCase",
     "Workload",
     "cogvideox_2b_config",
     "in_buffer",
     "make_conv_call",
     "make_norm_call",
+    "make_downsample_call",
     "make_pad_call",
+    "make_upsample_call",
     "make_video",
     "odd_cogvideox_config",
     "small_cogvideox_config",

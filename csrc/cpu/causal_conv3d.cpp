@@ -26,11 +26,11 @@ void check_causal_conv3d(const CausalConv3d& conv) {
   check_steps("stride", conv.stride);
   check_steps("dilation", conv.dilation);
 
-  const int64_t padding[2] = {conv.padding_h, conv.padding_w};
-  require(std::min(padding[0], padding[1]) >= 0, kOp,
-          "spatial_padding is " + sizes_text(padding, 2) + ", expected none negative");
-  require(conv.spatial_mode != SpatialMode::valid || (padding[0] == 0 && padding[1] == 0), kOp,
-          "spatial_padding is " + sizes_text(padding, 2) + ", expected (0, 0) under spatial mode 'valid'");
+  const int64_t padding[4] = {conv.top, conv.bottom, conv.left, conv.right};
+  require(*std::min_element(padding, padding + 4) >= 0, kOp,
+          "spatial_padding is " + sizes_text(padding, 4) + ", expected none negative");
+  require(conv.spatial_mode != SpatialMode::valid || *std::max_element(padding, padding + 4) == 0, kOp,
+          "spatial_padding is " + sizes_text(padding, 4) + ", expected zeros under spatial mode 'valid'");
   require(std::min({w[2], w[3], w[4]}) >= 1, kOp,
           "weight has sizes " + sizes_text(w, 5) + ", expected at least one tap in every direction");
   require(w[1] == x[1], kOp,
@@ -38,8 +38,8 @@ void check_causal_conv3d(const CausalConv3d& conv) {
               " input channels, as x of sizes " + sizes_text(x, 5) + " has");
   require(std::min({x[3], x[4]}) >= 1, kOp,
           "x has sizes " + sizes_text(x, 5) + ", expected a height and a width of at least 1");
-  check_reflect(kOp, conv.spatial_mode, conv.padding_h, x[3], "height");
-  check_reflect(kOp, conv.spatial_mode, conv.padding_w, x[4], "width");
+  check_reflect(kOp, conv.spatial_mode, std::max(conv.top, conv.bottom), x[3], "height");
+  check_reflect(kOp, conv.spatial_mode, std::max(conv.left, conv.right), x[4], "width");
 
   const int64_t past = past_frames(conv);
   if (conv.state) {
@@ -51,7 +51,7 @@ void check_causal_conv3d(const CausalConv3d& conv) {
   require(x[2] >= 1 || conv.state || conv.temporal_mode != TemporalMode::replicate, kOp,
           "x has no frame to replicate, expected at least 1, or a state");
 
-  const int64_t padded[3] = {x[2] + past, x[3] + 2 * conv.padding_h, x[4] + 2 * conv.padding_w};
+  const int64_t padded[3] = {x[2] + past, x[3] + conv.top + conv.bottom, x[4] + conv.left + conv.right};
   int64_t size[3];
   for (int d = 0; d < 3; ++d) {
     size[d] = output_size(padded[d], w[2 + d], conv.stride[d], conv.dilation[d]);

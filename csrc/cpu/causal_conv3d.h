@@ -9,7 +9,7 @@ namespace cvk {
 // out = conv(padded x) + bias + residual, in float32, rounded once to `dtype`.
 //
 // In time, dilation * (kT - 1) past frames are put in front (none under "valid"): the state, or the
-// first frame again, or zeros. In space the padding is symmetric.
+// first frame again, or zeros. In space every side has its own padding.
 struct CausalConv3d {
   Tensor5 x;                // (B, Cin, T, H, W)
   Tensor5 weight;           // (Cout, Cin, kT, kH, kW)
@@ -17,11 +17,11 @@ struct CausalConv3d {
   const Tensor5* state;     // (B, Cin, past frames, H, W), or null
   const Tensor5* residual;  // sizes of `out`, or null
   Tensor5 out;
-  int64_t stride[3], dilation[3];  // time, height, width
-  int64_t padding_h, padding_w;
+  int64_t stride[3], dilation[3];    // time, height, width
+  int64_t top, bottom, left, right;  // padding in space
   TemporalMode temporal_mode;
   SpatialMode spatial_mode;
-  Dtype dtype;
+  Dtype dtype, weight_dtype;  // of all but the weight, and of the weight
 };
 
 static inline int64_t past_frames(const CausalConv3d& conv) {

@@ -24,12 +24,15 @@ constexpr int64_t kManyTiles = 72;
 // Transformed frames and sums of one thread, 12 MiB: they stay in its share of the last-level cache.
 constexpr int64_t kScratchFloats = 3 * 1024 * 1024;
 
-int count_slices(const Tensor5& weight) { return weight.size[2] == 1 ? 1 : kSlices; }
+int count_slices(const Tensor5& weight) {
+  return weight.size[2] == 1 ? 1 : static_cast<int>(weight.size[2]) + 1;
+}
 
 void check_weight(const Tensor5& weight) {
   const int64_t* k = weight.size;
-  require((k[2] == 1 || k[2] == 3) && k[3] == 3 && k[4] == 3, kOp,
-          "weight has sizes " + sizes_text(k, 5) + ", expected a kernel of 3x3x3 or 1x3x3 for Winograd");
+  require(
+      k[2] >= 1 && k[2] <= 3 && k[3] == 3 && k[4] == 3, kOp,
+      "weight has sizes " + sizes_text(k, 5) + ", expected a kernel of 3x3x3, 2x3x3 or 1x3x3 for Winograd");
 }
 
 // ---------------------------------------------------------------- plan in time
@@ -88,19 +91,22 @@ WinogradStep make_step(const Winograd& p, int64_t frame, int frames, Slots& slot
   step.frame = frame;
   step.frames = frames;
   std::vector<SourceFrame> d;
+  const SourceFrame none{FrameOrigin::zero, 0};
+  // The first frame of a kernel of two is zero and so is G0: packed slices begin with G1.
+  const int omitted = conv.weight.size[2] == 2;
+  if (omitted) d.push_back(none);
   for (int64_t i = 0; i < conv.weight.size[2] + frames - 1; ++i)
     d.push_back(source_frame(frame + i, past_frames(conv), conv.state != nullptr, conv.temporal_mode));
-  const SourceFrame none{FrameOrigin::zero, 0};
   if (d.size() == 1) {
     add_product(step, 0, d[0], 1, none, 1, 0, d, slots);
   } else if (frames == 1 && d[0].origin == FrameOrigin::zero && d[1].origin == FrameOrigin::zero) {
-    add_product(step, 3, d[2], 1, none, 1, 0, d, slots);  // G3 is the kernel's last frame
+    add_product(step, 3 - omitted, d[2], 1, none, 1, 0, d, slots);  // G3 is the kernel's last frame
   } else {
     const float second = frames == 2 ? 1.0f : 0.0f;
-    add_product(step, 0, d[0], -1, d[2], 1, 0, d, slots);
-    add_product(step, 1, d[1], 1, d[2], 1, second, d, slots);
-    add_product(step, 2, d[2], -1, d[1], 1, -second, d, slots);
-    if (frames == 2) add_product(step, 3, d[1], -1, d[3], 0, -1, d, slots);
+    if (!omitted) add_product(step, 0, d[0], -1, d[2], 1, 0, d, slots);
+    add_product(step, 1 - omitted, d[1], 1, d[2], 1, second, d, slots);
+    add_product(step, 2 - omitted, d[2], -1, d[1], 1, -second, d, slots);
+    if (frames == 2) add_product(step, 3 - omitted, d[1], -1, d[3], 0, -1, d, slots);
   }
   return step;
 }
@@ -146,13 +152,27 @@ std::vector<WinogradItem> make_items(Winograd& p, int64_t threads) {
 
 }  // namespace
 
-int64_t winograd_packed_floats(const Tensor5& weight, Isa isa) {
-  check_weight(weight);
-  const int64_t block = CVK_TABLE_OF(isa, causal_conv3d_winograd).block;
-  return kPoints * count_slices(weight) * ceil_div(weight.size[0], block) * weight.size[1] * block;
+PointWindow winograd_points(int64_t zero_row, int64_t zero_column) {
+  PointRange range[2];
+  const int64_t zero[2] = {zero_row, zero_column};
+  for (int d = 0; d < 2; ++d) {
+    require(zero[d] == -1 || zero[d] == 0 || zero[d] == 2, "winograd_pack",
+            "zero row and column are " + sizes_text(zero, 2) + ", expected -1 for none, 0 or 2");
+    // The value at the point 0 is a multiple of the first tap, that at infinity of the last one.
+    range[d] = {zero[d] == 0 ? 1 : 0, zero[d] == 2 ? kRead - 1 : kRead};
+  }
+  return {range[0], range[1]};
 }
 
-void winograd_pack(const Tensor5& weight, Dtype dtype, float* packed, Isa isa, int num_threads) {
+int64_t winograd_packed_floats(const Tensor5& weight, const PointWindow& points, Isa isa) {
+  check_weight(weight);
+  const int64_t block = CVK_TABLE_OF(isa, causal_conv3d_winograd).block;
+  return point_count(points) * count_slices(weight) * ceil_div(weight.size[0], block) * weight.size[1] *
+         block;
+}
+
+void winograd_pack(const Tensor5& weight, Dtype dtype, const PointWindow& points, float* packed, Isa isa,
+                   int num_threads) {
   check_threads(kOp, num_threads);
   check_tensor(kOp, "weight", weight);
   check_weight(weight);
@@ -160,6 +180,7 @@ void winograd_pack(const Tensor5& weight, Dtype dtype, float* packed, Isa isa, i
   WinogradPack p;
   p.weight = weight;
   p.dtype = dtype;
+  p.points = points;
   p.slices = count_slices(weight);
   p.block = kernels.block;
   p.blocks = ceil_div(weight.size[0], p.block);
@@ -175,21 +196,30 @@ void winograd_pack(const Tensor5& weight, Dtype dtype, float* packed, Isa isa, i
 }
 
 void causal_conv3d_winograd(const CausalConv3d& conv, const float* packed, Isa isa, int num_threads) {
+  const WinogradPhase only{packed, winograd_points(-1, -1), conv.out, 0};
+  causal_conv3d_winograd(conv, &only, 1, isa, num_threads);
+}
+
+void causal_conv3d_winograd(const CausalConv3d& conv, const WinogradPhase* phases, int64_t phase_count,
+                            Isa isa, int num_threads) {
   check_threads(kOp, num_threads);
   check_causal_conv3d(conv);
   check_weight(conv.weight);
-  require(packed != nullptr, kOp, "the packed weights have a null address");
+  for (int64_t i = 0; i < phase_count; ++i)
+    require(phases[i].weights != nullptr, kOp, "the packed weights have a null address");
   for (int d = 0; d < 3; ++d)
     require(conv.stride[d] == 1 && conv.dilation[d] == 1, kOp,
             "stride is " + sizes_text(conv.stride, 3) + " and dilation " + sizes_text(conv.dilation, 3) +
                 ", expected 1 everywhere for Winograd");
-  require(std::max(conv.padding_h, conv.padding_w) <= 1, kOp, "spatial_padding is more than 1 pixel");
+  require(std::max({conv.top, conv.bottom, conv.left, conv.right}) <= 1, kOp,
+          "spatial_padding is more than 1 pixel");
   if (element_count(conv.out) == 0) return;
 
   const WinogradKernels& kernels = CVK_TABLE_OF(isa, causal_conv3d_winograd);
   Winograd p{};
   p.conv = conv;
-  p.weights = packed;
+  p.phases = phases;
+  p.phase_count = phase_count;
   p.slices = count_slices(conv.weight);
   p.frame_by_frame = p.slices == 1;
   const std::vector<WinogradStep> steps = make_steps(p);

@@ -1,7 +1,13 @@
-// The Winograd algorithm for 3x3x3 and 1x3x3 kernels of stride 1, with a sixth of the multiplications.
+// The Winograd algorithm for kernels of 1, 2 or 3 frames of 3x3 and stride 1, with a sixth of the
+// multiplications for 3x3x3.
 //
 // In space F(4x4, 3x3): tiles of 4x4 output pixels, whose 6x6 input pixels are transformed once per frame.
-// In time F(2, 3): a pair of output frames takes four products of transformed frames instead of six.
+// In time F(2, 3): a pair of output frames takes four products of transformed frames instead of six. A kernel
+// of two frames is one of three whose first frame is zero: three products instead of four.
+//
+// Several kernels may be applied to the same frames: phases, each with an output of its own. Where the first
+// or the last row (or column) of a kernel is zero, one of the six values of each tile in that direction
+// vanishes: such planes are neither packed nor multiplied.
 #pragma once
 
 #include "causal_conv3d.h"
@@ -11,8 +17,21 @@ namespace cvk {
 enum class Isa : int;  // isa.h, which instruction-set units do not include
 
 constexpr int64_t kTilePixels = 4;  // output pixels of a tile in each direction; it reads two more
-constexpr int64_t kPoints = 36;     // transformed values of a tile
-constexpr int kSlices = 4;          // transformed values of a kernel of three frames; a kernel of one has 1
+constexpr int64_t kRead = kTilePixels + 2;
+constexpr int64_t kPoints = kRead * kRead;  // transformed values of a tile
+constexpr int kSlices = 4;  // transformed values of a kernel of three frames; of two it has 3, of one 1
+
+// Which of the kRead transformed values in one direction a kernel makes other than zero.
+struct PointRange {
+  int64_t first, last;
+};
+struct PointWindow {
+  PointRange rows, columns;
+};
+
+static inline int64_t point_count(const PointWindow& w) {
+  return (w.rows.last - w.rows.first) * (w.columns.last - w.columns.first);
+}
 
 // (frame in slot `a` + sign * frame in slot `b`) * slice, added `to` times to each output frame of the step.
 struct WinogradProduct {
@@ -38,9 +57,18 @@ struct WinogradStep {
   int product_count;
 };
 
-struct Winograd {
-  CausalConv3d conv;     // its weight is read by `pack` alone
+// One kernel and its output; the sizes are those of the convolution, but for output frames left out.
+struct WinogradPhase {
   const float* weights;  // packed
+  PointWindow points;    // that are packed
+  Tensor5 out;           // begins with output frame `first_frame`
+  int64_t first_frame;   // frames before it are not computed
+};
+
+struct Winograd {
+  CausalConv3d conv;  // its weight gives sizes alone, its output those of a phase that leaves no frame out
+  const WinogradPhase* phases;
+  int64_t phase_count;
   int slices, slots;
   const WinogradStep* steps;
   int64_t step_count;
@@ -55,10 +83,11 @@ struct WinogradItem {
   int64_t first_tile, tiles, first_block, blocks;
 };
 
-// Packed weights: [point][slice][block][Cin][channels of the block], zero beyond Cout.
+// Packed weights: [point of the window][slice][block][Cin][channels of the block], zero beyond Cout.
 struct WinogradPack {
   Tensor5 weight;
   Dtype dtype;
+  PointWindow points;
   int slices;
   int64_t block, blocks;
   float* packed;
@@ -82,14 +111,24 @@ namespace avx512 {
 extern const WinogradKernels causal_conv3d_winograd;
 }
 
-// Floats of the packed weights of these sizes. Throws std::invalid_argument unless they are x3x3 of 1 or 3.
-int64_t winograd_packed_floats(const Tensor5& weight, Isa isa);
+// The points of a kernel whose row and column of these numbers are zeros: 0 the first, 2 the last, -1 for
+// none.
+PointWindow winograd_points(int64_t zero_row, int64_t zero_column);
 
-void winograd_pack(const Tensor5& weight, Dtype dtype, float* packed, Isa isa, int num_threads);
+// Floats of the packed weights of these sizes. Throws std::invalid_argument unless they are x3x3 of 1 to 3.
+int64_t winograd_packed_floats(const Tensor5& weight, const PointWindow& points, Isa isa);
 
-// `packed` comes from winograd_pack for the same weight and instruction set. Throws std::invalid_argument for
-// arguments that do not fit together, a stride or a dilation among them. The bits of the result depend on
-// the instruction set, not on the number of threads.
+// Does not look whether the row and the column are zeros that the points tell.
+void winograd_pack(const Tensor5& weight, Dtype dtype, const PointWindow& points, float* packed, Isa isa,
+                   int num_threads);
+
+// `packed` comes from winograd_pack with all points for the same weight and instruction set. Throws
+// std::invalid_argument for arguments that do not fit together, a stride or a dilation among them. The bits
+// of the result depend on the instruction set, not on the number of threads.
 void causal_conv3d_winograd(const CausalConv3d& conv, const float* packed, Isa isa, int num_threads);
+
+// The same for several kernels of one size. A residual is not added.
+void causal_conv3d_winograd(const CausalConv3d& conv, const WinogradPhase* phases, int64_t phase_count,
+                            Isa isa, int num_threads);
 
 }  // namespace cvk

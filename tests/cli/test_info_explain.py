@@ -50,7 +50,9 @@ def test_info_tells_of_known_bad_versions(run, monkeypatch):
     assert "known to be bad: cuDNN 9.9: wrong" in run("info").stdout
 
 
-@pytest.mark.parametrize("op", ["causal_conv3d", "causal_pad3d", "causal_pad3d_"])
+@pytest.mark.parametrize(
+    "op", ["causal_conv3d", "causal_pad3d", "causal_pad3d_", "downsample_conv", "upsample_conv"]
+)
 def test_explain_every_op(run, op):
     result = run("explain", op, "--shape", "1,8,3,16,16", "--channels-last", "--dtype", "bfloat16")
     assert result.code == 0, result.stderr

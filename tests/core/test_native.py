@@ -178,9 +178,8 @@ def convolve(
 def oracle(x, weight, bias, state, residual, stride, dilation, padding, temporal_mode, spatial_mode):
     """The result in float64, and the sum of the magnitudes of its terms."""
     past = 0 if temporal_mode == "valid" else dilation[0] * (weight.shape[2] - 1)
-    halo = (padding[0], padding[0], padding[1], padding[1])
     state = None if state is None else state.double()
-    source = padded(x.double(), state, past, halo, temporal_mode, spatial_mode)
+    source = padded(x.double(), state, past, padding, temporal_mode, spatial_mode)
     bias = None if bias is None else bias.double()
     result = F.conv3d(source, weight.double(), bias, stride, 0, dilation)
     terms = F.conv3d(
@@ -193,8 +192,8 @@ def oracle(x, weight, bias, state, residual, stride, dilation, padding, temporal
 
 def conv_inputs(name, dtype, temporal_mode, spatial_mode, extras):
     shape, out_channels, kernel, stride, dilation = CONV_CASES[name]
-    padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation[1:], kernel[1:], strict=True))
-    padding = (0, 0) if spatial_mode == "valid" else padding
+    padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation[1:], kernel[1:], strict=True) for _ in "ab")
+    padding = (0, 0, 0, 0) if spatial_mode == "valid" else padding
     past = 0 if temporal_mode == "valid" else dilation[0] * (kernel[0] - 1)
     x = values(shape, dtype, 1)
     weight = values((out_channels, shape[1], *kernel), dtype, 2)
@@ -248,6 +247,33 @@ def test_convolution_modes(name, spatial_mode, temporal_mode, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 0, 0, 1), (2, 0, 1, 3)], ids=str)
+@pytest.mark.parametrize("name", ["plain", "strided", "several tiles"])
+def test_every_side_has_its_own_padding(name, padding, spatial_mode, isa):
+    arguments = conv_inputs(name, torch.float32, "replicate", spatial_mode, False)
+    arguments[7] = padding
+    expected, terms = oracle(*arguments)
+    out = torch.full(expected.shape, float("nan"))
+    convolve(*arguments, isa, 2, out)
+    assert_close(out, expected, terms, torch.float32, name)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float32_weights_for_other_frames(dtype, isa):
+    """Folded weights are not rounded to the dtype of the frames; the bias has that dtype all the same."""
+    x, bias = values((1, 8, 2, 5, 6), dtype, 1), values((3,), dtype, 3)
+    weight = values((3, 8, 1, 3, 3), torch.float32, 2)
+    out = torch.full((1, 3, 2, 3, 4), float("nan"), dtype=dtype)
+    tensors = (describe(out), describe(x), describe(weight), bias.data_ptr(), None, None)
+    modes = ((1, 1, 1), (1, 1, 1), (0, 0, 0, 0), "valid", "valid", str(dtype).removeprefix("torch."))
+    C.causal_conv3d(*tensors, *modes, isa, 1, None, "float32")
+    expected, terms = oracle(x, weight, bias, None, None, *modes[:5])
+    assert_close(out, expected, terms, dtype, "float32 weights")
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_conversions_round_like_torch(dtype, isa):
     """An identity convolution of every bit pattern, plus a float's worth of residuals that need rounding."""
@@ -262,7 +288,7 @@ def test_conversions_round_like_torch(dtype, isa):
         weight = torch.cat([one, torch.zeros_like(one)], dim=1).repeat(2, 1, 1, 1, 1)
         extra = None if added is None else in_layout(added.repeat(1, 2, 1, 1, 1), layout)
         out = in_layout(torch.empty_like(x), layout)
-        ones = ((1, 1, 1), (1, 1, 1), (0, 0), "valid", "valid")
+        ones = ((1, 1, 1), (1, 1, 1), (0, 0, 0, 0), "valid", "valid")
         convolve(x, weight, None, None, extra, *ones, isa, 2, out)
         expected = every.float() if added is None else every.float() + added.float()
         assert torch.equal(out[:, :1], expected.to(dtype)), f"{layout}, residual {added is not None}"
@@ -288,7 +314,7 @@ def test_nan_and_infinity_pass_through(dtype, isa):
     special = [float("nan"), float("inf"), -float("inf"), 3e38 if dtype == torch.bfloat16 else 6e4]
     x = torch.tensor(special * 5, dtype=dtype).reshape(1, 1, 1, 1, 20)
     out = torch.zeros_like(x)
-    ones = ((1, 1, 1), (1, 1, 1), (0, 0), "valid", "valid")
+    ones = ((1, 1, 1), (1, 1, 1), (0, 0, 0, 0), "valid", "valid")
     convolve(x, torch.ones(1, 1, 1, 1, 1, dtype=dtype), None, None, x, *ones, isa, 1, out)
     assert torch.equal(out.nan_to_num(nan=-1.0), (x.float() * 2).to(dtype).nan_to_num(nan=-1.0))
 
@@ -339,7 +365,7 @@ def good_conv():
     out, x, weight = torch.empty(1, 3, 2, 4, 5), torch.empty(1, 2, 2, 4, 5), torch.empty(3, 2, 3, 3, 3)
     ones = (1, 1, 1)
     tensors = [describe(out), describe(x), describe(weight), None, None, None]
-    return [*tensors, ones, ones, (1, 1), "replicate", "zeros", "float32", "portable", 1]
+    return [*tensors, ones, ones, (1, 1, 1, 1), "replicate", "zeros", "float32", "portable", 1]
 
 
 @pytest.mark.parametrize(
@@ -356,9 +382,9 @@ def good_conv():
         (5, (8, (1, 2, 2, 4, 5), (1, 1, 1, 1, 1)), r"residual has sizes .* expected \(1, 3, 2, 4, 5\)"),
         (6, (1, 0, 1), "stride is"),
         (7, (0, 1, 1), "dilation is"),
-        (8, (-1, 1), "spatial_padding is"),
+        (8, (1, 1, -1, 1), "spatial_padding is"),
         (9, "wrap", "got 'wrap', expected replicate, zeros or valid"),
-        (10, "valid", r"expected \(0, 0\) under spatial mode 'valid'"),
+        (10, "valid", "expected zeros under spatial mode 'valid'"),
         (11, "float64", "got 'float64', expected float32, bfloat16 or float16"),
         (12, "sse9", "got 'sse9', expected one that this build and processor have"),
         (13, 0, "num_threads is 0"),

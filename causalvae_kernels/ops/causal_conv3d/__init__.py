@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
+from ...core.precision import autocast_dtype
 from ...core.selection import requested_backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
@@ -74,7 +75,7 @@ def causal_conv3d(
     choice = {"backend": backend, "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
     x, seen, given = _source(_CONV, (), x, weight, bias, steps, given, choice)
-    cast = _autocast_dtype(x)
+    cast = autocast_dtype(x)
     late = None
     if cast is not None:
         choice["backend"] = _packed_or_aten(weight, backend, weight.dtype != cast)
@@ -225,7 +226,7 @@ def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
     """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
     if any(buffer.halo) or type(buffer.storage) is not Tensor or torch.compiler.is_compiling():
         return False
-    if _autocast_dtype(buffer.storage) is not None:
+    if autocast_dtype(buffer.storage) is not None:
         return False
     past = given["initial_state"]
     # With a gradient it is refused where the border is filled, whatever the backend.
@@ -244,7 +245,7 @@ def _fill(
     backend: str | None,
 ) -> dict[str, Any]:
     """Fill the border; return the modes of the convolution over the storage."""
-    if initial_state is not None and _autocast_dtype(buffer.storage) is not None:
+    if initial_state is not None and autocast_dtype(buffer.storage) is not None:
         initial_state = initial_state.to(buffer.storage.dtype)
     causal_pad3d_(
         buffer,
@@ -328,21 +329,12 @@ def _arguments_into(out: Tensor, x: Tensor, weight: Tensor, *others: Any, **keyw
             f"{name}: got a tensor that requires a gradient, expected none, because writing in place would "
             f"lose it; use {_NAME}"
         )
-    cast = _autocast_dtype(x)
+    cast = autocast_dtype(x)
     if cast not in (None, x.dtype):
         raise InvalidInput(
             f"{name}: got {x.dtype} tensors under autocast to {cast}, expected no autocast; use {_NAME}"
         )
     return out, *arguments
-
-
-def _autocast_dtype(x: object) -> torch.dtype | None:
-    """Return the dtype to convolve in, if autocast is on and would change it."""
-    if not isinstance(x, Tensor) or x.is_meta or x.dtype == torch.float64:
-        return None
-    if not torch.is_autocast_enabled(x.device.type):
-        return None
-    return torch.get_autocast_dtype(x.device.type)
 
 
 _NAME = "causal_conv3d"

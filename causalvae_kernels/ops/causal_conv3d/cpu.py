@@ -19,13 +19,14 @@ from ...core.packed import find_packed
 from ...core.precision import why_not_exact
 from .spec import output_size, paddings, takes_winograd
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def _why_not(x: Tensor, *others: Any) -> str | None:
+def why_not(x: Tensor, *others: Any) -> str | None:
+    """Return why our convolutions on a CPU cannot take a call whose arguments these are, or None."""
     if x.device.type != "cpu":
         return f"the tensor is on {x.device}, the kernel runs on a CPU"
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
     return why_not_exact(others[-1], "convolution") or native.why_no_cpu()
 
@@ -84,10 +85,10 @@ def _convolve_into(
         None if residual is None else native.describe(residual),
         tuple(stride),
         tuple(dilation),
-        (pad.explicit[0] + pad.implicit[0], pad.explicit[2] + pad.implicit[1]),
+        pad.sides,
         temporal_mode,
         spatial_mode,
-        _DTYPES[x.dtype],
+        DTYPES[x.dtype],
         isa,
         threads,
         None if packed is None else packed.data_ptr(),
@@ -106,7 +107,7 @@ def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | Non
     def pack() -> Tensor:
         packed = memory.empty((size // 4,))
         native.cpu_module().winograd_pack(
-            packed.data_ptr(), native.describe(weight), _DTYPES[weight.dtype], isa, threads
+            packed.data_ptr(), native.describe(weight), DTYPES[weight.dtype], isa, threads
         )
         return packed
 
@@ -120,8 +121,8 @@ def packing(weight: Tensor, isa: str) -> tuple[object, int]:
 
 
 def _why_not_into(out: Tensor, *arguments: object) -> str | None:
-    return _why_not(*arguments)
+    return why_not(*arguments)
 
 
-CONV = Backend("cpu", _convolve, _why_not, two_sources=True)
+CONV = Backend("cpu", _convolve, why_not, two_sources=True)
 CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=True)

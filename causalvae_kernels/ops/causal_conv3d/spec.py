@@ -31,6 +31,13 @@ class Paddings(NamedTuple):
         """Whether anything must be written before the framework's convolution can run."""
         return self.causal > 0 or any(self.explicit)
 
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Pixels around the frames, however they come there: (top, bottom, left, right)."""
+        top, bottom, left, right = self.explicit
+        height, width = self.implicit
+        return top + height, bottom + height, left + width, right + width
+
 
 def paddings(
     kernel_size: Sequence[int], dilation: Sequence[int], temporal_mode: str, spatial_mode: str

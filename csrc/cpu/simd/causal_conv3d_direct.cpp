@@ -121,17 +121,16 @@ void compute_tile(const DirectConv3d& p, const DirectTile& tile, float* scratch)
     for (int64_t kh = 0; kh < k[3]; ++kh) {
       bool present[kRowPixels];  // a row of zeros adds nothing
       for (int64_t r = 0; r < tile.rows; ++r) {
-        const int64_t h =
-            source_pixel((tile.row + r) * conv.stride[1] + kh * conv.dilation[1] - conv.padding_h, n[3],
-                         conv.spatial_mode);
+        const int64_t h = source_pixel((tile.row + r) * conv.stride[1] + kh * conv.dilation[1] - conv.top,
+                                       n[3], conv.spatial_mode);
         present[r] = h >= 0;
         if (h < 0) continue;
         const SourceRow<Type> row{static_cast<const typename Type::Item*>(from.data) +
                                       tile.batch * from.stride[0] + frame.index * from.stride[2] +
                                       h * from.stride[3],
                                   channels, n[4], from.stride[1], from.stride[4]};
-        gather_row(scratch + r * gathered_row, p.pixel_floats, row,
-                   tile.column * conv.stride[2] - conv.padding_w, columns_read, conv.spatial_mode);
+        gather_row(scratch + r * gathered_row, p.pixel_floats, row, tile.column * conv.stride[2] - conv.left,
+                   columns_read, conv.spatial_mode);
       }
       for (int64_t block = 0; block < p.blocks; ++block) {
         const float* weights = p.weights + ((block * k[2] + kt) * k[3] + kh) * k[4] * channels * kBlock;
@@ -184,19 +183,35 @@ void pack_block(const DirectConv3d& p, int64_t block) {
       std::memcpy(packed + (tap * inputs + i0) * kBlock, part, count * kBlock * sizeof(float));
     }
   }
-  const Item* bias = static_cast<const Item*>(p.conv.bias);
-  for (int64_t o = 0; o < kBlock; ++o)
-    p.bias[first + o] = bias && o < outputs ? Type::to_float(bias[first + o]) : 0.0f;
+}
+
+template <class Type>
+void convert_bias(const DirectConv3d& p, int64_t block) {
+  const auto* bias = static_cast<const typename Type::Item*>(p.conv.bias);
+  const int64_t outputs = p.conv.weight.size[0];
+  for (int64_t o = block * kBlock; o < (block + 1) * kBlock; ++o)
+    p.bias[o] = bias && o < outputs ? Type::to_float(bias[o]) : 0.0f;
 }
 
 void pack(const DirectConv3d& p, int64_t block) {
+  switch (p.conv.weight_dtype) {
+    case Dtype::float32:
+      pack_block<Float32>(p, block);
+      break;
+    case Dtype::bfloat16:
+      pack_block<Bfloat16>(p, block);
+      break;
+    case Dtype::float16:
+      pack_block<Float16>(p, block);
+      break;
+  }
   switch (p.conv.dtype) {
     case Dtype::float32:
-      return pack_block<Float32>(p, block);
+      return convert_bias<Float32>(p, block);
     case Dtype::bfloat16:
-      return pack_block<Bfloat16>(p, block);
+      return convert_bias<Bfloat16>(p, block);
     case Dtype::float16:
-      return pack_block<Float16>(p, block);
+      return convert_bias<Float16>(p, block);
   }
 }
 

@@ -1,8 +1,9 @@
 // The Winograd convolution for one instruction set; compiled once for each (CVK_ISA names its namespace).
 //
 // An item is a band of tiles. Each source frame of the band is transformed once and kept while output frames
-// need it; then, for each of the 36 transformed values of a tile, the micro-kernel multiplies sums or
-// differences of frames with the packed weights, and the sums of an output frame are transformed back.
+// need it; then, for each phase and each of the 36 transformed values of a tile (those that its kernel
+// leaves), the micro-kernel multiplies sums or differences of frames with the packed weights, and the sums of
+// an output frame are transformed back.
 //
 // Every sum runs over the input channels in their order, wherever the band begins: the bits of a result
 // depend neither on the bands nor on the threads.
@@ -17,8 +18,7 @@
 namespace cvk {
 namespace {
 
-constexpr int64_t kRead = kTilePixels + 2;  // pixels that a tile reads in each direction
-constexpr int64_t kSegment = 12;            // tiles next to each other that are gathered at once
+constexpr int64_t kSegment = 12;  // tiles next to each other that are gathered at once
 constexpr int64_t kSegmentColumns = kSegment * kTilePixels;
 constexpr int64_t kGatheredColumns = kSegmentColumns + 2;
 
@@ -147,11 +147,11 @@ void transform_frame(const Winograd& p, const WinogradItem& item, const SourceFr
     const int64_t columns = s.tiles * kTilePixels + 2, row_floats = kGatheredColumns * kLanes;
     for (int64_t c = 0; c < channels; c += kLanes) {
       for (int64_t r = 0; r < kRead; ++r) {
-        const int64_t above = s.row + r - conv.padding_h;
+        const int64_t above = s.row + r - conv.top;
         // Rows and columns beyond the padding belong to tiles that reach over the edge: their sums are
         // dropped.
         const int64_t h =
-            above < from.size[3] + conv.padding_h ? source_pixel(above, from.size[3], conv.spatial_mode) : -1;
+            above < from.size[3] + conv.bottom ? source_pixel(above, from.size[3], conv.spatial_mode) : -1;
         float* dst = pixels + r * row_floats;
         if (h < 0) {
           std::memset(dst, 0, columns * kLanes * sizeof(float));
@@ -161,8 +161,8 @@ void transform_frame(const Winograd& p, const WinogradItem& item, const SourceFr
                            (frame.index + s.frame) * from.stride[2] + h * from.stride[3] + c * from.stride[1];
         const SourceRow<Type> row{data, min_of(kLanes, channels - c), from.size[4], from.stride[1],
                                   from.stride[4]};
-        const int64_t left = s.column - conv.padding_w;
-        const int64_t inside = min_of(columns, from.size[4] + conv.padding_w - left);
+        const int64_t left = s.column - conv.left;
+        const int64_t inside = min_of(columns, from.size[4] + conv.right - left);
         gather_row(dst, kLanes, row, left, inside, conv.spatial_mode);
         std::memset(dst + inside * kLanes, 0, (columns - inside) * kLanes * sizeof(float));
       }
@@ -277,18 +277,24 @@ class NextRows {
 };
 
 void multiply_step(const Winograd& p, const WinogradItem& item, const WinogradStep& step,
-                   const Parts& parts) {
+                   const WinogradPhase& phase, const Parts& parts) {
   const int64_t inputs = p.conv.x.size[1], outputs = p.conv.out.size[1];
   const int64_t groups = (item.tiles + kColumnsPerKernel - 1) / kColumnsPerKernel;
   const int64_t row = parts.frames[0].row, slice_floats = p.blocks * inputs * kBlock;
-  for (int64_t point = 0; point < kPoints; ++point) {
+  const PointRange rows_of_points = phase.points.rows, columns_of_points = phase.points.columns;
+  const int64_t across = columns_of_points.last - columns_of_points.first, points = point_count(phase.points);
+  auto point_at = [&](int64_t i) {
+    return (rows_of_points.first + i / across) * kRead + columns_of_points.first + i % across;
+  };
+  for (int64_t packed = 0; packed < points; ++packed) {
+    const int64_t point = point_at(packed);
     auto frame = [&](int slot) { return parts.frames[slot].data + point * parts.frames[slot].point; };
     auto combined = [&](int product) { return parts.combined + product * p.band * row; };
     Product products[kSlices];
     bool begun[2] = {false, false};
     for (int i = 0; i < step.product_count; ++i) {
       const WinogradProduct& product = step.products[i];
-      const float* weights = p.weights + (point * p.slices + product.slice) * slice_floats;
+      const float* weights = phase.weights + (packed * p.slices + product.slice) * slice_floats;
       const float* rows = product.b < 0 ? frame(product.a) : combined(i);
       products[i] = {rows, row, weights, parts.sums[0].row, inputs, {}};
       for (int f = 0; f < 2; ++f) {
@@ -306,7 +312,7 @@ void multiply_step(const Winograd& p, const WinogradItem& item, const WinogradSt
       }
     // The products inside: their sums then stay in the first-level cache, and the weights of a block in the
     // second. Meanwhile the next block's weights are brought near, then the next point's frames.
-    NextRows next_rows(p, item, parts, point + 1);
+    NextRows next_rows(p, item, parts, point_at(packed + 1));
     for (int64_t b = 0; b < item.blocks; ++b) {
       const int64_t block = item.first_block + b, vectors = outputs - block * kBlock > kLanes ? 2 : 1;
       const int64_t weight = block * inputs * kBlock;
@@ -326,14 +332,18 @@ void multiply_step(const Winograd& p, const WinogradItem& item, const WinogradSt
 
 // ---------------------------------------------------------------- sums to pixels
 
-template <class Type>
-void store_frame(const Winograd& p, const WinogradItem& item, int64_t frame, const Panel& sums,
-                 float* pixels) {
+template <class Type, bool kAllPoints>
+void store_frame(const Winograd& p, const WinogradItem& item, const WinogradPhase& phase, int64_t frame,
+                 const Panel& sums, float* pixels) {
   using Item = typename Type::Item;
   const CausalConv3d& conv = p.conv;
   const Item* bias = static_cast<const Item*>(conv.bias);
   const int64_t first = item.first_block * kBlock;
   const int64_t channels = min_of(item.blocks * kBlock, conv.out.size[1] - first);
+  // Decided at compile time where all are there, which leaves the loops without a branch.
+  auto there = [](const PointRange& range, int64_t i) {
+    return kAllPoints || (i >= range.first && i < range.last);
+  };
   for_each_segment(p, item, [&](const Segment& s) {
     const int64_t rows = min_of(kTilePixels, conv.out.size[3] - s.row);
     const int64_t columns = min_of(s.tiles * kTilePixels, conv.out.size[4] - s.column);
@@ -347,8 +357,13 @@ void store_frame(const Winograd& p, const WinogradItem& item, int64_t frame, con
         for (int64_t i = 0; i < kPoints; ++i) prefetch(src + 2 * sums.row + i * sums.point);
         Vec half[kRead][kTilePixels];  // [column][output row]
         for (int64_t j = 0; j < kRead; ++j) {
+          if (!there(phase.points.columns, j)) {
+            for (int64_t i = 0; i < kTilePixels; ++i) half[j][i] = Vec{};
+            continue;
+          }
           Vec m[kRead];
-          for (int64_t i = 0; i < kRead; ++i) m[i] = load(src + (i * kRead + j) * sums.point);
+          for (int64_t i = 0; i < kRead; ++i)
+            m[i] = there(phase.points.rows, i) ? load(src + (i * kRead + j) * sums.point) : Vec{};
           transform_sums(m, half[j]);
         }
         for (int64_t i = 0; i < rows; ++i) {
@@ -362,11 +377,12 @@ void store_frame(const Winograd& p, const WinogradItem& item, int64_t frame, con
       for (int64_t r = 0; r < rows; ++r) {
         auto row_of = [&](const Tensor5& t) {
           Item* data = static_cast<Item*>(t.data) + s.batch * t.stride[0] + (first + c) * t.stride[1] +
-                       (frame + s.frame) * t.stride[2] + (s.row + r) * t.stride[3] + s.column * t.stride[4];
+                       (frame - phase.first_frame + s.frame) * t.stride[2] + (s.row + r) * t.stride[3] +
+                       s.column * t.stride[4];
           return OutputRow<Type>{data, t.stride[1], t.stride[4]};
         };
         const OutputRow<Type> none{nullptr, 1, 1};
-        store_row(row_of(conv.out), conv.residual ? row_of(*conv.residual) : none,
+        store_row(row_of(phase.out), conv.residual ? row_of(*conv.residual) : none,
                   pixels + r * kSegmentColumns * kLanes, kLanes, lanes, columns);
       }
     }
@@ -382,9 +398,16 @@ void compute_item(const Winograd& p, const WinogradItem& item, float* scratch) {
     const WinogradStep& step = p.steps[i];
     for (int j = 0; j < step.load_count; ++j)
       transform_frame<Type>(p, item, step.loads[j].frame, parts.frames[step.loads[j].slot], parts.pixels);
-    multiply_step(p, item, step, parts);
-    for (int f = 0; f < step.frames; ++f)
-      store_frame<Type>(p, item, step.frame + f, parts.sums[f], parts.pixels);
+    for (int64_t k = 0; k < p.phase_count; ++k) {
+      const WinogradPhase& phase = p.phases[k];
+      if (step.frame + step.frames <= phase.first_frame) continue;
+      multiply_step(p, item, step, phase, parts);
+      const auto store =
+          point_count(phase.points) == kPoints ? store_frame<Type, true> : store_frame<Type, false>;
+      for (int f = 0; f < step.frames; ++f)
+        if (step.frame + f >= phase.first_frame)
+          store(p, item, phase, step.frame + f, parts.sums[f], parts.pixels);
+    }
   }
 }
 
@@ -419,13 +442,15 @@ void pack_block(const WinogradPack& p, int64_t block, int64_t first_input, int64
   const int64_t slice_floats = p.blocks * w.size[1] * kBlock;
   for (int64_t k = first_input; k < first_input + inputs; ++k) {
     float taps[3][3][3][kBlock] = {};
+    const int64_t omitted = kernel_frames == 2;  // a kernel of two frames is one whose first frame is zero
     for (int64_t o = 0; o < outputs; ++o) {
       const auto* src =
           static_cast<const typename Type::Item*>(w.data) + (first + o) * w.stride[0] + k * w.stride[1];
       for (int64_t t = 0; t < kernel_frames; ++t)
         for (int64_t i = 0; i < 3; ++i)
           for (int64_t j = 0; j < 3; ++j)
-            taps[t][i][j][o] = Type::to_float(src[t * w.stride[2] + i * w.stride[3] + j * w.stride[4]]);
+            taps[t + omitted][i][j][o] =
+                Type::to_float(src[t * w.stride[2] + i * w.stride[3] + j * w.stride[4]]);
     }
     for (int64_t v = 0; v < kBlock; v += kLanes) {
       Vec frames[kSlices][3][3];
@@ -438,7 +463,7 @@ void pack_block(const WinogradPack& p, int64_t block, int64_t first_input, int64
             continue;
           }
           transform_frames(g, u);
-          for (int64_t s = 0; s < kSlices; ++s) frames[s][i][j] = u[s];
+          for (int64_t s = 0; s < p.slices; ++s) frames[s][i][j] = u[s + omitted];
         }
       for (int64_t s = 0; s < p.slices; ++s) {
         Vec half[3][kRead];
@@ -447,11 +472,12 @@ void pack_block(const WinogradPack& p, int64_t block, int64_t first_input, int64
           transform_weights(g, half[j]);
         }
         float* dst = p.packed + s * slice_floats + (block * w.size[1] + k) * kBlock + v;
-        for (int64_t i = 0; i < kRead; ++i) {
+        for (int64_t i = p.points.rows.first; i < p.points.rows.last; ++i) {
           const Vec g[3] = {half[0][i], half[1][i], half[2][i]};
           Vec u[kRead];
           transform_weights(g, u);
-          for (int64_t j = 0; j < kRead; ++j) store(dst + (i * kRead + j) * point_floats, u[j]);
+          for (int64_t j = p.points.columns.first; j < p.points.columns.last; ++j, dst += point_floats)
+            store(dst, u[j]);
         }
       }
     }

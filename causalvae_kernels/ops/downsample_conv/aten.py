@@ -1,0 +1,47 @@
+"""Averages written straight into a padded buffer, then the framework's convolution of stride 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core.layout import memory_format_of
+from ...core.op import Backend
+from ...temporal.frame_buffer import FrameBuffer
+from ..causal_conv3d.aten import CONV
+from ..causal_pad3d.aten import fill_border
+from .reference import downsample_conv_reference
+from .spec import HALO, STRIDE
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str) -> Tensor:
+    if precision == "exact":
+        return downsample_conv_reference(x, weight, bias, compress_time)
+    frames = (x.shape[2] + 1) // 2 if compress_time else x.shape[2]
+    buffer = FrameBuffer.empty(
+        (*x.shape[:2], frames, *x.shape[3:]),
+        head_room=0,
+        halo=HALO,
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=memory_format_of(x),
+    )
+    if compress_time:
+        average_into(buffer.body, x)
+    else:
+        buffer.body.copy_(x)
+    fill_border(buffer.storage, None, 0, HALO, "zeros", "zeros")
+    given = (None, None, STRIDE, (1, 1, 1), "valid", "valid", precision)
+    return CONV.call(buffer.storage, weight, bias, *given)
+
+
+def average_into(out: Tensor, x: Tensor) -> None:
+    """Write the averages of pairs of frames, behind a first one that is left over."""
+    lone = x.shape[2] % 2
+    out[:, :, :lone].copy_(x[:, :, :lone])
+    pairs = out[:, :, lone:]
+    torch.mul(x[:, :, lone::2], 0.5, out=pairs)
+    pairs.add_(x[:, :, lone + 1 :: 2], alpha=0.5)
+
+
+DOWNSAMPLE = Backend("aten", _convolve)

@@ -1,0 +1,55 @@
+"""Downsampling convolution by the native CPU module: nothing is padded; averages are written once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core import memory, native
+from ...core.layout import memory_format_of
+from ...core.op import Backend
+from ..causal_conv3d.cpu import DTYPES, why_not
+from .aten import average_into
+from .spec import HALO, STRIDE, output_size
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str) -> Tensor:
+    frames, height, width = output_size(x.shape, compress_time)
+    last = memory_format_of(x, weight)
+    out = memory.empty(
+        (x.shape[0], weight.shape[0], frames, height, width),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=last,
+    )
+    if compress_time and frames < x.shape[2]:
+        # A pass of its own: in the kernel's loader each pair would be averaged for every tap that sees it.
+        source = memory.empty(
+            (*x.shape[:2], frames, *x.shape[3:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=memory_format_of(x),
+        )
+        average_into(source, x)
+        x = source
+    bias = None if bias is None else bias.contiguous()
+    native.cpu_module().causal_conv3d(
+        native.describe(out),
+        native.describe(x),
+        native.describe(weight),
+        None if bias is None else bias.data_ptr(),
+        None,
+        None,
+        STRIDE,
+        (1, 1, 1),
+        HALO,
+        "valid",
+        "zeros",
+        DTYPES[x.dtype],
+        native.cpu_isa(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+DOWNSAMPLE = Backend("cpu", _convolve, why_not)

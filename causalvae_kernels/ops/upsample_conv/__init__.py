@@ -1,0 +1,152 @@
+"""Nearest-neighbour upsampling and the causal convolution behind it, as one op on the small frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
+from ...core.errors import InvalidInput
+from ...core.op import Op
+from ...core.precision import autocast_dtype
+from ...temporal.state import final_state
+from ..causal_pad3d import check_state
+from . import aten, cpu
+from .reference import upsample_conv_reference, upsample_conv_vjp
+from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, state_frames
+
+
+def upsample_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale: int | Sequence[int] = (1, 2, 2),
+    first_chunk: bool = True,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Repeat pixels and frames, then convolve with a kernel that looks at the past only.
+
+    What the kernel would see twice is one pixel with the sum of two weights, so that a kernel of three takes
+    two multiplications along every axis that is doubled: 4 of 9 in space, 8 of 27 in time and space.
+
+    CogVideoX's `compress_time` upsampler doubles frames and convolves each on its own (kT = 1): with the
+    scale (1, 2, 2) a caller gets every frame once and knows that it stands for two, as `scale=(2, 1, 1)` of
+    the next convolution then says; with (2, 2, 2) they are repeated here. HunyuanVideo's upsampler is the
+    scale (2, 2, 2) with kT = 3 and `spatial_mode="replicate"`.
+
+    Args:
+        x: Frames, shape (B, Cin, T, H, W), any strides; float32, bfloat16 or float16 (float64 in the
+            reference and aten).
+        weight: Shape (Cout, Cin, kT, 3, 3), kT 1 or 3, dtype of `x`.
+        bias: Shape (Cout,), dtype of `x`.
+        scale: (1, 2, 2), (2, 2, 2), or (2, 1, 1): frames that come in equal pairs, given once.
+        first_chunk: The first frame is the video's first one, which time-doubling leaves single. Does not
+            matter where the scale leaves time alone.
+        temporal_mode: What stands before a first chunk: "replicate" (its first frame) or "zeros"; frames
+            that are doubled and then seen by kT = 3 know "replicate" alone.
+        spatial_mode: "zeros" or "replicate", by one pixel of the upsampled frames.
+        initial_state: The P frames before this chunk at the size of `x`, shape (B, Cin, P, H, W):
+            P = kT - 1, or, with kT = 3 and doubled frames, the one frame before, which stands for two.
+        return_final_state: Return the last P frames as well.
+        backend: Name of the backend; default: `use_backend()`, the environment, the default order.
+        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+
+    Returns:
+        The output, shape (B, Cout, T', scale_h * H, scale_w * W), T' = T, or 2 T, or 2 T - 1 where the first
+        frame stays single; channels_last_3d if `x` or `weight` is, else contiguous. With
+        `return_final_state` a tuple of it and the state, which owns its memory. Under `torch.autocast` the
+        dtypes are those that `torch.nn.functional.conv3d` gives.
+
+    Raises:
+        InvalidInput: Shapes, dtypes or words do not fit.
+        BackendUnavailable: The backend asked for cannot run this call.
+    """
+    seen, past = x, initial_state
+    cast = autocast_dtype(x)
+    if cast is not None:
+        x, weight, bias, initial_state = (
+            None if t is None else t.to(cast) for t in (x, weight, bias, initial_state)
+        )
+    arguments = _arguments(
+        x,
+        weight,
+        bias,
+        scale=scale,
+        first_chunk=first_chunk,
+        temporal_mode=temporal_mode,
+        spatial_mode=spatial_mode,
+        initial_state=initial_state,
+    )
+    y = _UPSAMPLE(*arguments, backend=backend, precision=precision)
+    if not return_final_state:
+        return y
+    frames = state_frames(weight.shape[2], arguments[4])
+    return y, final_state(seen, frames, initial_state=past, temporal_mode=temporal_mode)
+
+
+def _arguments(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale: int | Sequence[int] = (1, 2, 2),
+    first_chunk: bool = True,
+    temporal_mode: str = "replicate",
+    spatial_mode: str = "zeros",
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+) -> tuple[Any, ...]:
+    """Check everything; return the operator's arguments."""
+    check_video(_NAME, "x", x)
+    check_float(_NAME, "x", x)
+    check_video(_NAME, "weight", weight)
+    check_like(_NAME, "weight", weight, "x", x)
+    check_choice(_NAME, "temporal_mode", temporal_mode, TEMPORAL_MODES)
+    check_choice(_NAME, "spatial_mode", spatial_mode, SPATIAL_MODES)
+    scale = int_tuple(_NAME, "scale", scale, 3)
+    if scale not in SCALES:
+        raise InvalidInput(f"{_NAME}: scale is {scale}, expected one of {', '.join(map(str, SCALES))}")
+    out_channels, in_channels, *kernel_size = weight.shape
+    if x.shape[1] != in_channels:
+        raise InvalidInput(
+            f"{_NAME}: x has {x.shape[1]} channels and weight, shape {tuple(weight.shape)}, expects "
+            f"{in_channels}"
+        )
+    if kernel_size not in ([1, 3, 3], [3, 3, 3]):
+        raise InvalidInput(f"{_NAME}: kernel size is {tuple(kernel_size)}, expected (1, 3, 3) or (3, 3, 3)")
+    if bias is not None:
+        check_shape(_NAME, "bias", bias, (out_channels,), "(Cout,)")
+        check_like(_NAME, "bias", bias, "x", x)
+    if scale[0] == 2 and kernel_size[0] == 3 and temporal_mode != "replicate":
+        raise InvalidInput(
+            f"{_NAME}: temporal_mode is {temporal_mode!r} with scale {scale} and a kernel of three frames, "
+            "expected 'replicate', with which the frames before a single first one are equal to it"
+        )
+    check_state(_NAME, initial_state, x, state_frames(kernel_size[0], scale))
+    if initial_state is not None and first_chunk and scale[0] == 2:
+        raise InvalidInput(
+            f"{_NAME}: got an initial_state and first_chunk=True, expected no state before the first chunk, "
+            "or first_chunk=False"
+        )
+    return x, weight, bias, initial_state, scale, bool(first_chunk), temporal_mode, spatial_mode
+
+
+_NAME = "upsample_conv"
+_UPSAMPLE = Op(
+    _NAME,
+    reference=upsample_conv_reference,
+    prepare=_arguments,
+    backends=(aten.UPSAMPLE, cpu.UPSAMPLE),
+    order=("aten", "reference"),
+    layout=("x", "weight"),
+    vjp=upsample_conv_vjp,
+    saves=("x", "weight", "initial_state"),
+)

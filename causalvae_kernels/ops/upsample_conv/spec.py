@@ -1,0 +1,72 @@
+"""What `upsample_conv` accepts, its shapes, and the work it must do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SCALES = ((1, 2, 2), (2, 2, 2), (2, 1, 1))
+TEMPORAL_MODES = ("replicate", "zeros")
+SPATIAL_MODES = ("zeros", "replicate")
+
+
+def state_frames(kernel_frames: int, scale: Sequence[int]) -> int:
+    """Return how many frames before its chunk the op looks back at; one that was doubled stands for two."""
+    return (kernel_frames - 1) // scale[0]
+
+
+def output_size(shape: Sequence[int], scale: Sequence[int], first_chunk: bool) -> tuple[int, int, int]:
+    """Return (T, H, W) of the output."""
+    frames = scale[0] * shape[2] - (scale[0] == 2 and first_chunk)
+    return frames, scale[1] * shape[3], scale[2] * shape[4]
+
+
+def folded_kernel(kernel_size: Sequence[int], scale: Sequence[int]) -> tuple[int, int, int]:
+    """Return each output's taps: along a doubled axis a kernel of three sees two inputs."""
+    time, height, width = (2 if s == 2 and k == 3 else k for k, s in zip(kernel_size, scale, strict=True))
+    return time, height, width
+
+
+def flops(
+    shape: Sequence[int], weight_shape: Sequence[int], scale: Sequence[int], first_chunk: bool = True
+) -> int:
+    """Return the floating-point operations of the folded form, a multiply-add counted as two.
+
+    Frames that are equal because each is convolved on its own (kT = 1) are computed once.
+    """
+    out_channels, in_channels, *kernel_size = weight_shape
+    frames, height, width = output_size(shape, scale, first_chunk)
+    taps = folded_kernel(kernel_size, scale)
+    frames = shape[2] if kernel_size[0] == 1 else frames
+    return 2 * shape[0] * out_channels * in_channels * taps[0] * taps[1] * taps[2] * frames * height * width
+
+
+def bytes_moved(
+    shape: Sequence[int],
+    weight_shape: Sequence[int],
+    itemsize: int,
+    scale: Sequence[int],
+    first_chunk: bool = True,
+) -> int:
+    """Return the bytes of input, weight and output, each touched once."""
+    out_channels, in_channels, *kernel_size = weight_shape
+    batch, _, frames, rows, columns = shape
+    time, height, width = output_size(shape, scale, first_chunk)
+    weights = out_channels * in_channels * kernel_size[0] * kernel_size[1] * kernel_size[2]
+    pixels = in_channels * frames * rows * columns + out_channels * time * height * width
+    return itemsize * (batch * pixels + weights)
+
+
+def takes_winograd(weight_shape: Sequence[int], scale: Sequence[int], size: Sequence[int]) -> bool:
+    """Tell whether our kernels use Winograd's algorithm: where it halves the work of the folded form.
+
+    Of a tile's six transformed values in each direction a folded kernel needs five.
+
+    Args:
+        weight_shape: (Cout, Cin, kT, 3, 3).
+        scale: (time, height, width).
+        size: (H, W) of the input.
+    """
+    _, height, width = folded_kernel((1, 3, 3), scale)
+    values = (height + 3) * (width + 3)
+    tiles = -(-size[0] // 4) * -(-size[1] // 4)
+    return weight_shape[1] >= 8 and 2 * values * tiles <= height * width * size[0] * size[1]
