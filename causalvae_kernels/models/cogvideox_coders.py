@@ -15,7 +15,8 @@ from ..core.layout import memory_format_of
 from ..temporal import BufferPool
 from .cogvideox_blocks import Cache, Held, Norm, residual_block
 from .cogvideox_conv import convolve, is_small
-from .cogvideox_resample import mend_first_chunk
+from .cogvideox_resample import upsample
+from .frames import knows_first_chunk
 from .hooks import is_plain, type_name
 from .swap import Link, rule_at_work, run
 
@@ -64,7 +65,8 @@ def _run(
     # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
     device = sample.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
-    pass_ = _Pass(link, temb, sample if zq else None, pool)
+    adapts = zq and link.frames == "any" and knows_first_chunk()
+    pass_ = _Pass(link, temb, sample if zq else None, pool, adapts)
     held = Held(None)
     new_cache["conv_in"] = pass_.conv(module.conv_in, sample, cache.get("conv_in"), held)
     for name, block in blocks:
@@ -88,12 +90,14 @@ class _Pass:
         temb: As diffusers passes it.
         zq: The latents, for spatial norms.
         pool: Where storage comes from and goes to, or None.
+        adapts: Whether the first chunk is the one without a cache, for upsamplers.
     """
 
     link: Link
     temb: Tensor | None
     zq: Tensor | None
     pool: BufferPool | None
+    adapts: bool
 
     def conv(self, module: nn.Module, x: Tensor, conv_cache: Tensor | None, held: Held) -> Tensor | None:
         """Convolve in the layout of `x`; `held` gets the output. Return the new cache."""
@@ -106,28 +110,31 @@ class _Pass:
 
     def block(self, module: nn.Module, held: Held, conv_cache: Cache) -> dict[str, Any]:
         """Run a block of residual blocks and samplers on the activation; return its new cache."""
-        if not is_plain(module, run):
+        samplers = getattr(module, "upsamplers", None) or getattr(module, "downsamplers", None) or ()
+        ours = all(rule_at_work(sampler, self.link) is not None for sampler in samplers)
+        if not is_plain(module, run) or (self.adapts and not ours):
             tensor, new_cache = module(held.take(), self.temb, self.zq, conv_cache)
             held.tensor, held.owned = tensor, False
             return new_cache
         cache, new_cache = conv_cache or {}, {}
         for i, resnet in enumerate(module.resnets):
             key = f"resnet_{i}"
-            ours = rule_at_work(resnet, self.link) is not None
-            if ours:
+            at_work = rule_at_work(resnet, self.link) is not None
+            if at_work:
                 result = residual_block(
                     resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool
                 )
             else:
                 result = resnet(held.take(), self.temb, self.zq, conv_cache=cache.get(key))
-            (held.tensor, new_cache[key]), held.owned = result, ours
-        frames = held.tensor.shape[2]
-        for sampler in getattr(module, "upsamplers", None) or getattr(module, "downsamplers", None) or ():
+            (held.tensor, new_cache[key]), held.owned = result, at_work
+        for sampler in samplers:
             if self.pool is not None:
                 self.pool.clear()
-            held.tensor, held.owned = sampler(held.tensor), rule_at_work(sampler, self.link) is not None
-        if self.link.frames == "any" and self.zq is not None:
-            held.tensor = mend_first_chunk(module, held.tensor, frames, conv_cache)
+            if self.adapts:
+                held.tensor = upsample(sampler, self.link, held.tensor, conv_cache is None)
+            else:
+                held.tensor = sampler(held.tensor)
+            held.owned = ours
         return new_cache
 
     def end(self, module: nn.Module, held: Held, cache: dict[str, Any], new_cache: dict[str, Any]) -> Tensor:

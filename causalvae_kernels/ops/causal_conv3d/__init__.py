@@ -164,6 +164,8 @@ def reads_two_sources(
 
     Then the state may stay apart from the frames, and a producer of `x` needs no head-room in front of it.
     """
+    if autocast_dtype(x) is not None:
+        return False  # a copy is made anyway
     choice = {"backend": _packed_or_aten(weight, backend), "precision": precision}
     return _CONV.choose(_arguments(x, weight, bias, **options), **choice).two_sources
 
