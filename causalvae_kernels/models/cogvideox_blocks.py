@@ -171,7 +171,7 @@ class Norm:
         fused = self._fused(norm, x)
         if fused is None:
             y = self._called(norm, name, x)
-            buffer = self._destination(conv, y, y.dtype, overwrite=True)
+            buffer = self._destination(conv, y, y.dtype, overwrite=False)  # a hook may keep it
             if buffer is None:
                 return F.silu(y)
             torch.ops.aten.silu.out(y, out=buffer.body)

@@ -103,9 +103,10 @@ class _Pass:
         """Convolve in the layout of `x`; `held` gets the output. Return the new cache."""
         if rule_at_work(module, self.link) is None or is_small(self.link, x):
             held.tensor, new_cache = module(x, conv_cache=conv_cache)
+            held.owned = False  # a hook may have kept it
         else:
             held.tensor, new_cache = convolve(module, self.link, x, conv_cache)
-        held.owned = held.tensor is not x
+            held.owned = True
         return new_cache
 
     def block(self, module: nn.Module, held: Held, conv_cache: Cache) -> dict[str, Any]:

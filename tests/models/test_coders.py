@@ -1,0 +1,142 @@
+"""The encoder and the decoder as a whole: what is overwritten must be ours, and nothing is copied."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from causalvae_kernels import swap
+from causalvae_kernels.core import native
+from causalvae_kernels.models import cogvideox_coders
+from causalvae_kernels.temporal import BufferPool
+from tests.models.helpers import assert_parity, clip_of
+from tests.models.test_swap_cogvideox import _Counted
+
+NATIVE = pytest.mark.skipif(native.why_no_cpu() is not None, reason="no native CPU module")
+
+
+def tensors_in(cache):
+    """Return the tensors of a nested cache."""
+    if isinstance(cache, torch.Tensor):
+        return [cache]
+    return [t for part in cache.values() for t in tensors_in(part)] if isinstance(cache, dict) else []
+
+
+# Frames that an op writes by copying others, (channels, frames, height, width): the first of an odd number,
+# which is not averaged, and the second of every pair that time-doubling makes.
+REPEATED = {
+    "encoder": ((16, 1, 16, 24), (32, 1, 8, 12)),
+    "decoder": ((48, 2, 8, 12), (48, 4, 16, 24)),
+}
+
+
+@NATIVE
+@pytest.mark.parametrize("coder", REPEATED)
+def test_nothing_is_copied_but_the_state(coder, build):
+    vae = build()
+    x = torch.randn(1, 3, 9, 16, 24) if coder == "encoder" else torch.randn(1, 16, 3, 4, 6)
+    swap(vae, backend="cpu")
+    with torch.no_grad():
+        _, cache = getattr(vae, coder)(x)
+        with _Counted() as counted:
+            getattr(vae, coder)(x, conv_cache=cache)
+    state = sum(t.numel() for t in tensors_in(cache))
+    assert counted.elements == state + sum(math.prod(shape) for shape in REPEATED[coder])
+
+
+@pytest.mark.parametrize("backend", ["aten", "cpu"])
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_what_the_caller_holds_is_not_overwritten(backend, low, build):
+    if backend == "cpu" and native.why_no_cpu():
+        pytest.skip("no native CPU module")
+    vae = build(dtype=low)
+    latents = torch.randn(1, 16, 3, 4, 6, dtype=low)
+    with torch.no_grad(), swap(vae, backend=backend):
+        first, cache = vae.decoder(latents)
+        held = [latents, first, *tensors_in(cache)]
+        before = [t.clone() for t in held]
+        vae.decoder(latents, conv_cache=cache)
+        assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv_in",
+        "mid_block",
+        "mid_block.resnets.0",
+        "up_blocks.0.resnets.0",
+        "up_blocks.1.resnets.0.conv1",
+        "up_blocks.1.resnets.1.norm2",
+        "up_blocks.0.upsamplers.0",
+        "norm_out",
+        "conv_act",
+    ],
+)
+def test_what_a_hook_keeps_is_not_overwritten(name, build):
+    """A probe on any module sees what the unmodified model gives there, also after the run."""
+    latents, seen = torch.randn(1, 16, 3, 4, 6), []
+
+    def keep(module, arguments, output):
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    for swapped in (False, True):
+        vae = build()
+        if swapped:
+            swap(vae)
+        vae.decoder.get_submodule(name).register_forward_hook(keep)
+        with torch.no_grad():
+            vae.decoder(latents)
+    expected, got = seen
+    assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max())
+
+
+def test_gradients_with_and_without_the_pool(build, monkeypatch):
+    """With gradients nothing is reused: they are those of the unmodified model."""
+    taken = []
+
+    class Watched(BufferPool):
+        def take(self, *arguments, **keywords):
+            taken.append(keywords)
+            return super().take(*arguments, **keywords)
+
+    monkeypatch.setattr(cogvideox_coders, "BufferPool", Watched)
+    latents, grads = torch.randn(1, 16, 3, 4, 6), []
+    for swapped in (False, True):
+        vae = build().requires_grad_(True)
+        if swapped:
+            swap(vae)
+        given = latents.clone().requires_grad_()
+        vae.decoder(given)[0].square().mean().backward()
+        grads.append([given.grad, *(p.grad for p in vae.decoder.parameters())])
+        assert not taken
+    for got, expected in zip(*reversed(grads), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+    with torch.no_grad():
+        vae.decoder(latents)
+    assert taken, "without gradients the pool is used"
+
+
+def test_a_pool_hands_out_what_fits():
+    pool, options = BufferPool(), {"dtype": torch.float32, "device": torch.device("cpu")}
+    options["memory_format"] = torch.channels_last_3d
+    first = pool.take((1, 8, 4, 5, 6), head_room=0, **options)
+    address = first.storage.data_ptr()
+    pool.give(first.storage)
+    other = pool.take((1, 8, 4, 5, 6), head_room=0, **{**options, "dtype": torch.bfloat16})
+    assert other.storage.data_ptr() != address
+    pool.give(first.storage)
+    again = pool.take((1, 4, 7, 5, 6), head_room=0, **options)
+    assert again.storage.data_ptr() == address and again.storage.shape == (1, 4, 7, 5, 6)
+    assert again.storage.is_contiguous(memory_format=torch.channels_last_3d)
+    pool.give(again.storage)
+    larger = pool.take((1, 8, 4, 5, 7), head_room=2, **options)
+    assert larger.storage.data_ptr() != address and larger.body.shape == (1, 8, 4, 5, 7)
+
+
+def test_parity_in_a_stream_of_chunks(build):
+    vae, other = build(), build()
+    swap(other)
+    assert_parity(vae, other, clip_of(17))
