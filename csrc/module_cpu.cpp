@@ -51,10 +51,10 @@ void pad_copy(const Tensor& out, const Tensor& x, const std::optional<Tensor>& s
 
 // What a convolution on the CPU is given. State and residual point into the views and must outlive the
 // result.
-CausalConv3d conv_arguments(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                            std::optional<uintptr_t> bias, const std::optional<Tensor5>& past,
-                            const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
-                            const std::string& spatial_mode, const std::string& dtype) {
+CausalConv3d cpu_arguments(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+                           std::optional<uintptr_t> bias, const std::optional<Tensor5>& past,
+                           const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+                           const std::string& spatial_mode, const std::string& dtype) {
   require(!bias || *bias != 0, op, "bias has a null address, expected one, or None for no bias");
   CausalConv3d conv{};
   conv.x = view(x);
@@ -83,7 +83,7 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   constexpr const char* op = "causal_conv3d";
   const std::optional<Tensor5> past = view(state), added = view(residual);
   CausalConv3d conv =
-      conv_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
+      cpu_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
   conv.residual = pointer(added);
   std::copy(stride.begin(), stride.end(), conv.stride);
   std::copy(dilation.begin(), dilation.end(), conv.dilation);
@@ -102,8 +102,8 @@ void upsample(const Tensor& out, const Tensor& x, const Tensor& weight, std::opt
               const std::string& temporal_mode, const std::string& spatial_mode, const std::string& dtype,
               const std::string& isa, int num_threads, uintptr_t packed) {
   const std::optional<Tensor5> past = view(state);
-  const UpsampleConv upsample{conv_arguments("upsample_conv", out, x, weight, bias, past, {1, 1, 1, 1},
-                                             temporal_mode, spatial_mode, dtype),
+  const UpsampleConv upsample{cpu_arguments("upsample_conv", out, x, weight, bias, past, {1, 1, 1, 1},
+                                            temporal_mode, spatial_mode, dtype),
                               time, space, first_single};
   const Isa chosen = parse_supported_isa(isa);
   py::gil_scoped_release unlocked;

@@ -1,6 +1,6 @@
 #include "upsample_conv.h"
 
-#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "../common/check.h"
@@ -47,8 +47,7 @@ void upsample_conv_winograd(const UpsampleConv& u, const float* packed, Isa isa,
           phase.out = every_second(every_second(phase.out, 3, r, itemsize), 4, c, itemsize);
         }
         if (u.time) {
-          // Pairs follow a single first frame: their first ones are at 1, 3, ..., their second ones at 0, 2,
-          // ...
+          // Behind a single first frame the first ones of pairs are odd, and it counts as a second one.
           const bool second = t == 1;
           phase.out = every_second(phase.out, 2, second != u.first_single ? 1 : 0, itemsize);
           phase.first_frame = u.first_single && !second ? 1 : 0;
