@@ -350,3 +350,22 @@ def test_the_stated_error(scale):
     oracle = upsample_conv(call["x"].double(), call["weight"].double(), scale=scale)
     got = upsample_conv(**call, backend="cpu").double()
     assert (got - oracle).norm() / oracle.norm() < 1.5e-6
+
+
+@needs_native
+@pytest.mark.parametrize("scale", [BOTH, TIME], ids=str)
+def test_a_single_first_frame_takes_two_products_of_three(scale):
+    """Weights that must not enter are NaN: the third product is of the change from frame to frame."""
+    module, isa = native.cpu_module(), native.cpu_isa()
+    call = make_upsample_call(UpsampleCase("n", (1, 8, 2, 8, 8), 8, 3, scale), torch.float32, 6)
+    x, weight = call["x"], call["weight"]
+    packed = cpu._pack(weight, scale, cpu.packing(weight, scale, isa)[1], isa)
+    packed.unflatten(0, (-1, 3, packed.numel() // (12 if scale == BOTH else 3)))[:, 2] = torch.nan
+    for frames, finite in ((1, True), (2, False)):
+        out = torch.empty(1, 8, *spec.output_size((1, 8, frames, 8, 8), scale, True))
+        tensors = [native.describe(t) for t in (out, x[:, :, :frames], weight[:, :, :2])]
+        words = ("first_single", scale[1] == 2, "replicate", "zeros", "float32", isa, 1)
+        module.upsample_conv(*tensors, call["bias"].data_ptr(), None, *words, packed.data_ptr())
+        assert out.isfinite().all() == finite
+        expected = upsample_conv(**call, backend="reference")[:, :, :1]
+        assert torch.allclose(out[:, :, :1], expected, rtol=1e-4, atol=1e-4)
