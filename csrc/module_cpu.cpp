@@ -52,10 +52,10 @@ void pad_copy(const Tensor& out, const Tensor& x, const std::optional<Tensor>& s
 
 // What a convolution on the CPU is given. State and residual point into the views and must outlive the
 // result.
-CausalConv3d conv_arguments(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                            std::optional<uintptr_t> bias, const std::optional<Tensor5>& past,
-                            const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
-                            const std::string& spatial_mode, const std::string& dtype) {
+CausalConv3d cpu_arguments(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+                           std::optional<uintptr_t> bias, const std::optional<Tensor5>& past,
+                           const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
+                           const std::string& spatial_mode, const std::string& dtype) {
   require(!bias || *bias != 0, op, "bias has a null address, expected one, or None for no bias");
   CausalConv3d conv{};
   conv.x = view(x);
@@ -84,7 +84,7 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   constexpr const char* op = "causal_conv3d";
   const std::optional<Tensor5> past = view(state), added = view(residual);
   CausalConv3d conv =
-      conv_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
+      cpu_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
   conv.residual = pointer(added);
   std::copy(stride.begin(), stride.end(), conv.stride);
   std::copy(dilation.begin(), dilation.end(), conv.dilation);
@@ -98,14 +98,23 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   }
 }
 
+Doubling parse_doubling(const char* op, const std::string& name) {
+  if (name == "none") return Doubling::none;
+  if (name == "pairs") return Doubling::pairs;
+  require(name == "first_single", op,
+          "got doubled_frames '" + name + "', expected none, pairs or first_single");
+  return Doubling::first_single;
+}
+
 void upsample(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
-              const std::optional<Tensor>& state, bool time, bool space, bool first_single,
+              const std::optional<Tensor>& state, const std::string& doubled_frames, bool space,
               const std::string& temporal_mode, const std::string& spatial_mode, const std::string& dtype,
               const std::string& isa, int num_threads, uintptr_t packed) {
+  constexpr const char* op = "upsample_conv";
   const std::optional<Tensor5> past = view(state);
-  const UpsampleConv upsample{conv_arguments("upsample_conv", out, x, weight, bias, past, {1, 1, 1, 1},
-                                             temporal_mode, spatial_mode, dtype),
-                              time, space, first_single};
+  const UpsampleConv upsample{
+      cpu_arguments(op, out, x, weight, bias, past, {1, 1, 1, 1}, temporal_mode, spatial_mode, dtype),
+      parse_doubling(op, doubled_frames), space};
   const Isa chosen = parse_supported_isa(isa);
   py::gil_scoped_release unlocked;
   upsample_conv_winograd(upsample, reinterpret_cast<const float*>(packed), chosen, num_threads);
@@ -164,7 +173,7 @@ PYBIND11_MODULE(_C_cpu, m) {
         "weights "
         "that winograd_pack wrote, else by the direct one.");
   m.def("upsample_conv", cvk::upsample, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
-        arg("state").none(true), arg("time"), arg("space"), arg("first_single"), arg("temporal_mode"),
+        arg("state").none(true), arg("doubled_frames"), arg("space"), arg("temporal_mode"),
         arg("spatial_mode"), arg("dtype"), arg("isa"), arg("num_threads"), arg("packed"),
         "out = causal convolution of the upsampled x, by Winograd's algorithm: a kernel for each phase, the "
         "sizes "

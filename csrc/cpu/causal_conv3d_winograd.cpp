@@ -24,15 +24,12 @@ constexpr int64_t kManyTiles = 72;
 // Transformed frames and sums of one thread, 12 MiB: they stay in its share of the last-level cache.
 constexpr int64_t kScratchFloats = 3 * 1024 * 1024;
 
-int count_slices(const Tensor5& weight) {
-  return weight.size[2] == 1 ? 1 : static_cast<int>(weight.size[2]) + 1;
-}
+int count_slices(const Tensor5& weight) { return weight.size[2] == 1 ? 1 : kSlices; }
 
 void check_weight(const Tensor5& weight) {
   const int64_t* k = weight.size;
-  require(
-      k[2] >= 1 && k[2] <= 3 && k[3] == 3 && k[4] == 3, kOp,
-      "weight has sizes " + sizes_text(k, 5) + ", expected a kernel of 3x3x3, 2x3x3 or 1x3x3 for Winograd");
+  require((k[2] == 1 || k[2] == 3) && k[3] == 3 && k[4] == 3, kOp,
+          "weight has sizes " + sizes_text(k, 5) + ", expected a kernel of 3x3x3 or 1x3x3 for Winograd");
 }
 
 // ---------------------------------------------------------------- plan in time
@@ -91,23 +88,39 @@ WinogradStep make_step(const Winograd& p, int64_t frame, int frames, Slots& slot
   step.frame = frame;
   step.frames = frames;
   std::vector<SourceFrame> d;
-  const SourceFrame none{FrameOrigin::zero, 0};
-  // The first frame of a kernel of two is zero and so is G0: packed slices begin with G1.
-  const int omitted = conv.weight.size[2] == 2;
-  if (omitted) d.push_back(none);
   for (int64_t i = 0; i < conv.weight.size[2] + frames - 1; ++i)
     d.push_back(source_frame(frame + i, past_frames(conv), conv.state != nullptr, conv.temporal_mode));
+  const SourceFrame none{FrameOrigin::zero, 0};
   if (d.size() == 1) {
     add_product(step, 0, d[0], 1, none, 1, 0, d, slots);
   } else if (frames == 1 && d[0].origin == FrameOrigin::zero && d[1].origin == FrameOrigin::zero) {
-    add_product(step, 3 - omitted, d[2], 1, none, 1, 0, d, slots);  // G3 is the kernel's last frame
+    add_product(step, 3, d[2], 1, none, 1, 0, d, slots);  // G3 is the kernel's last frame
   } else {
     const float second = frames == 2 ? 1.0f : 0.0f;
-    if (!omitted) add_product(step, 0, d[0], -1, d[2], 1, 0, d, slots);
-    add_product(step, 1 - omitted, d[1], 1, d[2], 1, second, d, slots);
-    add_product(step, 2 - omitted, d[2], -1, d[1], 1, -second, d, slots);
-    if (frames == 2) add_product(step, 3 - omitted, d[1], -1, d[3], 0, -1, d, slots);
+    add_product(step, 0, d[0], -1, d[2], 1, 0, d, slots);
+    add_product(step, 1, d[1], 1, d[2], 1, second, d, slots);
+    add_product(step, 2, d[2], -1, d[1], 1, -second, d, slots);
+    if (frames == 2) add_product(step, 3, d[1], -1, d[3], 0, -1, d, slots);
   }
+  return step;
+}
+
+// With a and b the frames before and at a pair of equal ones, the outputs are (W0 + W1) a + W2 b and
+// W0 a + (W1 + W2) b, which is W1 (b - a) more: three products. A single first frame is its own past.
+WinogradStep make_doubled_step(const Winograd& p, int64_t frame, Slots& slots) {
+  const CausalConv3d& conv = p.conv;
+  const bool single = p.doubling == Doubling::first_single, alone = single && frame == 0;
+  WinogradStep step{};
+  step.frame = alone ? 0 : 2 * frame - (single ? 1 : 0);
+  step.frames = alone ? 1 : 2;
+  std::vector<SourceFrame> d;
+  for (int64_t i = 0; i < 2; ++i)
+    d.push_back(source_frame(frame + i, past_frames(conv), conv.state != nullptr, conv.temporal_mode));
+  const SourceFrame none{FrameOrigin::zero, 0};
+  const float second = alone ? 0.0f : 1.0f;
+  add_product(step, 0, d[0], 1, none, 1, second, d, slots);
+  add_product(step, 1, d[1], 1, none, 1, second, d, slots);
+  if (!alone) add_product(step, 2, d[1], -1, d[0], 0, 1, d, slots);
   return step;
 }
 
@@ -118,6 +131,11 @@ std::vector<WinogradStep> make_steps(Winograd& p) {
   const bool alone_first = past_frames(p.conv) > 0 && !p.conv.state;
   Slots slots;
   std::vector<WinogradStep> steps;
+  if (p.doubling != Doubling::none) {
+    for (int64_t frame = 0; frame < frames; ++frame) steps.push_back(make_doubled_step(p, frame, slots));
+    p.slots = slots.count();
+    return steps;
+  }
   for (int64_t frame = 0; frame < frames;) {
     const bool alone = frame + 1 == frames || (frame == 0 && frames % 2 && alone_first);
     steps.push_back(make_step(p, frame, alone ? 1 : 2, slots));
@@ -196,15 +214,17 @@ void winograd_pack(const Tensor5& weight, Dtype dtype, const PointWindow& points
 }
 
 void causal_conv3d_winograd(const CausalConv3d& conv, const float* packed, Isa isa, int num_threads) {
-  const WinogradPhase only{packed, winograd_points(-1, -1), conv.out, 0};
-  causal_conv3d_winograd(conv, &only, 1, isa, num_threads);
+  const WinogradPhase only{packed, winograd_points(-1, -1), conv.out};
+  causal_conv3d_winograd(conv, &only, 1, Doubling::none, isa, num_threads);
 }
 
 void causal_conv3d_winograd(const CausalConv3d& conv, const WinogradPhase* phases, int64_t phase_count,
-                            Isa isa, int num_threads) {
+                            Doubling doubling, Isa isa, int num_threads) {
   check_threads(kOp, num_threads);
   check_causal_conv3d(conv);
-  check_weight(conv.weight);
+  Tensor5 kernel = conv.weight;
+  if (doubling != Doubling::none && kernel.size[2] == 2) kernel.size[2] = 1;  // of a slice
+  check_weight(kernel);
   for (int64_t i = 0; i < phase_count; ++i)
     require(phases[i].weights != nullptr, kOp, "the packed weights have a null address");
   for (int d = 0; d < 3; ++d)
@@ -220,7 +240,8 @@ void causal_conv3d_winograd(const CausalConv3d& conv, const WinogradPhase* phase
   p.conv = conv;
   p.phases = phases;
   p.phase_count = phase_count;
-  p.slices = count_slices(conv.weight);
+  p.doubling = doubling;
+  p.slices = doubling == Doubling::none ? count_slices(conv.weight) : 3;
   p.frame_by_frame = p.slices == 1;
   const std::vector<WinogradStep> steps = make_steps(p);
   p.steps = steps.data();

@@ -1,9 +1,8 @@
-// The Winograd algorithm for kernels of 1, 2 or 3 frames of 3x3 and stride 1, with a sixth of the
-// multiplications for 3x3x3.
+// The Winograd algorithm for 3x3x3 and 1x3x3 kernels of stride 1, with a sixth of the multiplications.
 //
 // In space F(4x4, 3x3): tiles of 4x4 output pixels, whose 6x6 input pixels are transformed once per frame.
-// In time F(2, 3): a pair of output frames takes four products of transformed frames instead of six. A kernel
-// of two frames is one of three whose first frame is zero: three products instead of four.
+// In time F(2, 3): a pair of output frames takes four products of transformed frames instead of six; three
+// where the input frames come in equal pairs.
 //
 // Several kernels may be applied to the same frames: phases, each with an output of its own. Where the first
 // or the last row (or column) of a kernel is zero, one of the six values of each tile in that direction
@@ -19,7 +18,7 @@ enum class Isa : int;  // isa.h, which instruction-set units do not include
 constexpr int64_t kTilePixels = 4;  // output pixels of a tile in each direction; it reads two more
 constexpr int64_t kRead = kTilePixels + 2;
 constexpr int64_t kPoints = kRead * kRead;  // transformed values of a tile
-constexpr int kSlices = 4;  // transformed values of a kernel of three frames; of two it has 3, of one 1
+constexpr int kSlices = 4;  // transformed values of a kernel of three frames; a kernel of one has 1
 
 // Which of the kRead transformed values in one direction a kernel makes other than zero.
 struct PointRange {
@@ -57,18 +56,23 @@ struct WinogradStep {
   int product_count;
 };
 
-// One kernel and its output; the sizes are those of the convolution, but for output frames left out.
+// One kernel and its output.
 struct WinogradPhase {
   const float* weights;  // packed
   PointWindow points;    // that are packed
-  Tensor5 out;           // begins with output frame `first_frame`
-  int64_t first_frame;   // frames before it are not computed
+  Tensor5 out;
 };
 
+// Whether each input frame stands for two equal ones, and the first one for itself alone. A kernel of three
+// frames then has three slices, W0 + W1, W2 and W1, each packed as a kernel of one frame, one after another;
+// the sizes of its weight are those of a kernel of two frames, because it sees so many.
+enum class Doubling : int { none, pairs, first_single };
+
 struct Winograd {
-  CausalConv3d conv;  // its weight gives sizes alone, its output those of a phase that leaves no frame out
+  CausalConv3d conv;  // its weight gives sizes alone, and so does its output: of frames that are not doubled
   const WinogradPhase* phases;
   int64_t phase_count;
+  Doubling doubling;
   int slices, slots;
   const WinogradStep* steps;
   int64_t step_count;
@@ -115,7 +119,7 @@ extern const WinogradKernels causal_conv3d_winograd;
 // none.
 PointWindow winograd_points(int64_t zero_row, int64_t zero_column);
 
-// Floats of the packed weights of these sizes. Throws std::invalid_argument unless they are x3x3 of 1 to 3.
+// Floats of the packed weights of these sizes. Throws std::invalid_argument unless they are x3x3 of 1 or 3.
 int64_t winograd_packed_floats(const Tensor5& weight, const PointWindow& points, Isa isa);
 
 // Does not look whether the row and the column are zeros that the points tell.
@@ -127,8 +131,8 @@ void winograd_pack(const Tensor5& weight, Dtype dtype, const PointWindow& points
 // of the result depend on the instruction set, not on the number of threads.
 void causal_conv3d_winograd(const CausalConv3d& conv, const float* packed, Isa isa, int num_threads);
 
-// The same for several kernels of one size. A residual is not added.
+// The same for several kernels of one size. Where frames are doubled, `conv.out` is as if they were not.
 void causal_conv3d_winograd(const CausalConv3d& conv, const WinogradPhase* phases, int64_t phase_count,
-                            Isa isa, int num_threads);
+                            Doubling doubling, Isa isa, int num_threads);
 
 }  // namespace cvk

@@ -397,6 +397,28 @@ def test_convolution_refuses(index, value, sentence):
         C.causal_conv3d(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("index", "value", "sentence"),
+    [
+        (0, (8, (1, 3, 4, 8, 10), (1, 1, 1, 1, 1)), r"out has sizes .* expected \(1, 3, 3, 8, 10\)"),
+        (0, (0, (1, 3, 3, 8, 10), (1, 1, 1, 1, 1)), "out has a null address"),
+        (2, (8, (3, 2, 3, 3, 3), (1, 1, 1, 1, 1)), "the weight has 3 frames, expected 2"),
+        (2, (8, (3, 4, 2, 3, 3), (1, 1, 1, 1, 1)), "expected 2 input channels"),
+        (4, (8, (1, 2, 2, 4, 5), (1, 1, 1, 1, 1)), r"state has sizes .* expected \(1, 2, 1, 4, 5\)"),
+        (5, "pairs", r"expected \(1, 3, 4, 8, 10\)"),
+        (5, "threes", "got doubled_frames 'threes', expected none, pairs or first_single"),
+        (12, 0, "the packed weights have a null address"),
+    ],
+)
+def test_upsampling_refuses(index, value, sentence):
+    out, x, weight = torch.empty(1, 3, 3, 8, 10), torch.empty(1, 2, 2, 4, 5), torch.empty(3, 2, 2, 3, 3)
+    tensors = [describe(out), describe(x), describe(weight), None, None]
+    arguments = [*tensors, "first_single", True, "replicate", "zeros", "float32", "portable", 1, 8]
+    arguments[index] = value
+    with pytest.raises(ValueError, match=sentence):
+        C.upsample_conv(*arguments)
+
+
 # ---------------------------------------------------------------- core/native.py
 
 

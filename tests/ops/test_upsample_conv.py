@@ -19,7 +19,7 @@ from causalvae_kernels import (
 from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
-from causalvae_kernels.ops.upsample_conv import cpu, folding, spec
+from causalvae_kernels.ops.upsample_conv import cpu, spec
 from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from tests.conftest import BACKENDS
@@ -250,21 +250,28 @@ def test_vanishing_planes_are_not_packed(kernel_frames, scale):
     doubles_time = scale[0] == 2 and kernel_frames == 3
     slices = 3 if doubles_time else {1: 1, 3: 4}[kernel_frames]
     kernels, planes = (4, 25) if scale[1] == 2 else (1, 36)
-    assert size == 4 * kernels * (1 + doubles_time) * planes * slices * 8 * 32
-    packed = torch.full((2 * (size // 4),), torch.nan)
-    parts = packed[: size // 4].chunk(kernels * (1 + doubles_time))
-    for part, (phase, kernel) in zip(parts, folding.folded(call["weight"], scale), strict=True):
-        kernel = folding.with_zero_taps(phase, kernel)
-        module.winograd_pack(part.data_ptr(), native.describe(kernel), "float32", isa, 1, phase.zero_taps)
-    assert packed[: size // 4].isfinite().all() and packed[size // 4 :].isnan().all()
+    assert size == 4 * kernels * planes * slices * 8 * 32
+    kept = cpu._pack(call["weight"], scale, size, isa)
+    packed = torch.cat([kept, torch.full_like(kept, torch.nan)])
+    assert kept.isfinite().all()
     expected = upsample_conv(**call, backend="reference")
     once = slice(None, None, 2 if scale[0] == 2 and kernel_frames == 1 else 1)
     got = torch.empty_like(expected[:, :, once])
     sizes = call["weight"][:, :, : 2 if doubles_time else kernel_frames]
     tensors = [native.describe(t) for t in (got, call["x"], sizes)]
-    words = (doubles_time, scale[1] == 2, doubles_time, "replicate", "zeros", "float32", isa, 1)
-    module.upsample_conv(*tensors, call["bias"].data_ptr(), None, *words, packed.data_ptr())
-    assert torch.allclose(got, expected[:, :, once], rtol=1e-4, atol=1e-4)
+    words = ("first_single" if doubles_time else "none", scale[1] == 2, "replicate", "zeros", "float32")
+
+    def run():
+        given = (*tensors, call["bias"].data_ptr(), None, *words, isa, 1, packed.data_ptr())
+        module.upsample_conv(*given)
+        return torch.allclose(got, expected[:, :, once], rtol=1e-4, atol=1e-4)
+
+    assert run()
+    for plane in range(kernels * planes * slices):
+        before = packed.clone()
+        packed[plane * 8 * 32 : (plane + 1) * 8 * 32] = torch.nan
+        assert not run(), "a plane that is packed was not read"
+        packed.copy_(before)
 
 
 @needs_native
@@ -343,3 +350,22 @@ def test_the_stated_error(scale):
     oracle = upsample_conv(call["x"].double(), call["weight"].double(), scale=scale)
     got = upsample_conv(**call, backend="cpu").double()
     assert (got - oracle).norm() / oracle.norm() < 1.5e-6
+
+
+@needs_native
+@pytest.mark.parametrize("scale", [BOTH, TIME], ids=str)
+def test_a_single_first_frame_takes_two_products_of_three(scale):
+    """Weights that must not enter are NaN: the third product is of the change from frame to frame."""
+    module, isa = native.cpu_module(), native.cpu_isa()
+    call = make_upsample_call(UpsampleCase("n", (1, 8, 2, 8, 8), 8, 3, scale), torch.float32, 6)
+    x, weight = call["x"], call["weight"]
+    packed = cpu._pack(weight, scale, cpu.packing(weight, scale, isa)[1], isa)
+    packed.unflatten(0, (-1, 3, packed.numel() // (12 if scale == BOTH else 3)))[:, 2] = torch.nan
+    for frames, finite in ((1, True), (2, False)):
+        out = torch.empty(1, 8, *spec.output_size((1, 8, frames, 8, 8), scale, True))
+        tensors = [native.describe(t) for t in (out, x[:, :, :frames], weight[:, :, :2])]
+        words = ("first_single", scale[1] == 2, "replicate", "zeros", "float32", isa, 1)
+        module.upsample_conv(*tensors, call["bias"].data_ptr(), None, *words, packed.data_ptr())
+        assert out.isfinite().all() == finite
+        expected = upsample_conv(**call, backend="reference")[:, :, :1]
+        assert torch.allclose(out[:, :, :1], expected, rtol=1e-4, atol=1e-4)

@@ -42,7 +42,8 @@ def causal_conv3d(
     Before the first frame stand P = dilation_t * (kT - 1) frames: `initial_state` if given, else what
     `temporal_mode` says. Calling it chunk by chunk, each chunk's final state being the next one's initial
     state, gives what one call gives; with a temporal stride, chunks other than the last must have a
-    multiple of it in frames.
+    multiple of it in frames. Frames that come in equal pairs, doubled by an upsampler, are cheaper given
+    once: `upsample_conv` with the scale (2, 1, 1).
 
     Args:
         x: Frames, shape (B, Cin, T, H, W), any strides; float32, bfloat16 or float16 (float64 in the

@@ -16,7 +16,7 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...core.packed import find_packed
 from ..causal_conv3d.cpu import DTYPES, why_not
-from .folding import Phase, folded, phases, with_zero_taps
+from .folding import fold_space, fold_time, phases, time_slices, with_zero_taps
 from .spec import folded_kernel, output_size, takes_winograd
 
 _ONES = (1, 1, 1)
@@ -39,42 +39,76 @@ def _convolve(
         device=x.device,
         memory_format=memory_format_of(x, weight),
     )
-    repeats = scale[0] == 2 and weight.shape[2] == 1
-    # The second frames of all pairs, and a single first one, are every second frame from the end.
-    written = out[:, :, 1 - int(first_chunk) :: 2] if repeats else out
-    doubles_time = scale[0] == 2 and not repeats
     bias = None if bias is None else bias.contiguous()
     past = initial_state if weight.shape[2] == 3 else None
-    if past is not None and doubles_time:
-        past = past[:, :, -1:]
-    isa, threads = native.cpu_isa(), torch.get_num_threads()
+    seconds, firsts = _of_pairs(out, first_chunk)
+    repeats = scale[0] == 2 and weight.shape[2] == 1
+    written = seconds if repeats else out  # frames that are equal are computed once
+    isa = native.cpu_isa()
     packed = None
     if takes_winograd(weight.shape, scale, x.shape[3:]):
-        packed = _packed(weight, scale, x.shape[0] * x.shape[2] * x.shape[3] * x.shape[4], isa, threads)
-    if packed is not None:
+        packed = _packed(weight, scale, x.shape[0] * x.shape[2] * x.shape[3] * x.shape[4], isa)
+    if packed is None:
+        _directly(written, x, weight, bias, past, scale, first_chunk, temporal_mode, spatial_mode, isa)
+    else:
+        doubled = "first_single" if first_chunk else "pairs"
         native.cpu_module().upsample_conv(
             native.describe(written),
             native.describe(x),
-            native.describe(_sizes_of_a_kernel(weight, scale)),
+            native.describe(weight[:, :, : folded_kernel(weight.shape[2:], scale)[0]]),  # its sizes count
             None if bias is None else bias.data_ptr(),
             None if past is None else native.describe(past),
-            doubles_time,
+            doubled if _folds_time(weight, scale) else "none",
             scale[1] == 2,
-            doubles_time and first_chunk,
             temporal_mode,
             spatial_mode,
             DTYPES[x.dtype],
             isa,
-            threads,
+            torch.get_num_threads(),
             packed.data_ptr(),
         )
-    else:
-        for phase, kernel in folded(weight, scale):
-            window, frames, state = _window_of(written, x, past, phase, doubles_time, first_chunk)
-            if window.shape[2] == 0:
-                continue
+    if repeats:
+        firsts.copy_(seconds[:, :, int(first_chunk) :])
+    return out
+
+
+def _folds_time(weight: Tensor, scale: Sequence[int]) -> bool:
+    """Whether the kernel sees frames that are equal in pairs."""
+    return scale[0] == 2 and weight.shape[2] == 3
+
+
+def _of_pairs(out: Tensor, first_single: bool) -> tuple[Tensor, Tensor]:
+    """Return the second frames of pairs, a single first one before them, and the first frames."""
+    return out[:, :, 1 - int(first_single) :: 2], out[:, :, int(first_single) :: 2]
+
+
+def _directly(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor | None,
+    scale: Sequence[int],
+    first_single: bool,
+    temporal_mode: str,
+    spatial_mode: str,
+    isa: str,
+) -> None:
+    weight = weight.float()
+    parts = [(out, x, past, weight)]
+    if _folds_time(weight, scale):
+        seconds, firsts = _of_pairs(out, first_single)
+        for_seconds, for_firsts = fold_time(weight)
+        parts = [(seconds, x, past, for_seconds)]
+        if not first_single:
+            parts.append((firsts, x, past, for_firsts))
+        elif x.shape[2] > 1:  # the first pair follows the single frame, which is its past
+            parts.append((firsts, x[:, :, 1:], x[:, :, :1], for_firsts))
+    for window, frames, state, part in parts:
+        for phase in phases(scale):
+            kernel = fold_space(part, phase)
             native.cpu_module().causal_conv3d(
-                native.describe(window),
+                native.describe(phase.of(window)),
                 native.describe(frames),
                 native.describe(kernel),
                 None if bias is None else bias.data_ptr(),
@@ -87,29 +121,10 @@ def _convolve(
                 spatial_mode,
                 DTYPES[x.dtype],
                 isa,
-                threads,
+                torch.get_num_threads(),
                 None,
                 "float32",
             )
-    if repeats:
-        twins = out[:, :, int(first_chunk) :: 2]
-        twins.copy_(written[:, :, int(first_chunk) :])
-    return out
-
-
-def _window_of(
-    out: Tensor, x: Tensor, past: Tensor | None, phase: Phase, doubles_time: bool, first_single: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the output elements of a phase, and the frames and the state that they see."""
-    if doubles_time:
-        first = int((phase.time == 1) != first_single)
-        out = out[:, :, first::2]
-        if first_single and phase.time == 0:
-            # There is no first frame of a pair before the second input frame: the first one is its past.
-            past, x = x[:, :, :1], x[:, :, 1:]
-    if phase.rows is not None:
-        out = out[:, :, :, phase.rows :: 2, phase.columns :: 2]
-    return out, x, past
 
 
 # Transforming the weights on every call pays from about so many input pixels on: it writes 400 bytes per pair
@@ -117,35 +132,38 @@ def _window_of(
 _MANY_PIXELS = 2**12
 
 
-def _packed(weight: Tensor, scale: Sequence[int], pixels: int, isa: str, threads: int) -> Tensor | None:
+def _packed(weight: Tensor, scale: Sequence[int], pixels: int, isa: str) -> Tensor | None:
     """Return the transformed weights, or None where they are not kept and not worth it for one call."""
     kind, size = packing(weight, scale, isa)
+    packed = find_packed(weight, kind, size, lambda: _pack(weight, scale, size, isa))
+    return _pack(weight, scale, size, isa) if packed is None and pixels >= _MANY_PIXELS else packed
 
-    def pack() -> Tensor:
-        packed, module = memory.empty((size // 4,)), native.cpu_module()
-        parts = packed.chunk(len(phases(weight.shape[2], scale)))  # one size: each lacks a row and a column
-        for part, (phase, kernel) in zip(parts, folded(weight, scale), strict=True):
-            kernel = with_zero_taps(phase, kernel)
-            module.winograd_pack(
-                part.data_ptr(), native.describe(kernel), "float32", isa, threads, phase.zero_taps
-            )
-        return packed
 
-    packed = find_packed(weight, kind, size, pack)
-    return pack() if packed is None and pixels >= _MANY_PIXELS else packed
+def _pack(weight: Tensor, scale: Sequence[int], size: int, isa: str) -> Tensor:
+    """Return the kernels of all phases, one after another, each in its slices."""
+    packed, weight = memory.empty((size // 4,)), weight.float()
+    slices = time_slices(weight) if _folds_time(weight, scale) else (weight,)
+    kernels = [
+        (phase, with_zero_taps(phase, fold_space(s, phase))) for phase in phases(scale) for s in slices
+    ]
+    for part, (phase, kernel) in zip(packed.chunk(len(kernels)), kernels, strict=True):
+        native.cpu_module().winograd_pack(
+            part.data_ptr(),
+            native.describe(kernel),
+            "float32",
+            isa,
+            torch.get_num_threads(),
+            phase.zero_taps,
+        )
+    return packed
 
 
 def packing(weight: Tensor, scale: Sequence[int], isa: str) -> tuple[object, int]:
     """Return what decides how the weights of all phases are packed, and how many bytes they take."""
-    sizes = native.describe(_sizes_of_a_kernel(weight, scale))
-    in_phases = phases(weight.shape[2], scale)
+    folds_time, in_phases = _folds_time(weight, scale), phases(scale)
+    sizes = native.describe(weight[:, :, :1] if folds_time else weight)
     floats = native.cpu_module().winograd_packed_floats(sizes, isa, in_phases[0].zero_taps)
-    return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases)
-
-
-def _sizes_of_a_kernel(weight: Tensor, scale: Sequence[int]) -> Tensor:
-    """Return a tensor that has the sizes of a folded kernel with its zero taps."""
-    return weight[:, :, : folded_kernel(weight.shape[2:], scale)[0]]
+    return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases) * (3 if folds_time else 1)
 
 
 UPSAMPLE = Backend("cpu", _convolve, why_not)

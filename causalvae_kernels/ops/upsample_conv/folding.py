@@ -1,4 +1,4 @@
-"""The folded weights of an upsampling convolution: a kernel for each phase of the output.
+"""The folded weights of an upsampling convolution.
 
 Along a doubled axis a kernel of three sees two inputs, one of them twice. Which one depends on the parity of
 the output: the weights are (w0, w1 + w2) or (w0 + w1, w2). Sums are made and kept in float32, whatever the
@@ -8,7 +8,7 @@ model's dtype: rounded, they would cost digits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,15 +17,13 @@ from torch import Tensor
 
 
 class Phase(NamedTuple):
-    """Output elements that one folded kernel computes.
+    """Output pixels that one folded kernel computes.
 
     Attributes:
-        time: 0 for the first frame of each pair, 1 for the second one, and where frames are not doubled.
         rows: 0 for even rows, 1 for odd ones; None where space is not doubled.
         columns: The same for columns.
     """
 
-    time: int
     rows: int | None
     columns: int | None
 
@@ -39,44 +37,52 @@ class Phase(NamedTuple):
         """Row and column that are zeros in the folded kernel of three rows and columns; -1 for none."""
         return _zero_tap(self.rows), _zero_tap(self.columns)
 
-
-def phases(kernel_frames: int, scale: Sequence[int]) -> list[Phase]:
-    """Return the phases of an output, time outermost. Frames convolved one by one have none in time."""
-    time = (0, 1) if scale[0] == 2 and kernel_frames == 3 else (1,)
-    space = (0, 1) if scale[1] == 2 else (None,)
-    return [Phase(*phase) for phase in itertools.product(time, space, space)]
+    def of(self, out: Tensor) -> Tensor:
+        """Return the view of its pixels."""
+        return out if self.rows is None else out[:, :, :, self.rows :: 2, self.columns :: 2]
 
 
-def folded(weight: Tensor, scale: Sequence[int]) -> Iterator[tuple[Phase, Tensor]]:
-    """Yield each phase and its kernel, (Cout, Cin, kT', kH', kW') in float32: two taps along doubled axes."""
-    weight = weight.float()
-    in_phases = phases(weight.shape[2], scale)
-    for time in sorted({phase.time for phase in in_phases}):
-        # The second frame of a pair and the one before it, which is not its twin, are told apart by w0.
-        doubled = scale[0] == 2 and weight.shape[2] == 3
-        kernel = _fold(weight, 2, late=time == 0) if doubled else weight
-        for phase in in_phases:
-            if phase.time != time:
-                continue
-            part = kernel
-            for dim, parity in ((3, phase.rows), (4, phase.columns)):
-                part = part if parity is None else _fold(part, dim, late=parity == 1)
-            yield phase, part
+def phases(scale: Sequence[int]) -> list[Phase]:
+    """Return the phases of an output, rows outermost."""
+    parities = (0, 1) if scale[1] == 2 else (None,)
+    return [Phase(*phase) for phase in itertools.product(parities, parities)]
+
+
+def fold_space(weight: Tensor, phase: Phase) -> Tensor:
+    """Return the kernel of a phase, (Cout, Cin, kT, kH', kW'): two taps along doubled axes."""
+    for dim, parity in ((3, phase.rows), (4, phase.columns)):
+        if parity is not None:
+            weight = _fold(weight, dim)[parity]
+    return weight
+
+
+def fold_time(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the kernels of two frames for the second and for the first frame of each pair."""
+    return _fold(weight, 2)
+
+
+def time_slices(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what three products take for a pair of equal frames b behind a: W0 + W1, W2 and W1.
+
+    The first output is (W0 + W1) a + W2 b, the second one W1 (b - a) more.
+    """
+    first, middle, last = weight.split(1, dim=2)
+    return first + middle, last, middle
 
 
 def with_zero_taps(phase: Phase, kernel: Tensor) -> Tensor:
     """Return a folded kernel with three rows and columns, those of zeros added."""
-    top, bottom, left, right = phase.padding
     if phase.rows is None:
         return kernel
     # An output that sees one row above sees none below.
+    top, bottom, left, right = phase.padding
     return F.pad(kernel, (right, left, bottom, top))
 
 
-def _fold(weight: Tensor, dim: int, *, late: bool) -> Tensor:
-    """Return (w0 + w1, w2) if `late`, the second input being seen once, else (w0, w1 + w2)."""
+def _fold(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return (w0, w1 + w2) and (w0 + w1, w2)."""
     first, middle, last = weight.unbind(dim)
-    return torch.stack((first + middle, last) if late else (first, middle + last), dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
 
 
 def _beyond(parity: int | None) -> tuple[int, int]:

@@ -280,9 +280,12 @@ void multiply_step(const Winograd& p, const WinogradItem& item, const WinogradSt
                    const WinogradPhase& phase, const Parts& parts) {
   const int64_t inputs = p.conv.x.size[1], outputs = p.conv.out.size[1];
   const int64_t groups = (item.tiles + kColumnsPerKernel - 1) / kColumnsPerKernel;
-  const int64_t row = parts.frames[0].row, slice_floats = p.blocks * inputs * kBlock;
+  const int64_t row = parts.frames[0].row, plane = p.blocks * inputs * kBlock;
   const PointRange rows_of_points = phase.points.rows, columns_of_points = phase.points.columns;
   const int64_t across = columns_of_points.last - columns_of_points.first, points = point_count(phase.points);
+  const bool slices_apart = p.doubling != Doubling::none;
+  const int64_t slice_stride = slices_apart ? points * plane : plane;
+  const int64_t point_stride = slices_apart ? plane : p.slices * plane;
   auto point_at = [&](int64_t i) {
     return (rows_of_points.first + i / across) * kRead + columns_of_points.first + i % across;
   };
@@ -294,7 +297,7 @@ void multiply_step(const Winograd& p, const WinogradItem& item, const WinogradSt
     bool begun[2] = {false, false};
     for (int i = 0; i < step.product_count; ++i) {
       const WinogradProduct& product = step.products[i];
-      const float* weights = phase.weights + (packed * p.slices + product.slice) * slice_floats;
+      const float* weights = phase.weights + packed * point_stride + product.slice * slice_stride;
       const float* rows = product.b < 0 ? frame(product.a) : combined(i);
       products[i] = {rows, row, weights, parts.sums[0].row, inputs, {}};
       for (int f = 0; f < 2; ++f) {
@@ -377,8 +380,7 @@ void store_frame(const Winograd& p, const WinogradItem& item, const WinogradPhas
       for (int64_t r = 0; r < rows; ++r) {
         auto row_of = [&](const Tensor5& t) {
           Item* data = static_cast<Item*>(t.data) + s.batch * t.stride[0] + (first + c) * t.stride[1] +
-                       (frame - phase.first_frame + s.frame) * t.stride[2] + (s.row + r) * t.stride[3] +
-                       s.column * t.stride[4];
+                       (frame + s.frame) * t.stride[2] + (s.row + r) * t.stride[3] + s.column * t.stride[4];
           return OutputRow<Type>{data, t.stride[1], t.stride[4]};
         };
         const OutputRow<Type> none{nullptr, 1, 1};
@@ -400,13 +402,11 @@ void compute_item(const Winograd& p, const WinogradItem& item, float* scratch) {
       transform_frame<Type>(p, item, step.loads[j].frame, parts.frames[step.loads[j].slot], parts.pixels);
     for (int64_t k = 0; k < p.phase_count; ++k) {
       const WinogradPhase& phase = p.phases[k];
-      if (step.frame + step.frames <= phase.first_frame) continue;
       multiply_step(p, item, step, phase, parts);
       const auto store =
           point_count(phase.points) == kPoints ? store_frame<Type, true> : store_frame<Type, false>;
       for (int f = 0; f < step.frames; ++f)
-        if (step.frame + f >= phase.first_frame)
-          store(p, item, phase, step.frame + f, parts.sums[f], parts.pixels);
+        store(p, item, phase, step.frame + f, parts.sums[f], parts.pixels);
     }
   }
 }
@@ -442,15 +442,13 @@ void pack_block(const WinogradPack& p, int64_t block, int64_t first_input, int64
   const int64_t slice_floats = p.blocks * w.size[1] * kBlock;
   for (int64_t k = first_input; k < first_input + inputs; ++k) {
     float taps[3][3][3][kBlock] = {};
-    const int64_t omitted = kernel_frames == 2;  // a kernel of two frames is one whose first frame is zero
     for (int64_t o = 0; o < outputs; ++o) {
       const auto* src =
           static_cast<const typename Type::Item*>(w.data) + (first + o) * w.stride[0] + k * w.stride[1];
       for (int64_t t = 0; t < kernel_frames; ++t)
         for (int64_t i = 0; i < 3; ++i)
           for (int64_t j = 0; j < 3; ++j)
-            taps[t + omitted][i][j][o] =
-                Type::to_float(src[t * w.stride[2] + i * w.stride[3] + j * w.stride[4]]);
+            taps[t][i][j][o] = Type::to_float(src[t * w.stride[2] + i * w.stride[3] + j * w.stride[4]]);
     }
     for (int64_t v = 0; v < kBlock; v += kLanes) {
       Vec frames[kSlices][3][3];
@@ -463,7 +461,7 @@ void pack_block(const WinogradPack& p, int64_t block, int64_t first_input, int64
             continue;
           }
           transform_frames(g, u);
-          for (int64_t s = 0; s < p.slices; ++s) frames[s][i][j] = u[s + omitted];
+          for (int64_t s = 0; s < kSlices; ++s) frames[s][i][j] = u[s];
         }
       for (int64_t s = 0; s < p.slices; ++s) {
         Vec half[3][kRead];
