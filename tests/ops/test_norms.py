@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -222,7 +224,7 @@ def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
     assert got.dtype == expected
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["channels_last_3d", "sliced"])
 def test_opcheck(op, layout, backend):
     case = NormCase("opcheck", (2, 4, 3, 4, 2), 2, (2, 2, 1), layout)
     call = make_norm_call(op, case, torch.float32, 0)
@@ -253,8 +255,6 @@ def test_gradients_are_those_of_the_reference_whatever_the_backend(op, dtype, ba
     names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
     leaves = {name: call[name].clone().requires_grad_() for name in names}
     NORMS[op][0](**(call | leaves), backend=backend).square().sum().backward()
-    from importlib import import_module
-
     # The reference as plain PyTorch, differentiated by the framework, in float64.
     module = import_module(f"causalvae_kernels.ops.{op}.reference")
     plain = {name: call[name].double().requires_grad_() for name in names}

@@ -1,7 +1,7 @@
 """Wan's RMS norm by the native CPU module: one pass over x, in the reference's order.
 
-It rounds to the dtype of x where the model does, after the division, and once more at the end. The model rounds
-as well after scaling, multiplying, adding and activating, each of which costs digits.
+It rounds to the dtype of x where the model does, after the division, and once more at the end. The model
+rounds as well after scaling, multiplying, adding and activating, each of which costs digits.
 """
 
 from __future__ import annotations

@@ -99,13 +99,12 @@ template <class Type, bool kSilu>
 inline void write_pixels(typename Type::Item* out, int64_t out_step, const typename Type::Item* x,
                          int64_t x_step, int64_t pixels, int64_t channels, const float* mean,
                          const float* factor, const float* offset) {
-  for (int64_t i = 0; i < pixels; ++i)
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const int64_t count = min_of(kLanes, channels - c);
-      const Vec y = normalise<kSilu>(load_some<Type>(x + i * x_step + c, count), load(mean + c),
-                                     load(factor + c), load(offset + c));
-      store_some<Type>(out + i * out_step + c, y, count);
-    }
+  for (int64_t i = 0; i < pixels; ++i, x += x_step, out += out_step)
+    for_each_vector(channels, [&](int64_t c, int64_t count) {
+      const Vec y =
+          normalise<kSilu>(load_some<Type>(x + c, count), load(mean + c), load(factor + c), load(offset + c));
+      store_some<Type>(out + c, y, count);
+    });
 }
 
 template <class Type, bool kSilu>
@@ -152,12 +151,15 @@ template <class Type, bool kSilu, class Factor, class Offset>
 inline void write_columns(typename Type::Item* out, int64_t out_step, const typename Type::Item* x,
                           int64_t x_step, int64_t width, Vec mean, const Factor& factor,
                           const Offset& offset) {
-  for (int64_t w = 0; w < width; w += kLanes) {
-    const int64_t count = min_of(kLanes, width - w);
-    const Vec y =
-        normalise<kSilu>(load_strided<Type>(x + w * x_step, x_step, count), mean, factor(w), offset(w));
-    store_strided<Type>(out + w * out_step, out_step, y, count);
-  }
+  auto write = [&](int64_t x_step, int64_t out_step) {
+    for_each_vector(width, [&](int64_t w, int64_t count) {
+      const Vec v = load_strided<Type>(x + w * x_step, x_step, count);
+      store_strided<Type>(out + w * out_step, out_step, normalise<kSilu>(v, mean, factor(w), offset(w)),
+                          count);
+    });
+  };
+  if (x_step == 1 && out_step == 1) return write(1, 1);
+  write(x_step, out_step);
 }
 
 // The factors and offsets of a row of columns, each repeated, rounded up to whole vectors.

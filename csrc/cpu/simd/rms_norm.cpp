@@ -57,19 +57,18 @@ void write_row_of(const RmsNormPass& p, int64_t batch, int64_t row) {
   Item* out = row_of<Item>(norm.out, batch, row);
   for (int64_t w = 0; w < width; ++w, x += norm.x.stride[4], out += norm.out.stride[4]) {
     Wide squares[2] = {};
-    for (int64_t c = 0; c < channels; c += kLanes) {
+    for_each_vector(channels, [&](int64_t c, int64_t count) {
       Wide first, second;
-      widen(load_some<Type>(x + c, min_of(kLanes, channels - c)), first, second);
+      widen(load_some<Type>(x + c, count), first, second);
       squares[0] = squares[0] + first * first;
       squares[1] = squares[1] + second * second;
-    }
+    });
     const Vec inverse = splat(inverse_norm(sum_of(squares[0], squares[1])));
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      const int64_t count = min_of(kLanes, channels - c);
-      const Vec y = normalise<Type, kSilu>(load_some<Type>(x + c, count), inverse, load(p.factor + c),
-                                           load(p.offset + c));
-      store_some<Type>(out + c, y, count);
-    }
+    for_each_vector(channels, [&](int64_t c, int64_t count) {
+      const Vec v = load_some<Type>(x + c, count);
+      store_some<Type>(out + c, normalise<Type, kSilu>(v, inverse, load(p.factor + c), load(p.offset + c)),
+                       count);
+    });
   }
 }
 
@@ -79,30 +78,31 @@ void write_block_of(const RmsNormPass& p, int64_t batch, int64_t row, int64_t bl
   const RmsNorm& norm = p.norm;
   const int64_t channels = norm.x.size[1], first = block * p.pixels;
   const int64_t pixels = min_of(p.pixels, norm.x.size[4] - first);
-  const int64_t x_step = norm.x.stride[4], out_step = norm.out.stride[4];
-  const Item* x = row_of<Item>(norm.x, batch, row) + first * x_step;
-  Item* out = row_of<Item>(norm.out, batch, row) + first * out_step;
+  const Item* x = row_of<Item>(norm.x, batch, row) + first * norm.x.stride[4];
+  Item* out = row_of<Item>(norm.out, batch, row) + first * norm.out.stride[4];
 
   double squares[kMostPixels] = {};
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t i = 0; i < pixels; i += kLanes) {
-      Wide low, high;
-      widen(load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, min_of(kLanes, pixels - i)),
-            low, high);
-      add_to(squares + i, low * low);
-      add_to(squares + i + kHalf, high * high);
-    }
   float inverse[kMostPixels];
-  for (int64_t i = 0; i < p.pixels; ++i) inverse[i] = inverse_norm(squares[i]);
-  for (int64_t c = 0; c < channels; ++c) {
-    const Vec factor = splat(p.factor[c]), offset = splat(p.offset[c]);
-    for (int64_t i = 0; i < pixels; i += kLanes) {
-      const int64_t count = min_of(kLanes, pixels - i);
-      const Vec v = load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, count);
-      store_strided<Type>(out + c * norm.out.stride[1] + i * out_step, out_step,
-                          normalise<Type, kSilu>(v, load(inverse + i), factor, offset), count);
+  auto write = [&](int64_t x_step, int64_t out_step) {
+    for (int64_t c = 0; c < channels; ++c)
+      for_each_vector(pixels, [&](int64_t i, int64_t count) {
+        Wide low, high;
+        widen(load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, count), low, high);
+        add_to(squares + i, low * low);
+        add_to(squares + i + kHalf, high * high);
+      });
+    for (int64_t i = 0; i < p.pixels; ++i) inverse[i] = inverse_norm(squares[i]);
+    for (int64_t c = 0; c < channels; ++c) {
+      const Vec factor = splat(p.factor[c]), offset = splat(p.offset[c]);
+      for_each_vector(pixels, [&](int64_t i, int64_t count) {
+        const Vec v = load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, count);
+        store_strided<Type>(out + c * norm.out.stride[1] + i * out_step, out_step,
+                            normalise<Type, kSilu>(v, load(inverse + i), factor, offset), count);
+      });
     }
-  }
+  };
+  if (norm.x.stride[4] == 1 && norm.out.stride[4] == 1) return write(1, 1);
+  write(norm.x.stride[4], norm.out.stride[4]);
 }
 
 void write_row(const RmsNormPass& p, int64_t batch, int64_t row) {

@@ -17,10 +17,10 @@ typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 // 2^k for k in [-126, 127].
 inline Vec power_of_two(IntVec k) { return reinterpret_cast<Vec>((k + 127) << 23); }
 
-// e^t to within 1.5 ulp, measured, where the result is a normal number; infinity above, 0 or nearly 0 below;
-// a NaN stays one. t = k ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial (Moshier's Cephes, expf), 2^k in
-// two factors, so that k may go beyond the exponents of a float.
-inline Vec exponential(Vec t) {
+// e^t where that is a normal number; infinity above, 0 or nearly 0 below; a NaN stays one. t = k ln 2 + r
+// with |r| <= ln 2 / 2; e^r by a polynomial (Moshier's Cephes, expf), 2^k in two factors, so that k may go
+// beyond the exponents of a float. Always inline: a call would load the twelve constants for every vector.
+CVK_ALWAYS_INLINE Vec exponential(Vec t) {
   t = t < -104.0f ? splat(-104.0f) : t;
   t = t > 104.0f ? splat(104.0f) : t;
   const Vec magic = splat(0x1.8p23f);  // added, it leaves the nearest integer in the lowest bits
@@ -39,7 +39,8 @@ inline Vec exponential(Vec t) {
   return p * power_of_two(half) * power_of_two(k - half);
 }
 
-inline Vec silu(Vec y) { return y / (1.0f + exponential(-y)); }
+// To 2.3 ulp, as the framework's (measured on each instruction set for |y| < 87).
+CVK_ALWAYS_INLINE Vec silu(Vec y) { return y / (1.0f + exponential(-y)); }
 
 #else
 

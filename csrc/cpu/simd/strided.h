@@ -7,6 +7,15 @@
 namespace cvk {
 namespace {
 
+// Calls body(first, kLanes) for whole vectors of [0, size), then body(first, rest) for what is left: a count
+// that the compiler knows leaves only loads and stores of whole vectors in the loop.
+template <class Body>
+inline void for_each_vector(int64_t size, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) body(i, int64_t{kLanes});
+  if (i < size) body(i, size - i);
+}
+
 // `count` elements `step` apart, then zeros.
 template <class Type>
 inline Vec load_strided(const typename Type::Item* src, int64_t step, int64_t count) {

@@ -154,9 +154,11 @@ inline void prefetch_for_writing(float* p) {
 #if defined(__GNUC__)
 #define CVK_UNROLL _Pragma("GCC unroll 16")
 #define CVK_NOINLINE __attribute__((noinline))
+#define CVK_ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 #define CVK_UNROLL
 #define CVK_NOINLINE
+#define CVK_ALWAYS_INLINE inline
 #endif
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
