@@ -1,4 +1,7 @@
-"""The public ops; one folder each: public function, reference, spec, and a file per backend."""
+"""The public ops; one folder each: public function, reference, spec, and a file per backend.
+
+`norms` holds what the norm ops share.
+"""
 
 from .causal_conv3d import causal_conv3d
 from .causal_pad3d import causal_pad3d, causal_pad3d_

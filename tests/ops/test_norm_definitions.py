@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalvae_kernels import InvalidInput, group_norm_silu, rms_norm_silu, spatial_norm_silu
+from causalvae_kernels import (
+    BackendUnavailable,
+    FrameBuffer,
+    InvalidInput,
+    explain,
+    group_norm_silu,
+    rms_norm_silu,
+    spatial_norm_silu,
+)
 from causalvae_kernels.ops.group_norm_silu import spec as group_spec
 from causalvae_kernels.ops.rms_norm_silu import spec as rms_spec
 from causalvae_kernels.ops.spatial_norm_silu import spec as spatial_spec
@@ -160,3 +168,36 @@ def test_specs_count_the_bytes():
     assert spatial_spec.bytes_moved(shape, (2, 3, 5), itemsize) == (3 * elements + 2 * latent) * itemsize
     for spec in (group_spec, spatial_spec, rms_spec):
         assert spec.flops(shape) - spec.flops(shape, silu=False) == 4 * elements
+
+
+def test_auto_takes_no_kernel_that_was_not_measured():
+    x, weight = torch.zeros(1, 8, 2, 4, 4), torch.ones(8)
+    small = torch.zeros(1, 8, 1, 2, 2)
+    for op, arguments in (
+        (group_norm_silu, (x, 2, weight)),
+        (spatial_norm_silu, (x, small, small, 2, weight)),
+        (rms_norm_silu, (x, weight)),
+    ):
+        answer = explain(op, *arguments)
+        assert answer.chosen == "aten"
+        into = explain(f"{op.__name__}_", FrameBuffer(torch.zeros_like(x), 0), *arguments)
+        assert into.chosen == "aten"
+
+
+def test_why_a_kernel_cannot_run_is_a_sentence(backend):
+    """What the reference and aten take, and no kernel of ours."""
+    x, uneven = torch.zeros(1, 8, 4, 6, 6), torch.zeros(1, 8, 4, 2, 3)
+    half = x.bfloat16()
+    calls = (
+        (spatial_norm_silu, (x, uneven, uneven, 2), "1, 2, 4, ... times"),
+        (spatial_norm_silu, (half, x, x, 2), "torch.float32"),
+        (spatial_norm_silu, (x, half, half, 2), "torch.bfloat16"),
+        (rms_norm_silu, (half, torch.ones(8)), "the result torch.float32"),
+        (group_norm_silu, (x.double(), 2), "not torch.float64"),
+    )
+    for op, arguments, words in calls:
+        if backend == "aten":
+            op(*arguments, backend=backend)
+            continue
+        with pytest.raises(BackendUnavailable, match=words):
+            op(*arguments, backend=backend)

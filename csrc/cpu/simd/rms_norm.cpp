@@ -19,9 +19,9 @@ namespace cvk {
 namespace {
 
 // A NaN stays one.
-inline float inverse_norm(double square) {
+inline float norm_of(double square) {
   const double norm = CVK_SQRT(square);
-  return static_cast<float>(1 / (norm < kLeastNorm ? kLeastNorm : norm));
+  return static_cast<float>(norm < kLeastNorm ? kLeastNorm : norm);
 }
 
 // Rounds to the type, as the model does before it scales.
@@ -36,9 +36,10 @@ inline Vec rounded<Float32>(Vec v) {
   return v;
 }
 
+// Divides, as the model does: multiplying with the inverse rounds twice, and of one channel makes no one.
 template <class Type, bool kSilu>
-inline Vec normalise(Vec x, Vec inverse, Vec factor, Vec offset) {
-  const Vec y = multiply_add(rounded<Type>(x * inverse), factor, offset);
+inline Vec normalise(Vec x, Vec length, Vec factor, Vec offset) {
+  const Vec y = multiply_add(rounded<Type>(x / length), factor, offset);
   return kSilu ? silu(y) : y;
 }
 
@@ -63,10 +64,10 @@ void write_row_of(const RmsNormPass& p, int64_t batch, int64_t row) {
       squares[0] = squares[0] + first * first;
       squares[1] = squares[1] + second * second;
     });
-    const Vec inverse = splat(inverse_norm(sum_of(squares[0], squares[1])));
+    const Vec length = splat(norm_of(sum_of(squares[0], squares[1])));
     for_each_vector(channels, [&](int64_t c, int64_t count) {
       const Vec v = load_some<Type>(x + c, count);
-      store_some<Type>(out + c, normalise<Type, kSilu>(v, inverse, load(p.factor + c), load(p.offset + c)),
+      store_some<Type>(out + c, normalise<Type, kSilu>(v, length, load(p.factor + c), load(p.offset + c)),
                        count);
     });
   }
@@ -82,7 +83,7 @@ void write_block_of(const RmsNormPass& p, int64_t batch, int64_t row, int64_t bl
   Item* out = row_of<Item>(norm.out, batch, row) + first * norm.out.stride[4];
 
   double squares[kMostPixels] = {};
-  float inverse[kMostPixels];
+  float lengths[kMostPixels];
   auto write = [&](int64_t x_step, int64_t out_step) {
     for (int64_t c = 0; c < channels; ++c)
       for_each_vector(pixels, [&](int64_t i, int64_t count) {
@@ -91,13 +92,13 @@ void write_block_of(const RmsNormPass& p, int64_t batch, int64_t row, int64_t bl
         add_to(squares + i, low * low);
         add_to(squares + i + kHalf, high * high);
       });
-    for (int64_t i = 0; i < p.pixels; ++i) inverse[i] = inverse_norm(squares[i]);
+    for (int64_t i = 0; i < p.pixels; ++i) lengths[i] = norm_of(squares[i]);
     for (int64_t c = 0; c < channels; ++c) {
       const Vec factor = splat(p.factor[c]), offset = splat(p.offset[c]);
       for_each_vector(pixels, [&](int64_t i, int64_t count) {
         const Vec v = load_strided<Type>(x + c * norm.x.stride[1] + i * x_step, x_step, count);
         store_strided<Type>(out + c * norm.out.stride[1] + i * out_step, out_step,
-                            normalise<Type, kSilu>(v, load(inverse + i), factor, offset), count);
+                            normalise<Type, kSilu>(v, load(lengths + i), factor, offset), count);
       });
     }
   };

@@ -70,6 +70,10 @@ inline Vec operator*(Vec a, Vec b) {
   for (int i = 0; i < kLanes; ++i) a.lane[i] *= b.lane[i];
   return a;
 }
+inline Vec operator/(Vec a, Vec b) {
+  for (int i = 0; i < kLanes; ++i) a.lane[i] /= b.lane[i];
+  return a;
+}
 inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 
 #endif
