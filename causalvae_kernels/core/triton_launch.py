@@ -49,18 +49,3 @@ _INTERPRETER = threading.Lock()
 
 def _interpreter() -> Any:
     return _INTERPRETER if interpreting() else nullcontext()
-
-
-def covering_block(count: int, most: int = 256) -> int:
-    """Return the widest power of two up to `most` whose blocks leave at most a fifth of their lanes idle.
-
-    160 channels go by 64, 96 by 32; a number that none of 32 and more covers so well goes in one block, or
-    by 32.
-    """
-    blocks = [b for b in (32, 64, 128, 256, 512, 1024) if b <= most and -(-count // b) * b * 4 <= count * 5]
-    return max(blocks, default=min(power_of_two(count), 32))
-
-
-def power_of_two(count: int) -> int:
-    """Return the least power of two that is not below `count`."""
-    return 1 << (count - 1).bit_length()

@@ -59,3 +59,35 @@ def narrow(x, dtype: tl.constexpr):
             bits = tl.where(x == x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
             return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
     return x.to(dtype)
+
+
+@inlined
+def place_of_tile(number, c_tiles, p_tiles, size_1, size_2):
+    """Return (tile of channels, tile of pixels, i1, i2, i3) of a program of a `PixelWalk`."""
+    c_tile = number % c_tiles
+    number = number // c_tiles
+    p_tile = number % p_tiles
+    number = number // p_tiles
+    i1 = number % size_1
+    number = number // size_1
+    return c_tile, p_tile, i1, number % size_2, number // size_2
+
+
+@inlined
+def offset_of(i1, i2, i3, stride_1, stride_2, stride_3):
+    """Return where the axes of pixels but the innermost begin, in 64 bits."""
+    return i1.to(tl.int64) * stride_1 + i2.to(tl.int64) * stride_2 + i3.to(tl.int64) * stride_3
+
+
+@inlined
+def tile_of(pointer, p, c, stride_p, stride_c, INNER: tl.constexpr):
+    """Return pointers to pixels p by channels c; INNER, see `PixelWalk.inner`, is told to the compiler."""
+    if INNER == "channels":
+        rows = tl.multiple_of(pointer + p * stride_p, 16)
+        tile = rows[:, None] + c[None, :]
+    elif INNER == "pixels":
+        columns = tl.multiple_of(pointer + c * stride_c, 16)
+        tile = columns[None, :] + p[:, None]
+    else:
+        tile = (pointer + p * stride_p)[:, None] + (c * stride_c)[None, :]
+    return tile

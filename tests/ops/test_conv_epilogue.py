@@ -121,30 +121,6 @@ def test_without_the_kernel_the_framework_adds():
     assert epilogue.add_(y, None, None) is y
 
 
-@pytest.mark.parametrize(
-    ("shape", "layout", "sizes"),
-    [
-        ((2, 16, 3, 5, 7), "channels_last_3d", (2 * 3 * 5 * 7, 1, 1, 1)),
-        ((2, 16, 3, 5, 7), "contiguous", (3 * 5 * 7, 2, 1, 1)),
-        ((1, 16, 1, 5, 1), "contiguous", (5, 1, 1, 1)),
-        ((2, 16, 3, 5, 7), "permuted", (5 * 7, 2 * 3, 1, 1)),
-        ((2, 16, 3, 5, 7), "sliced", (7, 3 * 5, 2, 1)),
-    ],
-)
-def test_axes_that_touch_are_one(shape, layout, sizes):
-    y = with_layout(torch.empty(shape), layout)
-    _, numbers = epilogue.plan(y, y)
-    assert (numbers["pixels"], *(numbers[f"size_{i}"] for i in (1, 2, 3))) == sizes
-
-
-def test_more_steps_than_32_bits_count():
-    wide = torch.empty(1, dtype=torch.bfloat16).expand(1, 1, 2**16, 2**16, 1)
-    column = torch.empty(1, dtype=torch.bfloat16).expand(2**16, 1, 1, 2**16, 1)
-    programs, numbers = epilogue.plan(wide, wide)
-    assert programs == numbers["p_tiles"] * numbers["size_1"] <= 2**31 < wide.numel()
-    assert epilogue.plan(column, column)[1]["y_3"] == 0
-
-
 class Watch(TorchDispatchMode):
     """Records the framework's operators, and whether convolutions got a bias."""
 

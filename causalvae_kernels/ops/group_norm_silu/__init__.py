@@ -17,7 +17,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
-from . import aten, cpu
+from . import aten, cpu, triton
 from .reference import group_norm_silu__reference, group_norm_silu_reference, group_norm_silu_vjp
 
 
@@ -146,7 +146,7 @@ _NORM = Op(
     _NAME,
     reference=group_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     layout=("x",),
     vjp=group_norm_silu_vjp,
@@ -156,7 +156,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=group_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     mutates=("out",),
 )

@@ -7,24 +7,16 @@ from torch import Tensor
 
 from ...core import memory, native
 from ...core.layout import memory_format_of
+from .kernels import DTYPES, why_not_kernel
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+__all__ = ["DTYPES", "address", "as_floats", "empty_like_format", "why_not_norm"]
 
 
 def why_not_norm(x: Tensor, result: torch.dtype, precision: str) -> str | None:
     """Return why the kernels cannot normalise `x` into this dtype, or None."""
     if x.device.type != "cpu":
         return f"the tensor is on {x.device}, the kernel runs on a CPU"
-    if x.dtype not in DTYPES:
-        return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
-    if result != x.dtype:
-        return f"x is {x.dtype} and the result {result}, and the kernel writes the dtype that it reads"
-    if precision == "exact":
-        return (
-            "precision 'exact' asks for the bits of the framework's norm, and the kernel sums in another "
-            "order and rounds less often"
-        )
-    return native.why_no_cpu()
+    return why_not_kernel(x, result, precision) or native.why_no_cpu()
 
 
 def empty_like_format(x: Tensor) -> Tensor:

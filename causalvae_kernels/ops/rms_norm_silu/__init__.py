@@ -12,7 +12,7 @@ from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from ..norms.checks import check_parameter, check_same_dtype, destination
-from . import aten, cpu
+from . import aten, cpu, triton
 from .reference import rms_norm_silu__reference, rms_norm_silu_reference, rms_norm_silu_vjp
 
 
@@ -123,7 +123,7 @@ _NORM = Op(
     _NAME,
     reference=rms_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     layout=("x",),
     vjp=rms_norm_silu_vjp,
@@ -133,7 +133,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=rms_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     mutates=("out",),
 )

@@ -19,7 +19,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
-from . import aten, cpu
+from . import aten, cpu, triton
 from .reference import spatial_norm_silu__reference, spatial_norm_silu_reference, spatial_norm_silu_vjp
 from .spec import has_lone_first
 
@@ -180,7 +180,7 @@ _NORM = Op(
     _NAME,
     reference=spatial_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     layout=("x",),
     vjp=spatial_norm_silu_vjp,
@@ -190,7 +190,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=spatial_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     mutates=("out",),
 )

@@ -8,21 +8,15 @@ from torch import Tensor
 from ...core import native
 from ...core.op import Backend
 from ..norms.cpu import DTYPES, address, as_floats, empty_like_format, why_not_norm
-from .spec import repeats, why_not_repeated
+from .spec import repeats, why_not_scale
 
 
 def _why_not(x: Tensor, scale: Tensor, *others: object) -> str | None:
-    return why_not_norm(x, torch.promote_types(x.dtype, scale.dtype), others[-1]) or _why_not_scale(x, scale)
+    return why_not_norm(x, torch.promote_types(x.dtype, scale.dtype), others[-1]) or why_not_scale(x, scale)
 
 
 def _why_not_into(out: Tensor, x: Tensor, scale: Tensor, *others: object) -> str | None:
-    return why_not_norm(x, out.dtype, others[-1]) or _why_not_scale(x, scale)
-
-
-def _why_not_scale(x: Tensor, scale: Tensor) -> str | None:
-    if scale.dtype != x.dtype:
-        return f"scale is {scale.dtype} and x is {x.dtype}, and the kernel knows one dtype for both"
-    return why_not_repeated(x.shape[2:], scale.shape[2:])
+    return why_not_norm(x, out.dtype, others[-1]) or why_not_scale(x, scale)
 
 
 def _normalise_into(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..group_norm_silu import spec as group_norm
 
 # Over x, as in `group_norm_silu`; scale and shift are read once.
@@ -56,6 +58,13 @@ def why_not_repeated(size: Sequence[int], small: Sequence[int]) -> str | None:
         f"scale and shift of (t, h, w) {tuple(small)} do not become (T, H, W) {tuple(size)}{rest} by "
         "repeating each frame, row and column 1, 2, 4, ... times, and the kernel knows only that"
     )
+
+
+def why_not_scale(x: Tensor, scale: Tensor) -> str | None:
+    """Return why a kernel cannot read scale and shift where they lie, or None."""
+    if scale.dtype != x.dtype:
+        return f"scale is {scale.dtype} and x is {x.dtype}, and the kernel knows one dtype for both"
+    return why_not_repeated(x.shape[2:], scale.shape[2:])
 
 
 def flops(shape: Sequence[int], *, silu: bool = True) -> int:

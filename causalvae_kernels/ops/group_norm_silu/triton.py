@@ -1,0 +1,45 @@
+"""Group norm in Triton, on NVIDIA GPUs: two passes over x, the second of which activates and writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...core.op import Backend
+from ..norms.cpu import empty_like_format
+from ..norms.triton import why_not_norm
+
+
+def _why_not(x: Tensor, *others: Any) -> str | None:
+    return why_not_norm(x, x.dtype, others[-1])
+
+
+def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
+    return why_not_norm(x, out.dtype, others[-1])
+
+
+def _normalise_into(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    eps: float,
+    silu: bool,
+    precision: str,
+) -> None:
+    from ..norms.triton_group_norm import launches
+
+    for launch in launches(out, x, weight, bias, num_groups, eps, silu):
+        launch.run()
+
+
+def _normalise(x: Tensor, *others: Any) -> Tensor:
+    out = empty_like_format(x)
+    _normalise_into(out, x, *others)
+    return out
+
+
+NORM = Backend("triton", _normalise, _why_not)
+NORM_ = Backend("triton", _normalise_into, _why_not_into)
