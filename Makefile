@@ -87,6 +87,9 @@ GPU_WHEELS := build/gpu-wheels
 GPU_SITE := build/gpu-site
 ON_GPU := PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU_SITE) $(GPU_PYTHON)
 
+# Much of the time goes to oracles and compilers on the CPU: where pytest-xdist is there, processes share the GPU.
+SPREAD = $$($(ON_GPU) -c 'import xdist' 2>/dev/null && echo '-n 8 --dist worksteal')
+
 gpu-wheels:
 	@$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON_VERSION) \
 	  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -c constraints.txt \
@@ -100,11 +103,12 @@ $(GPU_SITE)/.installed: $(wildcard $(GPU_WHEELS)/*.whl)
 .PHONY: gpu-build
 gpu-build: $(GPU_SITE)/.installed
 	@echo "== building the native modules for this machine"
-	@$(ON_GPU) setup.py -q build_ext --inplace
+	@$(ON_GPU) setup.py -q build_ext --inplace -j 2
+	@$(ON_GPU) -c 'from causalvae_kernels.core import native; native.cpu_module(), native.cuda_module()'
 
 test-gpu: gpu-build
 	@echo "== parity on the GPU"
-	@$(ON_GPU) -m pytest -q -rs tests/gpu
+	@$(ON_GPU) -m pytest -q -rs $(SPREAD) tests/gpu
 
 bench-gpu: gpu-build
 	@echo "== every backend beside diffusers' module, at full size"

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent
 # Headers of CUTLASS 4: the CollectiveBuilder of the epilogue and the im2col main loop for sm_90a.
 CUTLASS = "nvidia-cutlass>=4.2,<5"
 DEFAULT_ARCHS = "80;90a"
+# Where NVIDIA's installers put it; they leave the path alone.
+USUAL_NVCC = "/usr/local/cuda/bin/nvcc"
 # Without NDEBUG the assertions inside CUTLASS's kernels are function calls, and ptxas then waits for every
 # tensor-core instruction (C7510).
 FLAGS = "-O3 -std=c++17 -DNDEBUG --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden"
@@ -58,13 +60,12 @@ def _archs() -> list[str]:
 
 
 def find_nvcc() -> str | None:
-    """Return CUDACXX, or the nvcc of CUDA_HOME, or the one on the path."""
+    """Return CUDACXX, or the nvcc of CUDA_HOME, or the one on the path, or that of /usr/local/cuda."""
     if named := os.getenv("CUDACXX"):
         return named
     homes = (os.getenv(name) for name in ("CUDA_HOME", "CUDA_PATH"))
-    return next((nvcc for home in homes if home and (nvcc := shutil.which(f"{home}/bin/nvcc"))), None) or (
-        shutil.which("nvcc")
-    )
+    of_homes = (f"{home}/bin/nvcc" for home in homes if home)
+    return next((nvcc for name in (*of_homes, "nvcc", USUAL_NVCC) if (nvcc := shutil.which(name))), None)
 
 
 def find_cutlass() -> list[Path] | None:

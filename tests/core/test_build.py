@@ -158,9 +158,30 @@ def build_cuda(monkeypatch):
 
 def test_without_nvcc_nothing_of_cuda_is_asked_for(build_cuda, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build_cuda, "USUAL_NVCC", str(tmp_path / "nvcc"))
     assert build_cuda.find_nvcc() is None and not build_cuda.is_wanted() and build_cuda._requires() == []
     monkeypatch.chdir(ROOT)
     assert not any("cutlass" in requirement for requirement in build_cuda.get_requires_for_build_wheel())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
+def test_where_an_nvcc_is_looked_for(build_cuda, monkeypatch, tmp_path):
+    def make(folder):
+        nvcc = tmp_path / folder / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.touch(mode=0o755)
+        return str(nvcc)
+
+    usual, on_path, of_home = map(make, ("usual", "path", "home/bin"))
+    monkeypatch.setattr(build_cuda, "USUAL_NVCC", usual)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build_cuda.find_nvcc() == usual
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert build_cuda.find_nvcc() == on_path
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    assert build_cuda.find_nvcc() == of_home
+    monkeypatch.setenv("CUDACXX", "anything")
+    assert build_cuda.find_nvcc() == "anything"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")

@@ -15,8 +15,11 @@ GPU_BACKENDS = ("aten", "triton", "cuda")
 
 @pytest.fixture(autouse=True)
 def _exact_float32() -> Iterator[None]:
-    """The reference in float32, not in tf32: its error is what the tolerance is made of."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    """The reference in float32, not in tf32: its error is what the tolerance is made of.
+
+    What `flags` is not told it sets, `enabled` to False.
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False
         yield

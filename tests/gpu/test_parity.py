@@ -58,7 +58,7 @@ def test_a_captured_graph_gives_the_same_bits(dtype, gpu_backend, seed):
     skip_unless_it_can("causal_conv3d", gpu_backend, **call)
     buffer = in_buffer(call["x"], 2)
 
-    def run() -> torch.Tensor:
+    def run() -> tuple[torch.Tensor, ...]:
         causal_pad3d_(buffer, initial_state=call["initial_state"], backend=gpu_backend)
         padded = causal_pad3d(call["x"], 2, 1, backend=gpu_backend)
         return causal_conv3d(**call, backend=gpu_backend), buffer.storage, padded
@@ -77,11 +77,12 @@ def test_a_captured_graph_gives_the_same_bits(dtype, gpu_backend, seed):
         for name in ("x", "initial_state", "weight", "bias"):
             call[name].copy_(fresh[name])
         buffer.body.copy_(fresh["x"])
+        expected = [result.clone() for result in run()]
         for result in captured:
-            result.fill_(float("nan")) if result is not buffer.storage else None
+            # Of the buffer only what the replay has to write: the frames behind it are its input.
+            (result[:, :, :2] if result is buffer.storage else result).fill_(float("nan"))
         graph.replay()
         torch.cuda.synchronize()
-        expected = run()
     for got, wanted in zip(captured, expected, strict=True):
         assert torch.equal(got, wanted)
 
@@ -130,7 +131,7 @@ def test_more_than_two_to_the_31_elements(gpu_backend):
     assert torch.equal(buffer.storage[:, :, 0], frame[:, :, 0])
     assert torch.equal(buffer.body[:, :, -1], frame.roll(shape[2] - 1, 1)[:, :, 0])
     weight = (torch.randn(8, 64, 3, 3, 3, device="cuda") / 41).to(torch.bfloat16)
-    skip_unless_it_can("causal_conv3d", gpu_backend, buffer, weight)
+    skip_unless_it_can("causal_conv3d", gpu_backend, buffer.storage, weight, temporal_mode="valid")
     with torch.no_grad():
         y = causal_conv3d(buffer, weight, backend=gpu_backend)[:, :, -2:]
         tail = buffer.body[:, :, -4:].clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,12 +38,25 @@ assert ran, "no convolution ran"
 """
 
 
+# torch asks the driver for what it does not need, and looks at the answers itself. What racecheck only warns
+# of is no race; torch's own kernels (`at::native`) are left out. A filter that names ours might match none.
+OPTIONS = {
+    "memcheck": ["--report-api-errors", "no"],
+    "racecheck": ["--racecheck-detect-level", "error", "--kernel-name-exclude", "kns=native"],
+}
+SECONDS = 90
+
+
 @pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer is not installed")
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("tool", OPTIONS)
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_nothing_is_found(backend, tool):
-    command = [SANITIZER, "--tool", tool, "--error-exitcode", "17", sys.executable, "-c", CALLS, backend]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [SANITIZER, "--tool", tool, *OPTIONS[tool], "--error-exitcode", "17"]
+    command += [sys.executable, "-c", CALLS, backend]
+    # From torch's cache tensors come in large blocks, and memcheck sees no step over the end of one.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
     printed = done.stdout + done.stderr
-    assert "Device not supported" not in printed, printed
+    if "Device not supported" in printed:
+        pytest.skip("compute-sanitizer does not support this device, or what virtualises it")
     assert done.returncode == 0, printed[-4000:]
