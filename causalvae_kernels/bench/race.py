@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.tuned import Measurement, gpu_architecture
+from ..core.tuned import Measurement, architecture_of
 from .roofline import flush_cache
 from .timing import percentile, time_once, time_providers
 
@@ -89,7 +89,7 @@ def run_race(
 
     Args:
         job: What to measure.
-        device: The GPU.
+        device: Where it runs.
         progress: Called with a few words before each way.
 
     Returns:
@@ -126,7 +126,7 @@ def run_race(
         rounds=_ROUNDS,
         backend=best.backend,
         default=race.default.backend,
-        isa=gpu_architecture(device),
+        isa=architecture_of(device),
         plan=best.plan,
     )
     return measurement, wrong

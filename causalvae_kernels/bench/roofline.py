@@ -86,8 +86,13 @@ def gpu_limits(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Lim
     }
 
 
-def flush_cache(device: torch.device) -> Callable[[], object]:
-    """Return a call that leaves nothing of earlier tensors in a GPU's L2: it writes twice as much."""
+def flush_cache(device: torch.device) -> Callable[[], object] | None:
+    """Return a call that leaves nothing of earlier tensors in a GPU's L2: it writes twice as much.
+
+    On a CPU, where what was just written is what the next op reads, there is none.
+    """
+    if device.type != "cuda":
+        return None
     size = torch.cuda.get_device_properties(device).L2_cache_size
     scratch = torch.empty(2 * size, device=device, dtype=torch.uint8)
     return scratch.zero_

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from ..bench.machine import machine_facts
 from ..bench.timing import percentile
+from ..bench.tunable import TUNABLE
 from ..bench.tune import BACKEND, DEFAULT, check_comparable
 from ..bench.tune import tune as tune_cells
 from ..bench.tune_cells import KERNELS, Cell, cells
-from ..bench.tune_gpu import TUNABLE
 from ..core import native
 from ..core.errors import InvalidInput
 from ..core.tuned import Measurement, Record, has_amx, read_record
@@ -35,9 +35,10 @@ from .common import (
     stderr,
     stdout,
 )
-from .tune_gpu import tune_gpu
+from .tune_races import gpu, tune_races
 
 CONV = "causal_conv3d"
+OPS = tuple(sorted({CONV, *TUNABLE["cpu"], *TUNABLE["cuda"]}))
 
 
 @one_sentence_errors
@@ -69,28 +70,32 @@ def tune(
     op: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"With --device cuda: {' or '.join(TUNABLE)}, any number of times; default: all. "
-            "An op has a file of its own."
+            help=f"{', '.join(OPS[:-1])} or {OPS[-1]}, any number of times; default: all that are measured "
+            "on that device, or with --kernel or --output the convolution. An op has a file of its own."
         ),
     ] = None,
 ) -> None:
     """Measure where our kernels are faster than the framework's; `auto` takes them there and only there.
 
-    On a CPU that is the convolution, and times count for the instruction set in use and for this number of
-    threads. With --dtype or --kernel, what the file holds of others stays. The file is replaced at the end;
+    On a CPU times count for the instruction set in use and for this number of threads. With --dtype or
+    --kernel, what the convolution's file holds of others stays. A file is replaced at the end of its op;
     what an interrupted run has measured is in <file>.partial, and --resume goes on from there.
     """
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
     torch_dtypes = [parse_dtype(word) for word in dtypes]
     check_word("--device", device, ("cpu", "cuda"))
-    ops = tuple(dict.fromkeys(op or TUNABLE))
+    measured_here = tuple(TUNABLE[device]) if device == "cuda" else (CONV, *TUNABLE["cpu"])
+    of_the_convolution = device == "cpu" and (kernel or output is not None)
+    ops = tuple(dict.fromkeys(op or ((CONV,) if of_the_convolution else measured_here)))
     for word in ops:
-        check_word("--op", word, tuple(TUNABLE))
+        check_word("--op", word, measured_here)
+    if output is not None and len(ops) > 1:
+        raise InvalidInput(
+            f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
+        )
+    races = {"output": output, "resume": resume, "machine": _machine()}
     if device == "cuda":
-        gpu_dtypes = torch_dtypes if dtype else [torch.bfloat16, torch.float16]
-        return tune_gpu(ops, gpu_dtypes, output=output, resume=resume, machine=_machine())
-    if op and ops != (CONV,):
-        raise InvalidInput(f"--op: got {', '.join(ops)}, and on a CPU {CONV} is measured")
+        return tune_races(gpu(), ops, torch_dtypes if dtype else [torch.bfloat16, torch.float16], **races)
     for word in kernels:
         check_word("--kernel", word, KERNELS)
     for option, value in (("--max-gflop", max_gflop), ("--seconds", seconds)):
@@ -101,6 +106,11 @@ def tune(
     grid = cells(torch_dtypes, kernels, max_gflop=max_gflop)
     if not grid:
         raise InvalidInput(f"--max-gflop: got {max_gflop}, expected at least 0.1")
+    others = [name for name in ops if name != CONV]
+    if others:
+        tune_races(torch.device("cpu"), others, torch_dtypes, **races)
+    if CONV not in ops:
+        return None
     path = output or TUNED.path(isa)
     check_outputs(path.parent, [path.name], overwrite=True)
     head = Record(BACKEND, DEFAULT, isa, has_amx(), _machine(), ())

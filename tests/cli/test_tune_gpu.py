@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from causalvae_kernels import causal_conv3d, explain
-from causalvae_kernels.bench import race, tune_gpu_conv, tune_gpu_pad
+from causalvae_kernels.bench import race, tunable, tune_gpu_conv, tune_gpu_pad
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
 from causalvae_kernels.ops.causal_pad3d import size_class
 from causalvae_kernels.workloads import FULL_SIZE, Workload
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
-MODULE = "causalvae_kernels.cli.tune_gpu"
+MODULE = "causalvae_kernels.cli.tune_races"
 
 
 def way(call, factor, plan, repeats):
@@ -36,9 +36,10 @@ def on_the_cpu(monkeypatch):
         monkeypatch.delitem(FULL_SIZE, name)
     for workload in TINY:
         monkeypatch.setitem(FULL_SIZE, workload.name, workload)
-    monkeypatch.setattr(module, "_gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys.modules["causalvae_kernels.cli.tune"], "gpu", lambda: torch.device("cpu"))
+    monkeypatch.setitem(tunable.TUNABLE, "cpu", tunable.TUNABLE["cuda"])
     for place in (module, race):
-        monkeypatch.setattr(place, "gpu_architecture", lambda _: "sm90")
+        monkeypatch.setattr(place, "architecture_of", lambda _: "sm90")
     monkeypatch.setattr(race, "flush_cache", lambda _: None)
     ways = lambda call: [way(call, 1, {"block_m": 64}, 20), way(call, 1, {"block_m": 128}, 1)]  # noqa: E731
     monkeypatch.setattr(tune_gpu_conv, "ways", ways)
@@ -141,7 +142,10 @@ def test_one_file_holds_one_op(on_the_cpu, refuse, folder):
     sentence = refuse("tune", "--device", "cuda", "--output", "sm90.json")
     assert "one file for causal_conv3d, causal_pad3d" in sentence
     assert "got 'conv'" in refuse("tune", "--device", "cuda", "--op", "conv")
-    assert "on a CPU causal_conv3d is measured" in refuse("tune", "--op", "causal_pad3d")
+
+
+def test_padding_is_not_measured_on_a_cpu(refuse):
+    assert "got 'causal_pad3d'" in refuse("tune", "--op", "causal_pad3d")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

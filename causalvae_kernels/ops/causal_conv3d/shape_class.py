@@ -124,7 +124,7 @@ def shape_classes(
             channels(in_channels),
             channels(out_channels),
             shape[0] * frames,
-            f"{pixels}{'+' if pixels == sizes[-1] else ''}",
+            pixels_word(pixels, sizes),
         )
         for pixels in sizes_up_to(height * width, sizes)
     )
@@ -145,6 +145,11 @@ def class_words(
         f"{str(dtype).removeprefix('torch.')} {_by(kernel_size)}{strided} {channels_in}->{channels_out}, "
         f"{'1 frame' if frames == 1 else '2+ frames'} of {pixels} pixels"
     )
+
+
+def pixels_word(pixels: int, sizes: Sequence[int] = PIXELS) -> str:
+    """Return the number of a class's pixels, the last one as "16384+"."""
+    return f"{pixels}+" if pixels == sizes[-1] else str(pixels)
 
 
 def channel_class(channels: int) -> str:

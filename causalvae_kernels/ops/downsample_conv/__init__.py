@@ -12,6 +12,7 @@ from ...core.op import Op
 from ...core.precision import autocast_dtype
 from . import aten, cpu
 from .reference import downsample_conv_reference, downsample_conv_vjp
+from .shape_class import measured
 
 
 def downsample_conv(
@@ -86,6 +87,7 @@ _DOWNSAMPLE = Op(
     prepare=_arguments,
     backends=(aten.DOWNSAMPLE, cpu.DOWNSAMPLE),
     order=("aten", "reference"),
+    measured=measured,
     layout=("x", "weight"),
     vjp=downsample_conv_vjp,
     saves=("x", "weight"),

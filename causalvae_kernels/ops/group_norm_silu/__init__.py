@@ -17,6 +17,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
+from ..norms.size_class import GROUP_NORM, finders
 from . import aten, cpu, triton
 from .reference import group_norm_silu__reference, group_norm_silu_reference, group_norm_silu_vjp
 
@@ -142,12 +143,14 @@ def _checked(
 
 
 _NAME = "group_norm_silu"
+_MEASURED, _MEASURED_INTO = finders(GROUP_NORM)
 _NORM = Op(
     _NAME,
     reference=group_norm_silu_reference,
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
+    measured=_MEASURED,
     layout=("x",),
     vjp=group_norm_silu_vjp,
     saves=("x", "weight", "bias"),
@@ -158,5 +161,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
+    measured=_MEASURED_INTO,
     mutates=("out",),
 )

@@ -1,4 +1,4 @@
-"""`tune --device cuda`: measures our kernels on this GPU and writes `ops/<op>/tuned/<architecture>.json`."""
+"""The races of `tune`: our kernels against `aten`, into `ops/<op>/tuned/<isa or architecture>.json`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..bench.race import run_race
-from ..bench.tune_gpu import BACKEND, DEFAULT, TUNABLE
+from ..bench.tunable import BACKEND, DEFAULT, TUNABLE
 from ..core.errors import BackendUnavailable, InvalidInput
-from ..core.tuned import Measurement, Record, gpu_architecture, read_record
+from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
 from ..demo.outputs import check_outputs, written_whole
 from .common import EXIT_FAILED, progress_bar, stderr, stdout
 
 
-def tune_gpu(
+def tune_races(
+    device: torch.device,
     ops: Sequence[str],
     dtypes: Sequence[torch.dtype],
     *,
@@ -29,28 +30,23 @@ def tune_gpu(
     resume: bool,
     machine: dict[str, Any],
 ) -> None:
-    """Measure every op at full size in every dtype; a file is replaced when its op is done.
+    """Measure every op in every dtype; a file is replaced when its op is done.
 
     Args:
-        ops: Names in `TUNABLE`.
+        device: Where; `gpu` gives a GPU.
+        ops: Names in `TUNABLE` for that kind of device.
         dtypes: What to measure in.
         output: The file, for one op; default: the package's own, one for each op.
         resume: Keep what the files, or a run that was stopped, hold.
         machine: What the records say of this machine.
 
     Raises:
-        BackendUnavailable: torch sees no GPU.
-        InvalidInput: A file to complete is of another GPU, or one file is to hold several ops.
+        InvalidInput: A file to complete is of another machine.
         typer.Exit: A kernel gives a wrong result; it is named, and not in the file.
     """
-    device = _gpu()
-    if output is not None and len(ops) > 1:
-        raise InvalidInput(
-            f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
-        )
     wrong = []
     for op in ops:
-        path = output or TUNABLE[op].tuned.path(gpu_architecture(device))
+        path = output or TUNABLE[device.type][op].tuned.path(architecture_of(device))
         wrong += _tune(op, dtypes, device, path, resume, machine)
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
@@ -70,10 +66,11 @@ def _tune(
     check_outputs(path.parent, [path.name], overwrite=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    head = Record(BACKEND, DEFAULT, gpu_architecture(device), False, machine, ())
+    amx = device.type == "cpu" and has_amx()
+    head = Record(BACKEND[device.type], DEFAULT, architecture_of(device), amx, machine, ())
     found = _kept(partial if partial.exists() else path, head) if resume else []
     before = {m.shape_class for m in found}
-    todo = [job for job in TUNABLE[op].jobs(dtypes) if job.shape_class not in before]
+    todo = [job for job in TUNABLE[device.type][op].jobs(dtypes) if job.shape_class not in before]
     wrong: list[str] = []
     with progress_bar() as bar:
         task = bar.add_task("starting", total=len(todo))
@@ -94,7 +91,12 @@ def _tune(
     return wrong
 
 
-def _gpu() -> torch.device:
+def gpu() -> torch.device:
+    """Return the GPU.
+
+    Raises:
+        BackendUnavailable: torch sees none.
+    """
     if not torch.cuda.is_available():
         raise BackendUnavailable("tune --device cuda: torch sees no GPU here")
     return torch.device("cuda", torch.cuda.current_device())
@@ -104,15 +106,21 @@ def _kept(path: Path, head: Record) -> list[Measurement]:
     if not path.exists():
         return []
     record = read_record(path)
-    before, now = (
-        (r.machine.get("gpus"), r.machine.get("versions", {}).get("torch")) for r in (record, head)
-    )
+    before, now = (_where(r) for r in (record, head))
     if before != now:
         raise InvalidInput(
             f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
             "measure everything, without --resume"
         )
     return list(record.measurements)
+
+
+def _where(record: Record) -> tuple[Any, ...]:
+    """Return what must be equal for times to stand beside each other."""
+    machine, torch_version = record.machine, record.machine.get("versions", {}).get("torch")
+    if machine.get("gpus"):
+        return machine["gpus"], torch_version
+    return machine.get("processor"), machine.get("threads"), torch_version
 
 
 def _print(op: str, measurements: Sequence[Measurement]) -> None:

@@ -1,0 +1,54 @@
+"""What `tune` measures by races: by kind of device and op, the table and the races that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..core.tuned import Tuned
+from ..ops.causal_conv3d.shape_class import TUNED as CONV_TUNED
+from ..ops.causal_pad3d.size_class import TUNED as PAD_TUNED
+from ..ops.downsample_conv.shape_class import TUNED as DOWNSAMPLE_TUNED
+from ..ops.norms.size_class import GROUP_NORM, RMS_NORM, SPATIAL_NORM
+from ..ops.upsample_conv.shape_class import TUNED as UPSAMPLE_TUNED
+from . import tune_gpu_conv, tune_gpu_pad, tune_norms, tune_resampling
+from .race import Job
+
+# What a table's rows are of unless they say otherwise.
+BACKEND = {"cpu": "cpu", "cuda": "triton"}
+DEFAULT = "aten"
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """An op that is measured, together with its twin in place.
+
+    Attributes:
+        tuned: Where its measurements are.
+        jobs: Returns its races in these dtypes.
+    """
+
+    tuned: Tuned
+    jobs: Callable[[Sequence[torch.dtype]], list[Job]]
+
+
+_NORMS = {
+    "group_norm_silu": Tunable(GROUP_NORM, tune_norms.group_norm_jobs),
+    "rms_norm_silu": Tunable(RMS_NORM, tune_norms.rms_norm_jobs),
+    "spatial_norm_silu": Tunable(SPATIAL_NORM, tune_norms.spatial_norm_jobs),
+}
+TUNABLE: dict[str, dict[str, Tunable]] = {
+    # causal_conv3d has a grid of its own there: `bench.tune`.
+    "cpu": {
+        "downsample_conv": Tunable(DOWNSAMPLE_TUNED, tune_resampling.downsample_jobs),
+        "upsample_conv": Tunable(UPSAMPLE_TUNED, tune_resampling.upsample_jobs),
+        **_NORMS,
+    },
+    "cuda": {
+        "causal_conv3d": Tunable(CONV_TUNED, tune_gpu_conv.jobs),
+        "causal_pad3d": Tunable(PAD_TUNED, tune_gpu_pad.jobs),
+        **_NORMS,
+    },
+}

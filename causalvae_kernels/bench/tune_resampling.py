@@ -1,0 +1,107 @@
+"""The races of `upsample_conv` and `downsample_conv` on a CPU: our kernel against `aten`, class by class."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.op import explain
+from ..ops import downsample_conv, upsample_conv
+from ..ops.downsample_conv.shape_class import shape_classes as downsample_classes
+from ..ops.upsample_conv.shape_class import shape_classes as upsample_classes
+from .race import Job, Race, Way
+
+_BACKEND = "cpu"
+_CHANNELS = (16, 32, 64, 128, 256, 512)
+# Of an input frame, one for each class of pixels: a bit off the powers, so that tiles do not divide them.
+_SIZES = ((4, 4), (8, 9), (15, 18), (30, 35), (60, 70), (120, 140))
+_FRAMES = (1, 4)
+_FORMATS = (torch.contiguous_format, torch.channels_last_3d)
+_SCALES = ((1, 2, 2), (2, 2, 2))
+# Direct, of the convolution behind the upsampling; the largest classes take the word of smaller ones.
+_MOST_FLOPS = 20e9
+_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+
+
+def upsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
+    """Return a race for each class of CogVideoX's and Wan's upsamplers, kT = 1."""
+    found: dict[str, Job] = {}
+    for dtype in dtypes:
+        for channels, (height, width), frames, scale, memory_format in _grid(_SIZES, _SCALES, _FORMATS):
+            shape, weight_shape = (1, channels, frames, height, width), (channels, channels, 1, 3, 3)
+            if 2 * 9 * channels * channels * 4 * frames * height * width > _MOST_FLOPS:
+                continue
+            shape_class = upsample_classes(dtype, shape, weight_shape, scale, memory_format)[0]
+            options = {"scale": scale, "first_chunk": False}
+            _add(found, upsample_conv, shape, weight_shape, dtype, memory_format, options, shape_class)
+    return list(found.values())
+
+
+def downsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
+    """Return a race for each class of CogVideoX's downsamplers."""
+    found: dict[str, Job] = {}
+    for dtype in dtypes:
+        for channels, (height, width), frames, compress, memory_format in _grid(
+            _SIZES, (False, True), _FORMATS[:1]
+        ):
+            shape, weight_shape = (
+                (1, channels, 2 * frames, 2 * height, 2 * width),
+                (channels, channels, 1, 3, 3),
+            )
+            if 2 * 9 * channels * channels * 2 * frames * height * width > _MOST_FLOPS:
+                continue
+            shape_class = downsample_classes(dtype, shape, weight_shape, compress)[0]
+            options = {"compress_time": compress}
+            _add(found, downsample_conv, shape, weight_shape, dtype, memory_format, options, shape_class)
+    return list(found.values())
+
+
+def _grid(sizes: Sequence[Any], variants: Sequence[Any], formats: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [
+        (channels, size, frames, variant, memory_format)
+        for variant in variants
+        for memory_format in formats
+        for channels in _CHANNELS
+        for frames in _FRAMES
+        for size in sizes
+    ]
+
+
+def _add(
+    found: dict[str, Job],
+    op: Any,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    options: dict[str, Any],
+    shape_class: str,
+) -> None:
+    prepare = functools.partial(_race, op, shape, weight_shape, dtype, memory_format, options)
+    name = f"{op.__name__} {'x'.join(map(str, shape))} {shape_class}"
+    found.setdefault(shape_class, Job(name, shape_class, prepare))
+
+
+def _race(
+    op: Any,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    options: dict[str, Any],
+    device: torch.device,
+) -> Race:
+    x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=memory_format)
+    weight = (torch.randn(weight_shape, device=device) / (3 * weight_shape[1] ** 0.5)).to(dtype)
+    bias = torch.randn(weight_shape[0], device=device).to(dtype)
+
+    def run(backend: str) -> Tensor:
+        return op(x, weight, bias, **options, backend=backend)
+
+    can = [b for b in (_BACKEND,) if explain(op, x, weight, bias, **options, backend=b).chosen == b]
+    ways = [Way(name, functools.partial(run, name)) for name in ("aten", *can)]
+    return Race("x".join(map(str, shape)), ways[0], ways[1:], _TOLERANCE[dtype])

@@ -1,0 +1,80 @@
+"""The shape classes of `upsample_conv`: those of a convolution, by scale, input frames and memory format."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...core import native
+from ...core.layout import memory_format_of
+from ...core.packed import has_room, packed_budget
+from ...core.size_class import sizes_up_to
+from ...core.tuned import Measurement, Tuned
+from ..causal_conv3d.shape_class import PIXELS, channel_class, class_words, pixels_word, why_packed_anew
+from .cpu import packing
+from .spec import takes_winograd
+
+TUNED = Tuned(Path(__file__).parent / "tuned")
+
+
+def measured(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    scale: Sequence[int],
+    *others: object,
+) -> Measurement | None:
+    """Return what was measured for calls like this one, or None; the operator's arguments.
+
+    Raises:
+        BadMeasurements: The file of measurements cannot be used.
+    """
+    if x.device.type != "cpu" or native.why_no_cpu() is not None:
+        return None
+    memory_format = memory_format_of(x, weight)
+    isa = native.cpu_isa()
+    classes = shape_classes(x.dtype, x.shape, weight.shape, tuple(scale), memory_format)
+    found = TUNED.find(isa, classes)
+    if found is None or not found.faster or not takes_winograd(weight.shape, scale, x.shape[3:]):
+        return found
+    objection = why_packed_anew(weight)
+    if objection is None and not has_room(weight, *packing(weight, scale, isa)):
+        objection = (
+            "measured with packed weights that are kept, and the budget of "
+            f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
+        )
+    return found if objection is None else replace(found, objection=objection)
+
+
+@functools.lru_cache(maxsize=4096)
+def shape_classes(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    scale: tuple[int, ...],
+    memory_format: torch.memory_format,
+) -> tuple[str, ...]:
+    """Return the classes whose measurements hold for a call, its own first, then those of smaller frames.
+
+    Args:
+        dtype: Of all tensors.
+        shape: (B, Cin, T, H, W) of the input, whose pixels count.
+        weight_shape: (Cout, Cin, kT, 3, 3).
+        scale: (time, height, width).
+        memory_format: Of the output.
+    """
+    out_channels, in_channels, *kernel = weight_shape
+    channels = channel_class(in_channels), channel_class(out_channels)
+    last = memory_format == torch.channels_last_3d
+    upsampled = "x".join(map(str, scale)) + (" channels_last_3d" if last else "")
+    return tuple(
+        class_words(dtype, kernel, (1, 1, 1), *channels, shape[0] * shape[2], pixels_word(pixels))
+        + f", upsampled {upsampled}"
+        for pixels in sizes_up_to(shape[3] * shape[4], PIXELS)
+    )
