@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -151,3 +152,23 @@ def error_factor(dtype: torch.dtype, winograd: bool = False) -> ErrorFactor:
     if winograd and dtype == torch.float32:
         return ErrorFactor(8.0, 8.0 * WINOGRAD_CORNER)
     return ErrorFactor(2.0, 2.0)
+
+
+def long_sum_error(dtype: torch.dtype, weight_shape: Sequence[int], backend: str | None) -> float:
+    """Return the relative error that is allowed beside the factor: that of a float32 sum in one go.
+
+    The reference may sum its n = Cin * kT * kH * kW products in blocks where a backend adds one to the
+    other, with several times its error (oneDNN in channels_last_3d on a CPU; `tl.dot`). Added one by one, n
+    random products have partial sums that grow with sqrt(k), each rounded by at most half an ulp:
+    eps / 2 * sqrt(n / 2) of the result. Simulated, n from 2304 to 13824: 0.43 of that norm-wise, since the
+    mean rounding is less than half an ulp; about all of it at the worst of 200,000 elements, whose partial
+    sums happened to be large. oneDNN, n = 2592: 0.42 and 1.09.
+
+    Args:
+        dtype: Of all tensors; 16-bit results are rounded by more than this.
+        weight_shape: (Cout, Cin, kT, kH, kW).
+        backend: The one that sums. `cpu` has no allowance: it sums in parts.
+    """
+    if dtype != torch.float32 or backend == "cpu":
+        return 0.0
+    return torch.finfo(dtype).eps / 2 * math.sqrt(math.prod(weight_shape[1:]) / 2)
