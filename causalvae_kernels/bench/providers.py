@@ -209,7 +209,10 @@ def _diffusers(module: nn.Module, call: dict[str, Any]) -> Provider:
 
 
 def _compiled(module: nn.Module, call: dict[str, Any]) -> Provider:
-    run = _diffusers(torch.compile(module), call)
+    # Workloads differ in shape alone: with what was compiled for the others still there, the second would be
+    # compiled for any size, and the ninth not at all.
+    torch.compiler.reset()
+    run = _diffusers(torch.compile(module, dynamic=False), call)
     try:
         run()
     except RuntimeError as error:

@@ -38,9 +38,9 @@ class Comparison:
         # Written so that a NaN, which compares false with everything, fails.
         return self.complaint is None and self.error <= self.allowed and self.worst <= self.worst_allowed
 
-    def allowing(self, besides: float) -> Comparison:
+    def allowing(self, norm: float, worst: float) -> Comparison:
         """Return the same with this much more allowed, over the norm and at the worst element."""
-        return replace(self, allowed=self.allowed + besides, worst_allowed=self.worst_allowed + besides)
+        return replace(self, allowed=self.allowed + norm, worst_allowed=self.worst_allowed + worst)
 
     def __str__(self) -> str:
         """Return the figures on one line."""

@@ -231,7 +231,7 @@ def _judge(
     chosen = explain("causal_conv3d", **call, backend=backend, precision=precision).chosen
     dtype, winograd = call["x"].dtype, takes_winograd(weight_shape, stride, dilation, size)
     comparison = compare(got, reference, oracle, *error_factor(dtype, chosen == "cpu" and winograd))
-    return comparison.allowing(long_sum_error(dtype, weight_shape, chosen))
+    return comparison.allowing(*long_sum_error(dtype, weight_shape, chosen))
 
 
 def compare_pad(call: dict[str, Any], backend: str, *, in_place: bool) -> Comparison:

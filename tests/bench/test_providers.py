@@ -80,16 +80,23 @@ def test_layouts_reach_the_ops(seed, monkeypatch):
 
 def test_compiled_is_the_module_under_torch_compile(seed, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda given: compiled.append(given) or given)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: compiled.append("reset"))
+
+    def compile_it(given, *, dynamic):
+        assert dynamic is False
+        compiled.append(type(given).__name__)
+        return given
+
+    monkeypatch.setattr(torch, "compile", compile_it)
     call = conv_call(TINY["causal"], torch.float32, seed)
     providers = conv_providers(call, compiled=True)
     assert tuple(providers) == (*CONV_BASELINES, COMPILED, *CONV_OURS)
-    assert [type(given).__name__ for given in compiled] == ["CogVideoXCausalConv3d"]
+    assert compiled == ["reset", "CogVideoXCausalConv3d"]
     assert torch.equal(providers[COMPILED](), providers["diffusers"]())
 
 
 def test_a_compiler_that_is_not_there_is_told(seed, monkeypatch):
-    def broken(module):
+    def broken(module, **options):
         def run(x):
             raise RuntimeError("No working C++ compiler found\nand much more")
 
