@@ -46,7 +46,7 @@ def test_causal_pad3d(
     x = conv_call(workload, dtype, random.SystemRandom().randrange(2**31))["x"]
     frames = workload.kernel_size[0] - 1
     providers = pad_providers(x, frames)
-    check_pad(providers, f"{name} {dtype}")
+    check_pad(providers, frames, f"{name} {dtype}")
     backend = explain("causal_pad3d_", in_buffer(x, frames)).chosen
     timings = time_beside(providers, PAD_OURS[0], ROUNDS)
     keep(pad_row(workload, dtype, timings, threads=threads, backend=backend, limits=limits))

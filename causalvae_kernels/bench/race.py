@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.errors import in_a_line
 from ..core.tuned import Measurement, architecture_of
 from .roofline import flush_cache
 from .timing import percentile, time_once, time_providers
@@ -94,18 +95,25 @@ def run_race(
 
     Returns:
         The measurement of the best way, None if none of ours gives the result; a sentence for each that was
-        not timed because its result is wrong.
+        not timed because it failed or its result is wrong.
     """
-    race = job.prepare(device)
-    flush = flush_cache(device)
-    race.spoil()
-    expected = race.default.run().clone()
+    try:
+        race = job.prepare(device)
+        flush = flush_cache(device)
+        race.spoil()
+        expected = race.default.run().clone()
+    except Exception as error:  # out of memory, say: there are other jobs
+        return None, [f"{job.name} cannot be measured: {in_a_line(error)}"]
     times: dict[int, float] = {}
     wrong = []
     for number, way in enumerate(race.ways):
         progress(f"{job.name} {way.words}")
-        race.spoil()
-        difference = _difference(way.run(), expected)
+        try:
+            race.spoil()
+            difference = _difference(way.run(), expected)
+        except Exception as error:  # whatever it is, the other ways are worth their time
+            wrong.append(f"{way.words} fails for {job.name}: {in_a_line(error)}")
+            continue
         if not difference <= race.tolerance:
             wrong.append(
                 f"{way.words} differs from {race.default.backend} by {difference:.2g} for {job.name}"

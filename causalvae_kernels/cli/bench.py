@@ -165,7 +165,7 @@ class _Run:
         x, frames = conv_call(workload, dtype, self.seed)["x"], workload.kernel_size[0] - 1
         chosen = explain("causal_pad3d_", in_buffer(x, frames), backend=self.backend).chosen
         providers = pad_providers(x, frames, backend=self.backend)
-        check_pad(providers, _words(workload, dtype))
+        check_pad(providers, frames, _words(workload, dtype))
         return pad_row(workload, dtype, self._time(providers), **self._facts(chosen))
 
     def _facts(self, chosen: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..bench.providers import GPU_REFERENCES, conv_call, gpu_conv_providers, gpu
 from ..bench.record import Row, conv_row, make_record, pad_row, write_record
 from ..bench.roofline import Limits, flush_cache, gpu_limits
 from ..bench.timing import Timing, time_providers
-from ..core.errors import BackendUnavailable, InvalidInput
+from ..core.errors import BackendUnavailable, InvalidInput, in_a_line
 from ..core.op import explain
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, ParityFailure, check_conv, check_pad
@@ -56,7 +56,7 @@ def bench_gpu(
     Raises:
         BackendUnavailable: torch sees no GPU.
         InvalidInput: The record to complete is of another machine.
-        typer.Exit: A provider does not give the result; its workload is named, and not in the record.
+        typer.Exit: A provider fails or gives another result; its workload is named, and not in the record.
     """
     device = _gpu()
     rows, limits = _begun(json_file) if resume else ([], None)
@@ -72,10 +72,12 @@ def bench_gpu(
             bar.update(task, description=f"{workload.name} {words[dtype]}", completed=done, total=len(jobs))
             measure = suite.conv if op == "causal_conv3d" else suite.pad
             try:
+                torch.cuda.empty_cache()
                 rows.append(measure(workload, dtype))
             except ParityFailure as error:
-                wrong.append(str(error))  # the other workloads are worth their time all the same
-            torch.cuda.empty_cache()
+                wrong.append(str(error))
+            except Exception as error:  # whatever it is, the other workloads are worth their time
+                wrong.append(f"{workload.name} {words[dtype]}: {in_a_line(error)}")
             if json_file is not None:
                 write_record(json_file, make_record(rows, {0: limits}))
     place = {name: number for number, name in enumerate(FULL_SIZE)}
@@ -134,7 +136,7 @@ class _Suite:
         """
         x, frames = conv_call(workload, dtype, self.seed, self.device)["x"], workload.kernel_size[0] - 1
         providers, in_place = gpu_pad_providers(x, frames)
-        check_pad(providers, f"{workload.name} {dtype}")
+        check_pad(providers, frames, f"{workload.name} {dtype}")
         chosen = explain("causal_pad3d", x, frames).chosen
         timings = self._time(providers)
         return pad_row(workload, dtype, timings, threads=0, backend=chosen, limits=self.limits, ours=in_place)

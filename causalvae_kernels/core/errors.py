@@ -17,3 +17,8 @@ class BackendUnavailable(CausalVAEError, RuntimeError):
 
 class BadMeasurements(CausalVAEError, ValueError):
     """A file of measurements cannot be used; the message names it and says what to do."""
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the kind and the first line of any error, for a list of what failed."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

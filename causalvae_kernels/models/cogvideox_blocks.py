@@ -11,9 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
-from ..ops import group_norm_silu, group_norm_silu_, spatial_norm_silu, spatial_norm_silu_
+from ..ops import causal_conv3d, group_norm_silu, group_norm_silu_, spatial_norm_silu, spatial_norm_silu_
 from ..temporal import BufferPool, FrameBuffer
-from .cogvideox_conv import cache_fits, convolve, is_small, may_write, needs_no_room, why_conv_left
+from .cogvideox_conv import (
+    cache_fits,
+    convolve,
+    is_small,
+    may_write,
+    needs_no_room,
+    why_conv_left,
+    why_weight_left,
+)
 from .hooks import is_plain, type_name
 from .swap import Link, rule_at_work, run
 
@@ -102,7 +110,7 @@ def residual_block(
         return type(module).forward(module, x, temb, zq, conv_cache)
     residual, frees = x, owned
     if module.in_channels != module.out_channels:
-        residual, frees = _shortcut(module, x, cache, new_cache), True
+        residual, frees = _shortcut(module, link, x, cache, new_cache), True
     norm = Norm(link, zq, cache, new_cache, pool)
     activated = norm(module, "norm1", module.conv1, x, overwrite=owned and residual is not x)
     del x
@@ -125,9 +133,15 @@ def residual_block(
     return hidden, new_cache
 
 
-def _shortcut(module: nn.Module, x: Tensor, cache: dict[str, Any], new_cache: dict[str, Any]) -> Tensor:
+def _shortcut(
+    module: nn.Module, link: Link, x: Tensor, cache: dict[str, Any], new_cache: dict[str, Any]
+) -> Tensor:
+    shortcut = module.conv_shortcut
     if not module.use_conv_shortcut:
-        return module.conv_shortcut(x)
+        if type_name(shortcut) != _POINTWISE or not is_plain(shortcut, run) or why_weight_left(shortcut):
+            return shortcut(x)
+        options = {"backend": link.backend, "precision": link.precision}
+        return causal_conv3d(x, shortcut.weight, shortcut.bias, **options)
     y, new_cache["conv_shortcut"] = module.conv_shortcut(x, conv_cache=cache.get("conv_shortcut"))
     return y
 
@@ -235,6 +249,7 @@ def _takes(norm: nn.GroupNorm, x: Tensor) -> bool:
     return x.numel() > 0 and all(type(p) in _PLAIN and p.dtype in allowed for p in given)
 
 
+_POINTWISE = "CogVideoXSafeConv3d"
 _PLAIN = (Tensor, nn.Parameter)
 
 

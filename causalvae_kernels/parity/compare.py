@@ -8,7 +8,7 @@ against the fp64 oracle, once over the norm and once at the worst element. NaN n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class Comparison:
         """Whether both errors are within what is allowed."""
         # Written so that a NaN, which compares false with everything, fails.
         return self.complaint is None and self.error <= self.allowed and self.worst <= self.worst_allowed
+
+    def allowing(self, norm: float, worst: float) -> Comparison:
+        """Return the same with this much more allowed, over the norm and at the worst element."""
+        return replace(self, allowed=self.allowed + norm, worst_allowed=self.worst_allowed + worst)
 
     def __str__(self) -> str:
         """Return the figures on one line."""

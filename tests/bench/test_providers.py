@@ -14,10 +14,14 @@ from causalvae_kernels.bench.providers import (
     conv_call,
     conv_providers,
     diffusers_module,
+    gpu_conv_providers,
     pad_providers,
 )
+from causalvae_kernels.bench.race import Way
 from causalvae_kernels.core.errors import BackendUnavailable, CausalVAEError, InvalidInput
 from causalvae_kernels.core.layout import is_channels_last_3d
+from causalvae_kernels.core.triton_runtime import interpreting
+from causalvae_kernels.parity import ConvOracle, check_conv
 from causalvae_kernels.workloads import Workload
 
 pytest.importorskip("diffusers")
@@ -55,6 +59,37 @@ def test_a_call_is_what_the_workload_says(seed):
     assert torch.equal(call["x"], again["x"]) and torch.equal(call["weight"], again["weight"])
 
 
+def test_winograd_over_time_is_a_provider_where_it_can_run(seed, monkeypatch):
+    call = conv_call(TINY["causal"], torch.float32, seed)
+    assert module.WINOGRAD not in gpu_conv_providers(call), "not on this machine"
+    seen = []
+
+    def ways(call):
+        def run(algorithm):
+            seen.append(algorithm)
+            return causal_conv3d(**call)
+
+        plans = ({"algorithm": "direct"}, {"algorithm": "winograd"}, None)
+        return [Way("triton", lambda p=plan: run(p), plan) for plan in plans]
+
+    monkeypatch.setattr(module, "ways", ways)
+    providers = gpu_conv_providers(call)
+    assert list(providers)[-1] == module.WINOGRAD and module.WINOGRAD in module.GPU_REFERENCES
+    assert torch.equal(providers[module.WINOGRAD](), causal_conv3d(**call))
+    assert seen == [{"algorithm": "winograd"}]
+
+
+@pytest.mark.skipif(not interpreting(), reason="Triton's kernels run on a CPU with TRITON_INTERPRET=1")
+def test_winograd_over_time_gives_the_result(seed, monkeypatch):
+    monkeypatch.setattr(module, "GPU_BACKENDS", ("triton",))
+    call = conv_call(Workload("winograd", 16, 8, 3, 6, 9), torch.bfloat16, seed)
+    providers = gpu_conv_providers(call)
+    assert list(providers) == [*CONV_BASELINES, "triton", module.WINOGRAD]
+    direct, winograd = (providers[name]().float() for name in ("triton", module.WINOGRAD))
+    assert not torch.equal(direct, winograd) and (direct - winograd).norm() < 5e-3 * direct.norm()
+    check_conv(ConvOracle(call), providers, module.GPU_REFERENCES, "winograd")
+
+
 def test_each_kernel_gets_the_module_that_the_model_uses(seed):
     kinds = {
         name: type(diffusers_module(conv_call(w, torch.float32, seed))).__name__ for name, w in TINY.items()
@@ -80,16 +115,23 @@ def test_layouts_reach_the_ops(seed, monkeypatch):
 
 def test_compiled_is_the_module_under_torch_compile(seed, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda given: compiled.append(given) or given)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: compiled.append("reset"))
+
+    def compile_it(given, *, dynamic):
+        assert dynamic is False
+        compiled.append(type(given).__name__)
+        return given
+
+    monkeypatch.setattr(torch, "compile", compile_it)
     call = conv_call(TINY["causal"], torch.float32, seed)
     providers = conv_providers(call, compiled=True)
     assert tuple(providers) == (*CONV_BASELINES, COMPILED, *CONV_OURS)
-    assert [type(given).__name__ for given in compiled] == ["CogVideoXCausalConv3d"]
+    assert compiled == ["reset", "CogVideoXCausalConv3d"]
     assert torch.equal(providers[COMPILED](), providers["diffusers"]())
 
 
 def test_a_compiler_that_is_not_there_is_told(seed, monkeypatch):
-    def broken(module):
+    def broken(module, **options):
         def run(x):
             raise RuntimeError("No working C++ compiler found\nand much more")
 

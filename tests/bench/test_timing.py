@@ -1,9 +1,11 @@
 """Timing: order of the calls, and the percentiles."""
 
+import contextlib
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from causalvae_kernels.bench.timing import Timing, percentile, time_once, time_providers
 
@@ -31,6 +33,30 @@ def test_warmup_is_not_counted():
 
 def test_time_once_is_in_milliseconds():
     assert 20 <= time_once(lambda: time.sleep(0.02)) < 500
+
+
+def test_on_a_gpu_everything_is_queued_before_any_of_it_runs(monkeypatch):
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            done.append("event")
+
+        def synchronize(self):
+            done.append("wait")
+
+        def elapsed_time(self, end):
+            return 3.0
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: done.append("sleep"))
+    assert time_once(lambda: done.append("call"), "cuda", lambda: done.append("flush")) == 3.0
+    assert done == ["wait", "sleep", "flush", "event", "call", "event", "wait"]
 
 
 @pytest.mark.parametrize("percent", [0, 20, 50, 80, 100])

@@ -134,7 +134,7 @@ def test_torch_compile_that_cannot_compile_is_told(refuse, folder, monkeypatch):
     def broken(module):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(torch, "compile", lambda module: broken)
+    monkeypatch.setattr(torch, "compile", lambda module, **options: broken)
     sentence = refuse("bench", "--workload", TINY.name, "--compiled", "--json", "a.json")
     assert "torch.compile cannot compile diffusers' module here (no compiler)" in sentence
     assert files_in(folder) == []

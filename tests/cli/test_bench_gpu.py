@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import gpu
 from causalvae_kernels.bench import providers
+from causalvae_kernels.core.errors import BackendUnavailable
 from causalvae_kernels.workloads import FULL_SIZE, Workload
 
 pytest.importorskip("diffusers")
@@ -105,6 +106,25 @@ def test_a_wrong_provider_is_named_and_its_row_left_out(on_the_cpu, run, folder,
     both = [word for workload in TINY for word in ("--workload", workload.name)]
     result = bench(run, *both, "--json", "gpu.json")
     assert result.code == 1 and f"cpu, {TINY[0].name}" in result.stderr
+    assert [r["workload"] for r in json.loads((folder / "gpu.json").read_text())["rows"]] == [TINY[1].name]
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, Exception, BackendUnavailable])
+def test_a_provider_that_fails_is_named_and_the_others_are_measured(
+    on_the_cpu, run, folder, monkeypatch, kind
+):
+    right = providers.causal_conv3d
+
+    def failing(*arguments, backend=None, **keywords):
+        if backend == "cpu" and keywords["weight"].shape[0] == TINY[0].out_channels:
+            raise kind("of this kernel\nand much more")
+        return right(*arguments, backend=backend, **keywords)
+
+    monkeypatch.setattr(providers, "causal_conv3d", failing)
+    both = [word for workload in TINY for word in ("--workload", workload.name)]
+    result = bench(run, *both, "--json", "gpu.json")
+    assert result.code == 1, result.exception
+    assert f"{TINY[0].name} float32: {kind.__name__}: " in result.stderr and "much more" not in result.stderr
     assert [r["workload"] for r in json.loads((folder / "gpu.json").read_text())["rows"]] == [TINY[1].name]
 
 

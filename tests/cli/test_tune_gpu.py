@@ -72,6 +72,33 @@ def test_a_wrong_way_is_named_and_never_recorded(on_the_cpu, run, folder):
     assert all(m.plan == {"block_m": 64} for m in read_record(folder / "sm90.json").measurements)
 
 
+def test_a_way_that_fails_is_named_and_the_others_are_measured(on_the_cpu, run, folder):
+    def fail():
+        raise RuntimeError("out of resources\nand much more")
+
+    bad = race.Way("triton", fail, {"block_m": 7})
+    on_the_cpu.setattr(tune_gpu_conv, "ways", lambda call: [bad, way(call, 1, {"block_m": 64}, 1)])
+    result = tune(run)
+    assert result.code == 1
+    assert f"block_m=7 fails for {TINY[0].name} float32: RuntimeError: out of resources" in result.stderr
+    assert [m.plan for m in read_record(folder / "sm90.json").measurements] == [{"block_m": 64}] * 2
+
+
+def test_a_job_whose_tensors_do_not_fit_is_named_and_the_others_are_measured(on_the_cpu, run, folder):
+    right = tune_gpu_conv._call
+
+    def call(workload, *others):
+        if workload is TINY[0]:
+            raise torch.OutOfMemoryError("the memory of a made-up GPU")
+        return right(workload, *others)
+
+    on_the_cpu.setattr(tune_gpu_conv, "_call", call)
+    result = tune(run)
+    assert result.code == 1 and f"{TINY[0].name} float32 cannot be measured: OutOfM" in result.stderr
+    (found,) = read_record(folder / "sm90.json").measurements
+    assert found.shape_class == tune_gpu_conv.class_of(TINY[1], torch.float32)
+
+
 def test_where_all_ways_are_wrong_the_others_are_measured(on_the_cpu, run, folder):
     def ways(call):
         return [way(call, 2 if call["x"].shape[1] == TINY[0].in_channels else 1, None, 1)]

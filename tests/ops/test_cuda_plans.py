@@ -14,7 +14,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalvae_kernels import BackendUnavailable, causal_conv3d, causal_pad3d, causal_pad3d_, explain
+from causalvae_kernels import (
+    BackendUnavailable,
+    causal_conv3d,
+    causal_conv3d_,
+    causal_pad3d,
+    causal_pad3d_,
+    explain,
+)
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d import cuda as cuda_conv
 from causalvae_kernels.parity import compare, compare_conv, compare_pad
@@ -224,6 +231,32 @@ def test_a_misaligned_bias_and_a_residual_of_other_strides_are_copied(layout, mo
     call["bias"] = torch.randn(9).half()[1:]
     call["residual"] = with_layout(torch.randn(1, 8, 3, 6, 5).half(), layout)
     assert compare_conv(call, "cuda").passed
+
+
+# ---------------------------------------------------------------- into memory that is there
+
+
+@pytest.mark.parametrize("halo", [0, 1])
+def test_into_a_window_of_a_larger_tensor(halo, module, seed):
+    """A frame in front and a halo stay as they are; 8.x takes frames without a halo alone."""
+    case = ConvCase("", (2, 16, 3, 6, 5), 8, layout="channels_last_3d", state=True, residual=True)
+    call = make_conv_call(case, torch.bfloat16, seed)
+    storage = torch.full((2, 8, 4, 6 + 2 * halo, 5 + 2 * halo), float("nan"), dtype=torch.bfloat16)
+    storage = storage.contiguous(memory_format=torch.channels_last_3d)
+    out = storage[:, :, 1:, halo : halo + 6, halo : halo + 5]
+    if halo and native.cuda_arch(out.device) == "80":
+        with pytest.raises(BackendUnavailable, match="'cuda' cannot run .* the output has a halo"):
+            causal_conv3d_(out, **call, backend="cuda")
+        return
+    assert causal_conv3d_(out, **call, backend="cuda") is None
+    assert torch.equal(out, causal_conv3d(**call, backend="cuda"))
+    assert storage.isnan().sum() == storage.numel() - out.numel()
+
+
+def test_an_output_in_another_layout_is_a_sentence(module, seed):
+    call = make_conv_call(ConvCase("", (1, 8, 3, 6, 5), 8), torch.float16, seed)
+    with pytest.raises(BackendUnavailable, match="'cuda' cannot run .* the kernel writes into windows of"):
+        causal_conv3d_(torch.empty(1, 8, 3, 6, 5).half(), **call, backend="cuda")
 
 
 # ---------------------------------------------------------------- refusals

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from causalvae_kernels import BackendUnavailable, causal_conv3d, explain
+from causalvae_kernels import BackendUnavailable, causal_conv3d, causal_conv3d_, explain
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
 from causalvae_kernels.ops.causal_conv3d import triton_call
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
@@ -346,6 +346,27 @@ def test_why_not():
         ):
             causal_conv3d(x, weight, backend="triton")
     assert explain("causal_conv3d", x, weight).chosen != "triton"  # nothing was measured
+
+
+@needs_triton
+@pytest.mark.parametrize("shift", [0, 1], ids=["aligned", "misaligned"])
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format], ids=str)
+def test_into_memory_that_is_there(layout, shift, seed):
+    """The bits of the call that allocates, in the layout and at the address that are asked for."""
+    case = ConvCase("into", (1, 16, 3, 5, 6), 16, layout=LAST, state=True, residual=True)
+    call = {
+        k: v.to(DEVICE) if isinstance(v, Tensor) else v
+        for k, v in make_conv_call(case, torch.bfloat16, seed).items()
+    }
+    expected = causal_conv3d(**call, backend="triton")
+    memory = torch.full((shift + expected.numel() + 1,), float("nan"), dtype=torch.bfloat16, device=DEVICE)
+    strides = torch.empty(expected.shape, device="meta").contiguous(memory_format=layout).stride()
+    out = memory.as_strided(expected.shape, strides, shift)
+    assert causal_conv3d_(out, **call, backend="triton") is None
+    assert torch.equal(out, expected)
+    assert memory.isnan().sum() == shift + 1
+    with pytest.raises(BackendUnavailable, match="'triton' cannot run .* the kernel writes dense tensors"):
+        causal_conv3d_(out.transpose(3, 4).contiguous().transpose(3, 4), **call, backend="triton")
 
 
 @needs_triton

@@ -8,9 +8,22 @@ import pytest
 import torch
 
 from causalvae_kernels import BackendUnavailable, causal_conv3d, swap
-from causalvae_kernels.core.op import all_ops
-from causalvae_kernels.parity import compare, compare_exactly, report, run_in_chunks, verify_ops, verify_vae
-from causalvae_kernels.workloads import CONV_CASES
+from causalvae_kernels.core.op import Backend, all_ops
+from causalvae_kernels.ops.causal_conv3d.spec import long_sum_error
+from causalvae_kernels.parity import (
+    compare,
+    compare_conv,
+    compare_exactly,
+    report,
+    run_in_chunks,
+    verify_ops,
+    verify_vae,
+)
+from causalvae_kernels.workloads import CONV_CASES, ConvCase, make_conv_call
+
+from ..gpu.cases import WIDE
+
+OP = next(op for op in all_ops() if op.name == "causal_conv3d")
 
 
 @pytest.fixture
@@ -64,6 +77,39 @@ def test_several_references_count_by_the_worst(truth):
     got = (truth - 1.5e-3).float()
     assert not compare(got, good, truth).passed
     assert compare(got, [good, bad], truth).passed
+
+
+def one_by_one(x, weight, *_):
+    """Convolve with a kernel of one point, every product added to the sum of those before it."""
+    y = torch.zeros(1, weight.shape[0], *x.shape[2:])
+    for channel in range(x.shape[1]):
+        y.addcmul_(x[:, channel : channel + 1], weight[None, :, channel])
+    return y
+
+
+def test_a_long_sum_in_one_go_is_allowed_but_not_to_a_kernel_that_sums_in_parts(monkeypatch, seed):
+    call = make_conv_call(
+        ConvCase("long", (1, 2592, 1, 64, 64), 1, (1, 1, 1), bias=False), torch.float32, seed
+    )
+    oracle = causal_conv3d(call["x"].double(), call["weight"].double(), backend="reference")
+    # How the framework sums is up to the machine: here as well as can be.
+    monkeypatch.setattr(report, "reference_draws", lambda *_: [oracle.float()])
+    for name in ("aten", "cpu"):
+        monkeypatch.setitem(OP.backends, name, Backend(name, one_by_one))
+    comparison = compare_conv(call, "aten")
+    assert comparison.passed, comparison
+    assert not compare_conv(call, "cpu").passed
+    worse = Backend("aten", lambda *given: (8 * one_by_one(*given).double() - 7 * oracle).float())
+    monkeypatch.setitem(OP.backends, "aten", worse)
+    assert not compare_conv(call, "aten").passed
+    assert long_sum_error(torch.bfloat16, call["weight"].shape, "aten") == (0, 0)
+
+
+@pytest.mark.parametrize("case", [WIDE[0], WIDE[6]], ids=lambda c: c.name)
+def test_the_frameworks_long_sums_are_allowed(case, seed):
+    """oneDNN adds up channels_last_3d in one go, `F.conv3d` on the same frames in blocks."""
+    comparison = compare_conv(make_conv_call(case, torch.float32, seed), "aten")
+    assert comparison.passed, comparison
 
 
 def test_shape_and_dtype_must_agree(truth):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from causalvae_kernels import causal_conv3d
+from causalvae_kernels import causal_conv3d, causal_pad3d_
 from causalvae_kernels.bench.providers import conv_call
 from causalvae_kernels.parity import ConvOracle, ParityFailure, check_conv, check_pad
-from causalvae_kernels.workloads import Workload
+from causalvae_kernels.workloads import Workload, in_buffer
 
 WORKLOADS = {
     "larger than its windows": Workload("large", 16, 12, 9, 21, 11),
@@ -112,6 +112,20 @@ def test_each_of_ours_is_held_against_its_own_layout(seed):
 
 def test_paddings_must_have_equal_bits():
     x = torch.randn(1, 2, 3, 4, 5)
-    check_pad({"a": lambda: x, "b": lambda: x.clone()}, "tiny")
+    check_pad({"a": x.clone, "b": x.clone}, 1, "tiny")
     with pytest.raises(ParityFailure, match="no timing without parity: b, tiny: 120 of 120 elements differ"):
-        check_pad({"a": lambda: x, "b": lambda: x + 1}, "tiny")
+        check_pad({"a": x.clone, "b": lambda: x + 1}, 1, "tiny")
+
+
+def test_a_padding_in_place_does_not_pass_with_what_another_has_written():
+    buffer = in_buffer(torch.randn(1, 2, 3, 4, 5), 2)
+
+    def pad(writes):
+        if writes:
+            causal_pad3d_(buffer)
+        return buffer.storage
+
+    providers = {"a": lambda: pad(True), "b": lambda: pad(True)}
+    check_pad(providers, 2, "tiny")
+    with pytest.raises(ParityFailure, match="no timing without parity: lazy, tiny: 80 of 200 elements"):
+        check_pad({**providers, "lazy": lambda: pad(False)}, 2, "tiny")

@@ -356,7 +356,7 @@ _CONV_ = Op(
     f"{_NAME}_",
     reference=causal_conv3d__reference,
     prepare=_arguments_into,
-    backends=(aten.CONV_, cpu.CONV_),
+    backends=(aten.CONV_, cpu.CONV_, triton.CONV_, cuda.CONV_),
     order=("aten", "reference"),
     measured=measured_into,
     mutates=("out",),

@@ -69,7 +69,25 @@ def _convolution(
         # 128->128 channels, 5x60x90, where float32 takes 0.1 s on two Zen 4 cores.
         bias = None if bias is None else bias.float()
         return _convolution(x.float(), weight.float(), bias, stride, padding, dilation).to(x.dtype)
+    if x.device.type == "cpu" and weight.shape[2:] == (1, 1, 1) and stride == [1, 1, 1]:
+        y = _pointwise(x, weight, bias)
+        if y is not None:
+            return y
     return F.conv3d(x, weight, bias, stride, padding, dilation)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """Return a 1x1x1 convolution as a matrix product, which needs no memory beside its result; or None.
+
+    oneDNN's bfloat16 convolution of 256 to 128 channels on 9x96x144 allocates 212 MiB.
+    """
+    pixels, matrix = x.permute(0, 2, 3, 4, 1), weight.flatten(1)
+    if pixels.is_contiguous():
+        return F.linear(pixels, matrix, bias).permute(0, 4, 1, 2, 3)
+    if not x.is_contiguous():
+        return None
+    y = torch.matmul(matrix, x.flatten(2)).unflatten(2, x.shape[2:])
+    return y if bias is None else y.add_(bias.view(-1, 1, 1, 1))
 
 
 @functools.cache

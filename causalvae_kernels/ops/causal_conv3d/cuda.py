@@ -62,6 +62,20 @@ def _why_not(
     return native.why_no_cuda(x.device) or _why_no_code(x.device)
 
 
+def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
+    reason = _why_not(x, *others)
+    if reason is not None:
+        return reason
+    if not readable(out):
+        return (
+            f"the output has strides {out.stride()}, the kernel writes into windows of channels_last_3d "
+            "tensors whose pixels begin at multiples of 16 bytes"
+        )
+    if not (_free_strides(x) or _pixels_are_rows(out)):
+        return "the output has a halo around its pixels, the kernel for 8.x writes frames without one"
+    return None
+
+
 def _why_no_code(device: torch.device) -> str | None:
     """The convolution is written for some of the architectures that the module may be built for."""
     arch = native.cuda_arch(device)
@@ -85,15 +99,35 @@ def _convolve(
     spatial_mode: str,
     precision: str,
 ) -> Tensor:
+    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
+    out = torch.empty(
+        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_LAST
+    )
+    _convolve_into(
+        *(out, x, weight, bias, initial_state, residual),
+        *(stride, dilation, temporal_mode, spatial_mode, precision),
+    )
+    return out
+
+
+def _convolve_into(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+    spatial_mode: str,
+    precision: str,
+) -> None:
     module = native.cuda_module()
     kernel_size = tuple(weight.shape[2:])
-    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
     pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
     taps = module.index.time_taps(
         x.shape[2], kernel_size[0], dilation[0], stride[0], initial_state is not None, temporal_mode
-    )
-    out = torch.empty(
-        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_LAST
     )
     if taps.copied or any(pad.explicit) or not readable(x):
         past = initial_state if taps.copied else None
@@ -116,7 +150,6 @@ def _convolve(
         _DTYPES[x.dtype],
         *native.current_stream(x.device),
     )
-    return out
 
 
 def _weight_of_taps(weight: Tensor, taps: Any) -> Tensor:
@@ -167,3 +200,4 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 CONV = Backend("cuda", _convolve, _why_not)
+CONV_ = Backend("cuda", _convolve_into, _why_not_into)

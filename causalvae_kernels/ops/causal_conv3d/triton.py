@@ -6,7 +6,6 @@ captured into a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,24 +32,23 @@ def _why_not(x: Tensor, *others: Any) -> str | None:
     return why_not_exact(others[-1], "convolution") or why_no_triton(x.device)
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
+def _why_not_into(out: Tensor, *arguments: Any) -> str | None:
+    formats = (torch.contiguous_format, torch.channels_last_3d)
+    if not any(out.is_contiguous(memory_format=f) for f in formats):
+        return f"the output has strides {out.stride()}, the kernel writes dense tensors"
+    return _why_not(*arguments)
+
+
+def _convolve(*arguments: Any, out: Tensor | None = None) -> Tensor:
     from .triton_run import run
 
-    arguments = (x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode)
-    call = make_call(*arguments)
-    run(call, choose(call, capability_of(x.device), tuned_tile(measured(*arguments, precision))))
+    call = make_call(*arguments[:-1], out=out)
+    run(call, choose(call, capability_of(call.x.device), tuned_tile(measured(*arguments))))
     return call.out
+
+
+def _convolve_into(out: Tensor, *arguments: Any) -> None:
+    _convolve(*arguments, out=out)
 
 
 def tuned_tile(measurement: Measurement | None) -> Tile | None:
@@ -61,3 +59,4 @@ def tuned_tile(measurement: Measurement | None) -> Tile | None:
 
 
 CONV = Backend("triton", _convolve, _why_not, two_sources=True)
+CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=True)

@@ -16,7 +16,7 @@ from .spec import output_size, paddings
 
 @dataclass(frozen=True)
 class Call:
-    """Tensors and sizes of a convolution whose output was allocated.
+    """Tensors and sizes of a convolution whose output is there.
 
     Attributes:
         x: Shape (B, Cin, T, H, W), any strides.
@@ -67,7 +67,8 @@ class Call:
     @cached_property
     def out_aligned(self) -> bool:
         """Whether the output can be written 16 bytes at a time, along contiguous channels."""
-        return self.out.stride(1) == 1 and self.out.shape[1] % (16 // self.out.itemsize) == 0
+        out = self.out
+        return out.data_ptr() % 16 == 0 and out.stride(1) == 1 and out.shape[1] % (16 // out.itemsize) == 0
 
     @cached_property
     def add_like_out(self) -> bool:
@@ -91,20 +92,19 @@ def make_call(
     dilation: Sequence[int],
     temporal_mode: str,
     spatial_mode: str,
+    out: Tensor | None = None,
 ) -> Call:
-    """Allocate the output of the operator's arguments."""
+    """Work out the call of the operator's arguments; its output, if none is given, is allocated."""
     kernel_size = weight.shape[2:]
     pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
-    out = memory.empty(
-        (
-            x.shape[0],
-            weight.shape[0],
-            *output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode),
-        ),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format_of(x, weight),
-    )
+    if out is None:
+        size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
+        out = memory.empty(
+            (x.shape[0], weight.shape[0], *size),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=memory_format_of(x, weight),
+        )
     return Call(
         x,
         weight,
