@@ -47,9 +47,9 @@ def partial_statistics(
 ):
     """Mean of x - pivot and sum of squared differences from it, of each channel over a chunk of pixels.
 
-    Each place of a tile runs Welford's recurrence over the `steps` tiles of a chunk; their results are merged at
-    the end by Chan's formula. `out` is (B, pieces, 2, C), its pieces in the order of the axes; `group` is how
-    many channels one has.
+    Each place of a tile runs Welford's recurrence over the `steps` tiles of a chunk; their results are merged
+    at the end by Chan's formula. `out` is (B, pieces, 2, C), its pieces in the order of the axes; `group` is
+    how many channels one has.
     """
     c_tile, piece, i1, i2, i3 = place_of_tile(tl.program_id(0), c_tiles, chunks, size_1, size_2)
     c = c_tile * BLOCK_C + tl.arange(0, BLOCK_C)
