@@ -56,11 +56,28 @@ def compare_norm(
     reference = function(**call, backend="reference", precision=precision)
     if precision == "exact":
         return compare_exactly(got, reference)
+    call = _mapped(call, lambda t: t.contiguous())
     oracle = function(**_mapped(call, lambda t: t.double()), backend="reference")
-    draws = [function(**_mapped(call, lambda t: t.contiguous()), backend="reference")]
+    draws = [function(**call, backend="reference")]
     if backend == "aten":
         draws.append(reference)
+    draws += [_redrawn(function, call, oracle, draw) for draw in range(1, _REFERENCE_DRAWS)]
     return compare(got, draws, oracle)
+
+
+# How often the reference's rounding errors are drawn: of a few elements the largest may be none at all.
+_REFERENCE_DRAWS = 4
+
+
+def _redrawn(function: Callable[..., Tensor], call: dict[str, Any], oracle: Tensor, draw: int) -> Tensor:
+    """Return the oracle with the errors that the reference makes of the same numbers in other places.
+
+    Frames that are rolled meet other scales, shifts and parameters, and are as hard to normalise.
+    """
+    rolled = call | {"x": call["x"].roll((draw,) * 4, (1, 2, 3, 4))}
+    truth = function(**_mapped(rolled, lambda t: t.double()), backend="reference")
+    error = function(**rolled, backend="reference").double() - truth
+    return oracle + error * (oracle.abs().max() / truth.abs().max().clamp_min(1e-30))
 
 
 def border_is_untouched(storage: Tensor, body: Tensor) -> bool:

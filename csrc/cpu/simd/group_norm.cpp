@@ -151,14 +151,13 @@ template <class Type, bool kSilu, class Factor, class Offset>
 inline void write_columns(typename Type::Item* out, int64_t out_step, const typename Type::Item* x,
                           int64_t x_step, int64_t width, Vec mean, const Factor& factor,
                           const Offset& offset) {
-  auto write = [&](int64_t x_step, int64_t out_step) {
+  auto write = [&](int64_t from_step, int64_t to_step) {
     for_each_vector(width, [&](int64_t w, int64_t count) {
-      const Vec v = load_strided<Type>(x + w * x_step, x_step, count);
-      store_strided<Type>(out + w * out_step, out_step, normalise<kSilu>(v, mean, factor(w), offset(w)),
-                          count);
+      const Vec v = load_strided<Type>(x + w * from_step, from_step, count);
+      store_strided<Type>(out + w * to_step, to_step, normalise<kSilu>(v, mean, factor(w), offset(w)), count);
     });
   };
-  if (x_step == 1 && out_step == 1) return write(1, 1);
+  if (x_step == 1 && out_step == 1) return write(1, 1);  // known steps leave whole vectors in the loop
   write(x_step, out_step);
 }
 
