@@ -14,6 +14,7 @@ from .spec import EPS
 NUM_WARPS = 4
 # Up to so many channels stay in registers; more are read twice, the second time from a cache.
 _MOST_CHANNELS = 1024
+_BLOCK = 256
 
 
 @unspecialised
@@ -108,7 +109,7 @@ def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     """
     walk = PixelWalk.of(x, out)
     channels = walk.channels
-    block_c = min(power_of_two(channels), _MOST_CHANNELS)
+    block_c = power_of_two(channels) if channels <= _MOST_CHANNELS else _BLOCK
     # Four 16-byte accesses a thread, or 8 elements.
     items = NUM_WARPS * 32 * 64 // x.element_size()
     if NEITHER in (walk.inner(0), walk.inner(1)):
