@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import torch
 from ..core.tuned import Tuned
 from ..ops.causal_conv3d.shape_class import TUNED as CONV_TUNED
 from ..ops.causal_pad3d.size_class import TUNED as PAD_TUNED
-from . import tune_gpu_conv, tune_gpu_pad
+from ..ops.norms.measured import GROUP_NORM, RMS_NORM, SPATIAL_NORM
+from . import tune_gpu_conv, tune_gpu_norm, tune_gpu_pad
 from .race import Job
 
 BACKEND, DEFAULT = "triton", "aten"
@@ -32,4 +34,12 @@ class Tunable:
 TUNABLE = {
     "causal_conv3d": Tunable(CONV_TUNED, tune_gpu_conv.jobs),
     "causal_pad3d": Tunable(PAD_TUNED, tune_gpu_pad.jobs),
+    **{
+        op: Tunable(measured.tuned, functools.partial(tune_gpu_norm.jobs, op))
+        for op, measured in (
+            ("group_norm_silu", GROUP_NORM),
+            ("spatial_norm_silu", SPATIAL_NORM),
+            ("rms_norm_silu", RMS_NORM),
+        )
+    },
 }

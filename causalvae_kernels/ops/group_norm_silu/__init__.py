@@ -17,6 +17,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
+from ..norms.measured import GROUP_NORM
 from . import aten, cpu, triton
 from .reference import group_norm_silu__reference, group_norm_silu_reference, group_norm_silu_vjp
 
@@ -148,6 +149,7 @@ _NORM = Op(
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
+    measured=GROUP_NORM.fresh,
     layout=("x",),
     vjp=group_norm_silu_vjp,
     saves=("x", "weight", "bias"),
@@ -158,5 +160,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
+    measured=GROUP_NORM.into,
     mutates=("out",),
 )

@@ -19,6 +19,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
+from ..norms.measured import SPATIAL_NORM
 from . import aten, cpu, triton
 from .reference import spatial_norm_silu__reference, spatial_norm_silu_reference, spatial_norm_silu_vjp
 from .spec import has_lone_first
@@ -182,6 +183,7 @@ _NORM = Op(
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
+    measured=SPATIAL_NORM.fresh,
     layout=("x",),
     vjp=spatial_norm_silu_vjp,
     saves=("x", "scale", "shift", "weight", "bias"),
@@ -192,5 +194,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
+    measured=SPATIAL_NORM.into,
     mutates=("out",),
 )
