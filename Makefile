@@ -66,7 +66,9 @@ test: $(VENV)/.installed-test lint
 	@$(BIN)/python -m pytest -q
 	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/ops/test_causal_pad3d.py tests/ops/test_causal_pad3d_triton.py \
-	  tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py
+	  tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py tests/ops/test_conv_epilogue.py
+	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/ops/test_norms.py tests/ops/test_norm_definitions.py tests/ops/test_norms_triton.py \
+	  -k "oracle or layout or itself or threads or constant or finite or exact or parameters or sentence or pieces or registers"
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"

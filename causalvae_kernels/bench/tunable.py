@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from ..core.tuned import Tuned
 from ..ops.causal_conv3d.shape_class import TUNED as CONV_TUNED
 from ..ops.causal_pad3d.size_class import TUNED as PAD_TUNED
 from ..ops.downsample_conv.shape_class import TUNED as DOWNSAMPLE_TUNED
-from ..ops.norms.size_class import GROUP_NORM, RMS_NORM, SPATIAL_NORM
+from ..ops.norms.measured import GROUP_NORM, RMS_NORM, SPATIAL_NORM
 from ..ops.upsample_conv.shape_class import TUNED as UPSAMPLE_TUNED
 from . import tune_gpu_conv, tune_gpu_pad, tune_norms, tune_resampling
 from .race import Job
@@ -34,21 +35,21 @@ class Tunable:
     jobs: Callable[[Sequence[torch.dtype]], list[Job]]
 
 
-_NORMS = {
-    "group_norm_silu": Tunable(GROUP_NORM, tune_norms.group_norm_jobs),
-    "rms_norm_silu": Tunable(RMS_NORM, tune_norms.rms_norm_jobs),
-    "spatial_norm_silu": Tunable(SPATIAL_NORM, tune_norms.spatial_norm_jobs),
-}
+def _norms(jobs: Callable[[str, Sequence[torch.dtype]], list[Job]]) -> dict[str, Tunable]:
+    tables = {"group_norm_silu": GROUP_NORM, "rms_norm_silu": RMS_NORM, "spatial_norm_silu": SPATIAL_NORM}
+    return {op: Tunable(table.tuned, functools.partial(jobs, op)) for op, table in tables.items()}
+
+
 TUNABLE: dict[str, dict[str, Tunable]] = {
     # causal_conv3d has a grid of its own there: `bench.tune`.
     "cpu": {
         "downsample_conv": Tunable(DOWNSAMPLE_TUNED, tune_resampling.downsample_jobs),
         "upsample_conv": Tunable(UPSAMPLE_TUNED, tune_resampling.upsample_jobs),
-        **_NORMS,
+        **_norms(tune_norms.cpu_jobs),
     },
     "cuda": {
         "causal_conv3d": Tunable(CONV_TUNED, tune_gpu_conv.jobs),
         "causal_pad3d": Tunable(PAD_TUNED, tune_gpu_pad.jobs),
-        **_NORMS,
+        **_norms(tune_norms.gpu_jobs),
     },
 }

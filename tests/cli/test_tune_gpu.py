@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from causalvae_kernels import causal_conv3d, explain
-from causalvae_kernels.bench import race, tunable, tune_gpu_conv, tune_gpu_pad
+from causalvae_kernels import FrameBuffer, causal_conv3d, explain
+from causalvae_kernels.bench import race, tunable, tune_gpu_conv, tune_gpu_pad, tune_norms
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
 from causalvae_kernels.ops.causal_pad3d import size_class
-from causalvae_kernels.workloads import FULL_SIZE, Workload
+from causalvae_kernels.workloads import FULL_SIZE, NormCase, Workload, make_norm_call
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
 MODULE = "causalvae_kernels.cli.tune_races"
@@ -163,6 +163,30 @@ def test_padding_that_writes_nothing_is_wrong(on_the_cpu, run, folder, in_place)
     assert result.code == 1 and "cpu differs from aten by" in result.stderr
     classes = [m.shape_class for m in read_record(folder / "sm90.json").measurements]
     assert classes and all(("in place" in c) is not in_place for c in classes)
+
+
+@needs_native
+@pytest.mark.parametrize("op", ["group_norm_silu", "spatial_norm_silu", "rms_norm_silu"])
+def test_norms_are_measured_by_size_and_auto_goes_by_it(on_the_cpu, run, folder, op):
+    on_the_cpu.setattr(tune_norms, "_BACKENDS", ("cpu",))
+    result = tune(run, op=op)
+    assert result.code == 0, result.stderr
+    found = {m.shape_class: m for m in read_record(folder / "sm90.json").measurements}
+    assert set(found) == {
+        f"32-bit {layout}{variant}, {elements} elements"
+        for layout in ("channels_last_3d", "contiguous")
+        for variant in (" into a buffer", "")
+        for elements in (16384, 65536)
+    }
+    on_the_cpu.setattr("causalvae_kernels.core.tuned._other_gpu", lambda machine: None)
+    on_the_cpu.setattr("causalvae_kernels.core.size_class.architecture_of", lambda device: "sm90")
+    on_the_cpu.setattr(tunable.TUNABLE["cuda"][op].tuned, "folder", folder)
+    on_the_cpu.setattr(tunable.TUNABLE["cuda"][op].tuned, "_tables", {})
+    call = make_norm_call(op, NormCase("call", (1, 16, 3, 30, 40), 8, (3, 15, 20)), torch.float32, 0)
+    into = explain(f"{op}_", FrameBuffer(torch.empty(1, 16, 5, 30, 40), 2), **call)
+    for answer, variant in ((explain(op, **call), ""), (into, " into a buffer")):
+        measured = found[f"32-bit contiguous{variant}, 65536 elements"]
+        assert answer.chosen == ("cpu" if measured.faster else "aten") and measured.figures in str(answer)
 
 
 def test_one_file_holds_one_op(on_the_cpu, refuse, folder):

@@ -9,7 +9,7 @@ from causalvae_kernels import explain, group_norm_silu, upsample_conv
 from causalvae_kernels.bench import tune_norms, tune_resampling
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
-from causalvae_kernels.ops.norms import size_class
+from causalvae_kernels.ops.norms.measured import GROUP_NORM
 from causalvae_kernels.ops.upsample_conv import shape_class
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason="no native CPU module")
@@ -21,7 +21,7 @@ def tune(run, op, *options):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(tune_norms, "_SHAPES", ((16, 1, 16, 16),))
+    monkeypatch.setattr(tune_norms, "CPU_SHAPES", ((1, 16, 1, 16, 16),))
     for name, value in (("_CHANNELS", (16,)), ("_SIZES", ((15, 18),)), ("_FRAMES", (1,))):
         monkeypatch.setattr(tune_resampling, name, value)
     monkeypatch.setattr(native, "cpu_isa", lambda: "avx512")
@@ -32,9 +32,9 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("op", "count"),
     [
-        ("group_norm_silu", 2),
-        ("rms_norm_silu", 2),
-        ("spatial_norm_silu", 2),
+        ("group_norm_silu", 4),
+        ("rms_norm_silu", 4),
+        ("spatial_norm_silu", 4),
         ("upsample_conv", 4),
         ("downsample_conv", 2),
     ],
@@ -63,8 +63,8 @@ def written(folder, ours, default, shape_class):
 def test_auto_goes_by_the_table_of_a_norm(faster, folder, monkeypatch):
     table = written(folder, 1.0, 2.0 if faster else 1.0, "32-bit contiguous, 4096 elements")
     monkeypatch.setattr(native, "why_incomparable", lambda isa: None)
-    monkeypatch.setattr(size_class.GROUP_NORM, "folder", table.folder)
-    monkeypatch.setattr(size_class.GROUP_NORM, "_tables", {})
+    monkeypatch.setattr(GROUP_NORM.tuned, "folder", table.folder)
+    monkeypatch.setattr(GROUP_NORM.tuned, "_tables", {})
     x = torch.randn(1, 16, 1, 16, 16)
     assert explain(group_norm_silu, x, 8).chosen == ("cpu" if faster else "aten")
     assert explain(group_norm_silu, x[:, :, :, :4, :4], 8).chosen == "aten", "too small for any class"

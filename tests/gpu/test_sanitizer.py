@@ -19,7 +19,8 @@ CALLS = """
 import sys, torch
 from causalvae_kernels import causal_conv3d, causal_pad3d, causal_pad3d_, explain
 from causalvae_kernels.workloads import CONV_CASES, PAD_CASES, ConvCase, in_buffer
-from causalvae_kernels.workloads import make_conv_call, make_pad_call
+from causalvae_kernels.workloads import NORM_CASES, make_conv_call, make_norm_call, make_pad_call
+from causalvae_kernels.parity.norms import NORMS
 backend = sys.argv[1]
 ran = 0
 wide = ConvCase("wide", (1, 64, 3, 9, 13), 96, layout="channels_last_3d", state=True, residual=True)
@@ -33,6 +34,12 @@ for case in PAD_CASES:
     causal_pad3d(**call, backend=backend)
     buffer = in_buffer(call.pop("x"), call.pop("causal_padding"), call.pop("spatial_padding"))
     causal_pad3d_(buffer, **call, backend=backend)
+for op, (fresh, into) in NORMS.items() if backend == "triton" else ():
+    for case in NORM_CASES:
+        call = make_norm_call(op, case, torch.bfloat16, 0, "cuda")
+        if explain(op, **call, backend=backend).chosen == backend:
+            fresh(**call, backend=backend)
+            into(in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0)), **call, backend=backend)
 torch.cuda.synchronize()
 assert ran, "no convolution ran"
 """

@@ -17,7 +17,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
-from ..norms.size_class import GROUP_NORM, finders
+from ..norms.measured import GROUP_NORM
 from . import aten, cpu, triton
 from .reference import group_norm_silu__reference, group_norm_silu_reference, group_norm_silu_vjp
 
@@ -143,14 +143,13 @@ def _checked(
 
 
 _NAME = "group_norm_silu"
-_MEASURED, _MEASURED_INTO = finders(GROUP_NORM)
 _NORM = Op(
     _NAME,
     reference=group_norm_silu_reference,
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
-    measured=_MEASURED,
+    measured=GROUP_NORM.fresh,
     layout=("x",),
     vjp=group_norm_silu_vjp,
     saves=("x", "weight", "bias"),
@@ -161,6 +160,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
-    measured=_MEASURED_INTO,
+    measured=GROUP_NORM.into,
     mutates=("out",),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.pixel_walk import CHANNELS, NEITHER, PixelWalk
+from ...core.pixel_walk import CHANNELS, NEITHER, PixelWalk, covering_block, power_of_two
 from ...core.triton_launch import Launch
 from .triton_kernels import merge_statistics, normalise, partial_statistics
 
@@ -83,9 +83,11 @@ def _statistics(
     x: Tensor, statistics: Tensor, weight: Tensor | None, num_groups: int, eps: float
 ) -> list[Launch]:
     batch, channels, *size = x.shape
-    walk = PixelWalk.of(x, batch_apart=True)
-    items = _items(x, 32)
-    block_c, block_p = walk.tile(items // 2 if walk.inner(0) == NEITHER else items)
+    # Row by row, whatever touches, so that the sums do not depend on where x lies.
+    walk = PixelWalk.of(x, merge=False)
+    last = walk.neighbours(0) == CHANNELS
+    block_c = covering_block(channels) if last else min(power_of_two(channels), 32)
+    block_p = _items(x, 32) // block_c
     tiles = walk.programs(block_c, block_p)
     steps = min(max(tiles // _PROGRAMS, 1), _MOST_STEPS)
     chunk = steps * block_p

@@ -47,9 +47,9 @@ def partial_statistics(
 ):
     """Mean of x - pivot and sum of squared differences from it, of each channel over a chunk of pixels.
 
-    Each place of a tile runs Welford's recurrence over the `steps` tiles of a chunk; their results are merged at
-    the end by Chan's formula. `out` is (B, pieces, 2, C), its pieces in the order of the axes; `group` is how
-    many channels one has.
+    Each place of a tile runs Welford's recurrence over the `steps` tiles of a chunk; their results are merged
+    at the end by Chan's formula. `out` is (B, pieces, 2, C), its pieces in the order of the axes; `group` is
+    how many channels one has.
     """
     c_tile, piece, i1, i2, i3 = place_of_tile(tl.program_id(0), c_tiles, chunks, size_1, size_2)
     c = c_tile * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -65,16 +65,17 @@ def partial_statistics(
     pivot = tl.load(x_ptr + i3.to(tl.int64) * x_3 + c // group * group * x_c, mask=c < channels, other=0.0)
     pivot = widen(pivot)[None, :]
     x_ptr += offset_of(i1, i2, i3, x_1, x_2, x_3)
+    out_ptr += (((i3.to(tl.int64) * size_2 + i2) * size_1 + i1) * chunks + piece) * 2 * channels
     mean = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     number = 0.0
     for start in range(first, end, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         # A chunk is a multiple of a block, so that the end of the pixels is the only one that cuts a block.
-        inside = (p < pixels)[:, None] & (c < limit)[None, :]
-        x = widen(tl.load(tile_of(x_ptr, p, c, x_0, x_c, X_INNER), mask=inside, other=0.0))
+        inside = (p < pixels)[:, None]
+        x = tl.load(tile_of(x_ptr, p, c, x_0, x_c, X_INNER), mask=inside & (c < limit)[None, :], other=0.0)
         number += 1.0
-        x -= pivot
+        x = widen(x) - pivot
         delta = tl.where(inside, x - mean, 0.0)
         mean += delta * (1.0 / number)
         squares += delta * (x - mean)
@@ -84,8 +85,7 @@ def partial_statistics(
     average += tl.sum(weights * (mean - average[None, :]), axis=0) / total
     apart = mean - average[None, :]
     squares = tl.sum(squares + weights * apart * apart, axis=0)
-    row = ((i3.to(tl.int64) * size_2 + i2) * size_1 + i1) * chunks + piece
-    out = out_ptr + row * 2 * channels + c
+    out = out_ptr + c
     tl.store(out, average, mask=c < channels)
     tl.store(out + channels, squares, mask=c < channels)
 

@@ -12,7 +12,7 @@ from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from ..norms.checks import check_parameter, check_same_dtype, destination
-from ..norms.size_class import RMS_NORM, finders
+from ..norms.measured import RMS_NORM
 from . import aten, cpu, triton
 from .reference import rms_norm_silu__reference, rms_norm_silu_reference, rms_norm_silu_vjp
 
@@ -120,14 +120,13 @@ def _flat(op: str, name: str, parameter: Tensor) -> Tensor:
 
 
 _NAME = "rms_norm_silu"
-_MEASURED, _MEASURED_INTO = finders(RMS_NORM)
 _NORM = Op(
     _NAME,
     reference=rms_norm_silu_reference,
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
-    measured=_MEASURED,
+    measured=RMS_NORM.fresh,
     layout=("x",),
     vjp=rms_norm_silu_vjp,
     saves=("x", "weight", "bias"),
@@ -138,6 +137,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
-    measured=_MEASURED_INTO,
+    measured=RMS_NORM.into,
     mutates=("out",),
 )

@@ -14,6 +14,7 @@ from .spec import EPS
 NUM_WARPS = 4
 # Up to so many channels stay in registers; more are read twice, the second time from a cache.
 _MOST_CHANNELS = 1024
+_BLOCK = 256
 
 
 @unspecialised
@@ -75,13 +76,18 @@ def rms_normalise(
         squares = tl.sum(sums, axis=1)
     norm = tl.sqrt_rn(squares)
     # A NaN is no norm below the least one.
-    scale = (1.0 / tl.where(norm < least, least, norm))[:, None]
+    norm = tl.where(norm < least, least, norm)[:, None]
+    inverse = 1.0 / norm
     for start in range(0, channels, BLOCK_C):
         c = start + lane
         inside = known & (c < channels)[None, :]
         if not WHOLE:
             x = widen(tl.load(tile_of(from_, p, c, x_0, x_c, X_INNER), mask=inside, other=0.0))
-        y = widen(narrow(x * scale, x_ptr.dtype.element_ty)) * root
+        if x_ptr.dtype.element_ty == tl.float32:
+            y = tl.div_rn(x, tl.broadcast_to(norm, x.shape))
+        else:  # what the inverse loses is far below the digits that are kept
+            y = widen(narrow(x * inverse, x_ptr.dtype.element_ty))
+        y *= root
         y *= widen(tl.load(weight_ptr + c, mask=c < channels, other=0.0))[None, :]
         if bias_ptr is not None:
             y += widen(tl.load(bias_ptr + c, mask=c < channels, other=0.0))[None, :]
@@ -103,7 +109,7 @@ def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
     """
     walk = PixelWalk.of(x, out)
     channels = walk.channels
-    block_c = min(power_of_two(channels), _MOST_CHANNELS)
+    block_c = power_of_two(channels) if channels <= _MOST_CHANNELS else _BLOCK
     # Four 16-byte accesses a thread, or 8 elements.
     items = NUM_WARPS * 32 * 64 // x.element_size()
     if NEITHER in (walk.inner(0), walk.inner(1)):

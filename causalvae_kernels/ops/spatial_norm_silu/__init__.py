@@ -19,7 +19,7 @@ from ..norms.checks import (
     check_same_dtype,
     destination,
 )
-from ..norms.size_class import SPATIAL_NORM, finders
+from ..norms.measured import SPATIAL_NORM
 from . import aten, cpu, triton
 from .reference import spatial_norm_silu__reference, spatial_norm_silu_reference, spatial_norm_silu_vjp
 from .spec import has_lone_first
@@ -177,14 +177,13 @@ def _checked(
 
 
 _NAME = "spatial_norm_silu"
-_MEASURED, _MEASURED_INTO = finders(SPATIAL_NORM)
 _NORM = Op(
     _NAME,
     reference=spatial_norm_silu_reference,
     prepare=_arguments,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
-    measured=_MEASURED,
+    measured=SPATIAL_NORM.fresh,
     layout=("x",),
     vjp=spatial_norm_silu_vjp,
     saves=("x", "scale", "shift", "weight", "bias"),
@@ -195,6 +194,6 @@ _NORM_ = Op(
     prepare=_into_arguments,
     backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
-    measured=_MEASURED_INTO,
+    measured=SPATIAL_NORM.into,
     mutates=("out",),
 )
