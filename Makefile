@@ -66,7 +66,7 @@ test: $(VENV)/.installed-test lint
 	@$(BIN)/python -m pytest -q
 	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/ops/test_causal_pad3d.py tests/ops/test_causal_pad3d_triton.py \
-	  tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py
+	  tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py tests/bench/test_providers.py
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
@@ -93,7 +93,7 @@ SPREAD = $$($(ON_GPU) -c 'import xdist' 2>/dev/null && echo '-n 8 --dist workste
 gpu-wheels:
 	@$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON_VERSION) \
 	  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -c constraints.txt \
-	  -d $(GPU_WHEELS) diffusers nvidia-cutlass
+	  -d $(GPU_WHEELS) diffusers nvidia-cutlass setuptools
 
 $(GPU_SITE)/.installed: $(wildcard $(GPU_WHEELS)/*.whl)
 	@mkdir -p $(GPU_SITE)
