@@ -11,10 +11,17 @@ from functools import partial
 from pathlib import Path
 from sysconfig import get_config_var, get_path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 import build_cuda
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    raise SystemExit(
+        f"causalvae-kernels: setuptools {setuptools.__version__} does not know the license expression of "
+        "pyproject.toml, 77 does: pip install 'setuptools>=77'"
+    )
 
 ROOT = Path(__file__).resolve().parent
 MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_index.cpp", "csrc/bindings_norms.cpp"]

@@ -89,10 +89,10 @@ def gpu_conv_providers(call: dict[str, Any], *, compiled: bool = False) -> dict[
     providers = {n: p for n, p in conv_providers(call, compiled=compiled).items() if n not in CONV_OURS}
     last = {**call, **{name: _channels_last(call[name]) for name in ("x", "weight")}}
     providers |= {name: _ours(last, name) for name in _usable("causal_conv3d", **last)}
-    by_winograd = next(
-        (w for w in ways(last) if w.plan and w.plan["algorithm"] == triton_tiles.WINOGRAD), None
-    )
-    return providers if by_winograd is None else providers | {WINOGRAD: _with_state(by_winograd.run, last)}
+    for way in ways(last):
+        if way.plan is not None and way.plan["algorithm"] == triton_tiles.WINOGRAD:
+            providers[WINOGRAD] = _with_state(way.run, last)
+    return providers
 
 
 def gpu_pad_providers(x: Tensor, causal_padding: int) -> tuple[dict[str, Provider], tuple[str, ...]]:

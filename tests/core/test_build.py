@@ -100,6 +100,13 @@ def fake_cuda(tmp_path):
     }
 
 
+def test_an_old_setuptools_is_one_sentence():
+    code = "import runpy, setuptools; setuptools.__version__ = '68.1.2'; runpy.run_path('setup.py')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "setuptools 68.1.2 does not know the license" in done.stderr
+
+
 @needs_compiler
 @pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
 def test_failed_compilation_is_one_sentence_each_and_leaves_nothing_stale(sources, fake_cuda):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from causalvae_kernels import (
     BackendUnavailable,
+    FrameBuffer,
     causal_conv3d,
     causal_conv3d_,
     causal_pad3d,
@@ -24,6 +25,7 @@ from causalvae_kernels import (
 )
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d import cuda as cuda_conv
+from causalvae_kernels.ops.causal_pad3d import cuda as cuda_pad
 from causalvae_kernels.parity import compare, compare_conv, compare_pad
 from causalvae_kernels.workloads import (
     CONV_CASES,
@@ -304,6 +306,35 @@ def test_a_dtype_of_sixteen_bytes_and_a_huge_frame_are_sentences(module):
     huge = torch.zeros((), dtype=torch.uint8).expand(1, 2**15, 1, 2**8, 2**8)
     with pytest.raises(BackendUnavailable, match="a padded frame has 2181038080 elements"):
         causal_pad3d(huge, 1, (0, 0, 2, 2), backend="cuda")
+
+
+def test_more_blocks_than_a_launch_has_are_a_sentence(module):
+    """Many small frames; and rows of few pixels and channels, which a change of layout walks one by one."""
+    one = torch.zeros((), dtype=torch.uint8)
+    many = one.expand(2**15, 1, 2**16, 1, 1)
+    with pytest.raises(BackendUnavailable, match="takes up to 2147516416 blocks, a launch has fewer than"):
+        causal_pad3d(many, 1, backend="cuda")
+    with pytest.raises(BackendUnavailable, match="takes up to 2147483648 blocks"):
+        causal_pad3d_(FrameBuffer(one.expand(2**16, 1, 2**16, 1, 1), 2**15), backend="cuda")
+    assert reason(shape=(1, 512, 1, 2**11, 2**10)) == "runs this call"
+    assert "a padded frame has 2147483648 elements" in reason(shape=(1, 512, 1, 2**11, 2**11))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 3, 1, 1), (2, 70, 2, 3, 40), (1, 3, 2, 70, 33), (2, 5, 4, 9, 130)])
+def test_the_count_of_blocks_is_no_smaller_than_that_of_the_plan(dtype, size, module, monkeypatch):
+    x = torch.zeros(size, dtype=dtype)
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        out = torch.empty((size[0], size[1], size[2] + 2, *size[3:]), dtype=dtype)
+        out = out.contiguous(memory_format=memory_format)
+        transposes, _, blocks, _ = module.index.rehearse_pad(
+            native.describe(out), native.describe(x), None, 2, (0, 0, 0, 0), "zeros", "zeros", dtype.itemsize
+        )
+        assert transposes is (memory_format == torch.channels_last_3d and size[1] > 1 and size[4] > 1)
+        monkeypatch.setattr(cuda_pad, "_MOST_BLOCKS", blocks)
+        assert "blocks" in cuda_pad.why_not(x, None, 2, (0, 0, 0, 0))
+    monkeypatch.setattr(cuda_pad, "_MOST_BLOCKS", 8 * blocks)
+    assert cuda_pad.why_not(x, None, 2, (0, 0, 0, 0)) is None
 
 
 def test_tensors_on_the_cpu_are_refused():

@@ -18,7 +18,8 @@ from ...core import native
 from ...core.op import Backend
 from ...core.precision import why_not_exact
 from ..causal_pad3d.cuda import padded_copy
-from .spec import output_size, paddings
+from ..causal_pad3d.cuda import why_not as why_not_padded
+from .spec import Paddings, output_size, paddings
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # As csrc/common/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
@@ -59,7 +60,14 @@ def _why_not(
     pixels = x.shape[0] * size[0] * size[1] * size[2]
     if pixels > _MOST_PIXELS:
         return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
-    return native.why_no_cuda(x.device) or _why_no_code(x.device)
+    reason = native.why_no_cuda(x.device) or _why_no_code(x.device)
+    if reason is not None:
+        return reason
+    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
+    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    if _reads_in_place(x, taps, pad):
+        return None
+    return why_not_padded(x, initial_state, taps.copied, pad.explicit)
 
 
 def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
@@ -124,12 +132,9 @@ def _convolve_into(
     precision: str,
 ) -> None:
     module = native.cuda_module()
-    kernel_size = tuple(weight.shape[2:])
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
-    taps = module.index.time_taps(
-        x.shape[2], kernel_size[0], dilation[0], stride[0], initial_state is not None, temporal_mode
-    )
-    if taps.copied or any(pad.explicit) or not readable(x):
+    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
+    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
+    if not _reads_in_place(x, taps, pad):
         past = initial_state if taps.copied else None
         mode = temporal_mode if taps.copied else "zeros"
         x = padded_copy(x, past, taps.copied, pad.explicit, mode, pad.explicit_mode, _LAST)
@@ -150,6 +155,23 @@ def _convolve_into(
         _DTYPES[x.dtype],
         *native.current_stream(x.device),
     )
+
+
+def _taps(
+    x: Tensor,
+    weight: Tensor,
+    initial_state: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    temporal_mode: str,
+) -> Any:
+    """Return which taps are computed, and which frames must stand in front (csrc/common/index.h)."""
+    given = (x.shape[2], weight.shape[2], dilation[0], stride[0], initial_state is not None, temporal_mode)
+    return native.cuda_module().index.time_taps(*given)
+
+
+def _reads_in_place(x: Tensor, taps: Any, pad: Paddings) -> bool:
+    return not taps.copied and not any(pad.explicit) and readable(x)
 
 
 def _weight_of_taps(weight: Tensor, taps: Any) -> Tensor:

@@ -11,31 +11,50 @@ from ...core import native
 from ...core.layout import memory_format_of
 from ...core.op import Backend
 
-# The kernel counts the elements of a padded frame in 31 bits, and a block of 1024 may reach over the end.
-_MOST_ELEMENTS = 2**31 - 1024
+# As csrc/common/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of 1024
+# of which the last may reach over the end; a change of layout takes tiles of a row, 64 by 64, of 8 bytes 32.
+_BLOCK = 1024
+_MOST_ELEMENTS = 2**31 - _BLOCK
+_MOST_BLOCKS = 2**31
 
 
-def _why_not(
+def why_not(
     x: Tensor,
     initial_state: Tensor | None,
     causal_padding: int,
     spatial_padding: Sequence[int],
     *_: object,
 ) -> str | None:
+    """Return why the frames cannot be copied between a border, into whatever layout, or None."""
     top, bottom, left, right = spatial_padding
-    return _why_not_frames(x, (x.shape[3] + top + bottom) * (x.shape[4] + left + right))
+    size = (x.shape[3] + top + bottom, x.shape[4] + left + right)
+    return _why_not_frames(x, causal_padding + x.shape[2], *size)
 
 
-def _why_not_in_place(storage: Tensor, *_: object) -> str | None:
-    return _why_not_frames(storage, storage.shape[3] * storage.shape[4])
+def _why_not_in_place(
+    storage: Tensor,
+    initial_state: Tensor | None,
+    causal_padding: int,
+    spatial_padding: Sequence[int],
+    *_: object,
+) -> str | None:
+    frames = storage.shape[2] if any(spatial_padding) else causal_padding
+    return _why_not_frames(storage, frames, *storage.shape[3:])
 
 
-def _why_not_frames(x: Tensor, pixels: int) -> str | None:
+def _why_not_frames(x: Tensor, frames: int, height: int, width: int) -> str | None:
+    """Say what the module would refuse of this many padded frames; its count of blocks may be smaller."""
     if x.element_size() > 8:
         return f"{x.dtype} has {x.element_size()} bytes, the kernel copies 1, 2, 4 or 8"
-    elements = x.shape[1] * pixels
+    channels = x.shape[1]
+    elements = channels * height * width
     if elements >= _MOST_ELEMENTS:
         return f"a padded frame has {elements} elements, the kernel takes fewer than {_MOST_ELEMENTS}"
+    side = 64 if x.element_size() < 8 else 32
+    tiles = height * -(-width // side) * -(-channels // side)
+    blocks = x.shape[0] * frames * max(-(-elements // _BLOCK), tiles)
+    if blocks >= _MOST_BLOCKS:
+        return f"the padding takes up to {blocks} blocks, a launch has fewer than {_MOST_BLOCKS}"
     return native.why_no_cuda(x.device)
 
 
@@ -106,5 +125,5 @@ def _pad_(
     )
 
 
-PAD = Backend("cuda", _pad, _why_not)
+PAD = Backend("cuda", _pad, why_not)
 PAD_ = Backend("cuda", _pad_, _why_not_in_place)
