@@ -17,8 +17,8 @@ void check_cuda(cudaError_t status, const std::string& what, const std::string& 
 OnDevice::OnDevice(int device, const std::string& what, const std::string& shapes)
     : device_(device), before_(device) {
   check_cuda(cudaGetDevice(&before_), what, shapes);
-  // Also where it is the current one: in a fresh thread this makes its context current, which the driver needs
-  // to encode a tensor map.
+  // Also where it is the current one: in a fresh thread this makes its context current, which the driver
+  // needs to encode a tensor map.
   check_cuda(cudaSetDevice(device_), what, shapes);
 }
 
