@@ -5,6 +5,7 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
+from ..core.op import explain
 from ..temporal import BufferPool
 from .cogvideox_blocks import Cache, Held, Norm, residual_block
 from .cogvideox_conv import convolve, is_small
@@ -61,7 +63,7 @@ def _run(
     zq: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
     cache, new_cache = conv_cache or {}, {}
-    sample = sample.contiguous(memory_format=_inner_format(module, sample))
+    sample = sample.contiguous(memory_format=_inner_format(module, link, sample))
     # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
     device = sample.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
@@ -75,10 +77,23 @@ def _run(
     return out.contiguous(memory_format=memory_format_of(module.conv_out.conv.weight)), new_cache
 
 
-def _inner_format(module: nn.Module, sample: Tensor) -> torch.memory_format:
+def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory_format:
+    """Return the layout of all activations: channels_last_3d wherever the norms can take it.
+
+    On a CPU the framework's GroupNorm loses digits there (5e-3 relative for randn * 0.1 + 3 in float32), ours
+    does not: it has to be the one that runs. Decoding with CogVideoX-2b's widths, 3 latents of 12x18, two Zen 4
+    cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
+    """
     if sample.device.type == "cuda":
         return torch.channels_last_3d
-    return memory_format_of(module.conv_in.conv.weight)
+    conv = module.conv_in.conv
+    shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
+    example = torch.empty(shape, dtype=sample.dtype, memory_format=torch.channels_last_3d)
+    groups = math.gcd(conv.out_channels, 32)
+    choice = {"backend": link.backend, "precision": link.precision}
+    if sample.device.type == "cpu" and explain("group_norm_silu", example, groups, **choice).chosen == "cpu":
+        return torch.channels_last_3d
+    return memory_format_of(conv.weight)
 
 
 @dataclass(frozen=True)
