@@ -81,8 +81,8 @@ def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory
     """Return the layout of all activations: channels_last_3d wherever the norms can take it.
 
     On a CPU the framework's GroupNorm loses digits there (5e-3 relative for randn * 0.1 + 3 in float32), ours
-    does not: it has to be the one that runs. Decoding with CogVideoX-2b's widths, 3 latents of 12x18, two Zen 4
-    cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
+    does not: it has to be the one that runs. Decoding with CogVideoX-2b's widths, 3 latents of 12x18, two
+    Zen 4 cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
     """
     if sample.device.type == "cuda":
         return torch.channels_last_3d
