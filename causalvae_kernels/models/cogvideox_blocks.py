@@ -69,6 +69,8 @@ def resnet(
     conv_cache: Cache = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXResnetBlock3D`: norm and SiLU write into the convolution's padded buffer."""
+    if is_small(link, inputs):
+        return type(module).forward(module, inputs, temb, zq, conv_cache)
     return residual_block(module, link, Held(inputs), temb, zq, conv_cache)
 
 
@@ -102,10 +104,8 @@ def residual_block(
     """
     cache, new_cache = conv_cache or {}, {}
     owned, x = held.owned, held.take()
-    if (
-        is_small(link, x)
-        or not cache_fits(module.conv1, x, cache.get("conv1"))
-        or not cache_fits(module.conv2, x, cache.get("conv2"))
+    if not (
+        cache_fits(module.conv1, x, cache.get("conv1")) and cache_fits(module.conv2, x, cache.get("conv2"))
     ):
         return type(module).forward(module, x, temb, zq, conv_cache)
     residual, frees = x, owned

@@ -27,29 +27,38 @@ def encoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXEncoder3D`."""
-    if _keeps_activations(module, sample):
-        return type(module).forward(module, sample, temb, conv_cache)
     blocks = [(f"down_block_{i}", block) for i, block in enumerate(module.down_blocks)]
-    return _run(module, link, sample, temb, conv_cache, [*blocks, ("mid_block", module.mid_block)], zq=False)
+    blocks.append(("mid_block", module.mid_block))
+    largest = module.conv_in.conv.out_channels * sample[:, 0].numel()
+    if is_small(link, sample, largest) or _keeps_activations(module, sample, blocks):
+        return type(module).forward(module, sample, temb, conv_cache)
+    return _run(module, link, sample, temb, conv_cache, blocks, zq=False)
 
 
 def decoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXDecoder3D`."""
-    if _keeps_activations(module, sample):
-        return type(module).forward(module, sample, temb, conv_cache)
     blocks = [(f"up_block_{i}", block) for i, block in enumerate(module.up_blocks)]
-    return _run(module, link, sample, temb, conv_cache, [("mid_block", module.mid_block), *blocks], zq=True)
+    samplers = [s for _, block in blocks for s in block.upsamplers or ()]
+    blocks.insert(0, ("mid_block", module.mid_block))
+    times = math.prod(8 if sampler.compress_time else 4 for sampler in samplers)
+    largest = module.conv_out.conv.in_channels * sample[:, 0].numel() * times
+    if is_small(link, sample, largest) or _keeps_activations(module, sample, blocks):
+        return type(module).forward(module, sample, temb, conv_cache)
+    return _run(module, link, sample, temb, conv_cache, blocks, zq=True)
 
 
-def _keeps_activations(module: nn.Module, sample: Tensor) -> bool:
-    """Whether a gradient needs them, or a compiler wants to decide by itself."""
+def _keeps_activations(module: nn.Module, sample: Tensor, blocks: list[tuple[str, nn.Module]]) -> bool:
+    """Whether a gradient needs them, a compiler decides, or dropout draws in the layout that it sees."""
     if torch.compiler.is_compiling():
         return True
-    return torch.is_grad_enabled() and (
+    if torch.is_grad_enabled() and (
         sample.requires_grad or any(p.requires_grad for p in module.parameters())
-    )
+    ):
+        return True
+    dropouts = (resnet.dropout for _, block in blocks for resnet in block.resnets)
+    return any(dropout.training and dropout.p > 0 for dropout in dropouts)
 
 
 def _run(
@@ -116,7 +125,7 @@ class _Pass:
 
     def conv(self, module: nn.Module, x: Tensor, conv_cache: Tensor | None, held: Held) -> Tensor | None:
         """Convolve in the layout of `x`; `held` gets the output. Return the new cache."""
-        if rule_at_work(module, self.link) is None or is_small(self.link, x):
+        if rule_at_work(module, self.link) is None:
             held.tensor, new_cache = module(x, conv_cache=conv_cache)
             held.owned = False  # a hook may have kept it
         else:
@@ -159,7 +168,7 @@ class _Pass:
         act, conv = module.conv_act, module.conv_out
         plain = type_name(act) == "SiLU" and is_plain(act, run)
         owned, x = held.owned, held.take()
-        if plain and rule_at_work(conv, self.link) is not None and not is_small(self.link, x):
+        if plain and rule_at_work(conv, self.link) is not None:
             norm = Norm(self.link, self.zq, cache, new_cache, self.pool)
             activated = norm(module, "norm_out", conv, x, overwrite=owned)
             del x

@@ -33,12 +33,21 @@ def causal_conv(
 SMALL = 2**18
 
 
-def is_small(link: Link, x: Tensor) -> bool:
+def is_small(link: Link, x: Tensor, elements: int | None = None) -> bool:
     """Whether the original is quicker: a small input, and a convolution that would be the same.
 
     In float32 the tier `high` is quicker at any size, because `aten` chooses oneDNN where F.conv3d does not.
+
+    Args:
+        link: Of the swap.
+        x: The input.
+        elements: Of the largest activation, for more than one module; default: of `x`.
     """
-    if x.numel() >= SMALL or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if (
+        (x.numel() if elements is None else elements) >= SMALL
+        or x.device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
         return False
     if x.dtype == torch.float32 and resolve_precision(link.precision) != "exact":
         return False
