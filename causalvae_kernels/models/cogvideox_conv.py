@@ -43,11 +43,8 @@ def is_small(link: Link, x: Tensor, elements: int | None = None) -> bool:
         x: The input.
         elements: Of the largest activation, for more than one module; default: of `x`.
     """
-    if (
-        (x.numel() if elements is None else elements) >= SMALL
-        or x.device.type != "cpu"
-        or torch.compiler.is_compiling()
-    ):
+    elements = x.numel() if elements is None else elements
+    if elements >= SMALL or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if x.dtype == torch.float32 and resolve_precision(link.precision) != "exact":
         return False
