@@ -138,12 +138,17 @@ def _shortcut(
 ) -> Tensor:
     shortcut = module.conv_shortcut
     if not module.use_conv_shortcut:
-        if type_name(shortcut) != _POINTWISE or not is_plain(shortcut, run) or why_weight_left(shortcut):
+        if not is_pointwise(shortcut):
             return shortcut(x)
         options = {"backend": link.backend, "precision": link.precision}
         return causal_conv3d(x, shortcut.weight, shortcut.bias, **options)
     y, new_cache["conv_shortcut"] = module.conv_shortcut(x, conv_cache=cache.get("conv_shortcut"))
     return y
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a module is diffusers' 1x1x1 convolution, and calling it does nothing else."""
+    return type_name(module) == _POINTWISE and is_plain(module, run) and why_weight_left(module) is None
 
 
 def _give(pool: BufferPool | None, activation: Tensor | FrameBuffer) -> None:

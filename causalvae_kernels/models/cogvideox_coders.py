@@ -6,6 +6,7 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from ..core.layout import memory_format_of
 from ..core.op import explain
 from ..temporal import BufferPool
-from .cogvideox_blocks import Cache, Held, Norm, residual_block
-from .cogvideox_conv import convolve, is_small
+from .cogvideox_blocks import Cache, Held, Norm, is_pointwise, residual_block
+from .cogvideox_conv import cache_fits, convolve, is_small
 from .cogvideox_resample import upsample
 from .frames import knows_first_chunk
 from .hooks import is_plain, type_name
@@ -27,10 +28,11 @@ def encoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXEncoder3D`."""
-    blocks = [(f"down_block_{i}", block) for i, block in enumerate(module.down_blocks)]
-    blocks.append(("mid_block", module.mid_block))
-    largest = module.conv_in.conv.out_channels * sample[:, 0].numel()
-    if is_small(link, sample, largest) or _keeps_activations(module, sample, blocks):
+    blocks = {f"down_block_{i}": block for i, block in enumerate(module.down_blocks)}
+    blocks["mid_block"] = module.mid_block
+    if not _owns_activations(module, link, sample, temb, conv_cache, blocks):
+        return type(module).forward(module, sample, temb, conv_cache)
+    if is_small(link, sample, module.conv_in.conv.out_channels * sample[:, 0].numel()):
         return type(module).forward(module, sample, temb, conv_cache)
     return _run(module, link, sample, temb, conv_cache, blocks, zq=False)
 
@@ -39,26 +41,93 @@ def decoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXDecoder3D`."""
-    blocks = [(f"up_block_{i}", block) for i, block in enumerate(module.up_blocks)]
-    samplers = [s for _, block in blocks for s in block.upsamplers or ()]
-    blocks.insert(0, ("mid_block", module.mid_block))
-    times = math.prod(8 if sampler.compress_time else 4 for sampler in samplers)
-    largest = module.conv_out.conv.in_channels * sample[:, 0].numel() * times
-    if is_small(link, sample, largest) or _keeps_activations(module, sample, blocks):
+    blocks = {f"up_block_{i}": block for i, block in enumerate(module.up_blocks)}
+    blocks = {"mid_block": module.mid_block, **blocks}
+    if not _owns_activations(module, link, sample, temb, conv_cache, blocks):
+        return type(module).forward(module, sample, temb, conv_cache)
+    times = math.prod(8 if s.compress_time else 4 for block in blocks.values() for s in _samplers(block))
+    if is_small(link, sample, module.conv_out.conv.in_channels * sample[:, 0].numel() * times):
         return type(module).forward(module, sample, temb, conv_cache)
     return _run(module, link, sample, temb, conv_cache, blocks, zq=True)
 
 
-def _keeps_activations(module: nn.Module, sample: Tensor, blocks: list[tuple[str, nn.Module]]) -> bool:
-    """Whether a gradient needs them, a compiler decides, or dropout draws in the layout that it sees."""
-    if torch.compiler.is_compiling():
+def _owns_activations(
+    module: nn.Module,
+    link: Link,
+    sample: Tensor,
+    temb: Tensor | None,
+    conv_cache: Cache,
+    blocks: dict[str, nn.Module],
+) -> bool:
+    """Whether nobody but us can see an activation: otherwise each module runs as its own rule says.
+
+    A gradient would need them; a compiler decides by itself; dropout draws in the layout that it sees; and a
+    hook or a foreign module on the way may keep what it is given.
+    """
+    cache = conv_cache or {}
+    return (
+        not torch.compiler.is_compiling()
+        and sample.numel() > 0
+        and (temb is None or not temb.requires_grad)
+        and not (torch.is_grad_enabled() and _wants_gradient(module, sample, cache))
+        and all(_block_at_work(block, link) for block in blocks.values())
+        and _norm_at_work(module.norm_out, link)
+        and type_name(module.conv_act) == "SiLU"
+        and is_plain(module.conv_act, run)
+        and all(
+            rule_at_work(conv, link) is not None and (conv_cache is None or name in cache)
+            for name, conv in (("conv_in", module.conv_in), ("conv_out", module.conv_out))
+        )
+        and cache_fits(module.conv_in, sample, cache.get("conv_in"))
+    )
+
+
+def _wants_gradient(module: nn.Module, sample: Tensor, cache: Any) -> bool:
+    if isinstance(cache, Tensor):
+        return cache.requires_grad
+    if isinstance(cache, dict) and any(_wants_gradient(module, sample, part) for part in cache.values()):
         return True
-    if torch.is_grad_enabled() and (
-        sample.requires_grad or any(p.requires_grad for p in module.parameters())
-    ):
-        return True
-    dropouts = (resnet.dropout for _, block in blocks for resnet in block.resnets)
-    return any(dropout.training and dropout.p > 0 for dropout in dropouts)
+    return sample.requires_grad or any(p.requires_grad for p in module.parameters())
+
+
+def _block_at_work(block: nn.Module, link: Link) -> bool:
+    if type_name(block) not in _BLOCKS or not is_plain(block, run) or _is_compiled(block):
+        return False
+    return all(rule_at_work(sampler, link) is not None for sampler in _samplers(block)) and all(
+        _resnet_at_work(resnet, link) for resnet in block.resnets
+    )
+
+
+def _resnet_at_work(resnet: nn.Module, link: Link) -> bool:
+    if rule_at_work(resnet, link) is None or _is_compiled(resnet):
+        return False
+    if resnet.dropout.training and resnet.dropout.p > 0:
+        return False
+    if resnet.in_channels != resnet.out_channels:
+        shortcut = resnet.conv_shortcut
+        ours = (
+            rule_at_work(shortcut, link) is not None if resnet.use_conv_shortcut else is_pointwise(shortcut)
+        )
+        if not ours:
+            return False
+    return _norm_at_work(resnet.norm1, link) and _norm_at_work(resnet.norm2, link)
+
+
+def _norm_at_work(norm: nn.Module, link: Link) -> bool:
+    if type_name(norm) == "GroupNorm":
+        return is_plain(norm, run)
+    return rule_at_work(norm, link) is not None
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _samplers(block: nn.Module) -> Iterable[nn.Module]:
+    return getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ()
+
+
+_BLOCKS = ("CogVideoXDownBlock3D", "CogVideoXMidBlock3D", "CogVideoXUpBlock3D")
 
 
 def _run(
@@ -67,7 +136,7 @@ def _run(
     sample: Tensor,
     temb: Tensor | None,
     conv_cache: Cache,
-    blocks: list[tuple[str, nn.Module]],
+    blocks: dict[str, nn.Module],
     *,
     zq: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
@@ -76,38 +145,41 @@ def _run(
     # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
     device = sample.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
-    adapts = zq and link.frames == "any" and knows_first_chunk()
-    pass_ = _Pass(link, temb, sample if zq else None, pool, adapts)
-    held = Held(None)
-    new_cache["conv_in"] = pass_.conv(module.conv_in, sample, cache.get("conv_in"), held)
-    for name, block in blocks:
+    pass_ = _Pass(
+        link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk()
+    )
+    x, new_cache["conv_in"] = convolve(module.conv_in, link, sample, cache.get("conv_in"))
+    held = Held(x, owned=True)
+    del x
+    for name, block in blocks.items():
         new_cache[name] = pass_.block(block, held, cache.get(name))
-    out = pass_.end(module, held, cache, new_cache)
+    norm = Norm(link, pass_.zq, cache, new_cache, pool)
+    activated = norm(module, "norm_out", module.conv_out, held.take(), overwrite=True)
+    out, new_cache["conv_out"] = convolve(module.conv_out, link, activated, cache.get("conv_out"))
     return out.contiguous(memory_format=memory_format_of(module.conv_out.conv.weight)), new_cache
 
 
 def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory_format:
-    """Return the layout of all activations: channels_last_3d wherever the norms can take it.
+    """Return the layout of all activations: channels_last_3d wherever the norms are good at it.
 
-    On a CPU the framework's GroupNorm loses digits there (5e-3 relative for randn * 0.1 + 3 in float32), ours
-    does not: it has to be the one that runs. Decoding with CogVideoX-2b's widths, 3 latents of 12x18, two
-    Zen 4 cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
+    On a CPU those are ours: the framework's takes a copy. Decoding with CogVideoX-2b's widths, 3 latents of
+    12x18, two Zen 4 cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
     """
     if sample.device.type == "cuda":
         return torch.channels_last_3d
-    conv = module.conv_in.conv
-    shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
-    example = torch.empty(shape, dtype=sample.dtype, memory_format=torch.channels_last_3d)
-    groups = math.gcd(conv.out_channels, 32)
-    choice = {"backend": link.backend, "precision": link.precision}
-    if sample.device.type == "cpu" and explain("group_norm_silu", example, groups, **choice).chosen == "cpu":
-        return torch.channels_last_3d
+    conv, last = module.conv_in.conv, torch.channels_last_3d
+    if sample.device.type == "cpu":
+        shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
+        example = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=last)
+        choice = {"backend": link.backend, "precision": link.precision}
+        if explain("group_norm_silu", example, math.gcd(conv.out_channels, 32), **choice).chosen == "cpu":
+            return last
     return memory_format_of(conv.weight)
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One way through a coder.
+    """One way through a coder all of whose modules are at work.
 
     Attributes:
         link: Of the swap.
@@ -123,60 +195,19 @@ class _Pass:
     pool: BufferPool | None
     adapts: bool
 
-    def conv(self, module: nn.Module, x: Tensor, conv_cache: Tensor | None, held: Held) -> Tensor | None:
-        """Convolve in the layout of `x`; `held` gets the output. Return the new cache."""
-        if rule_at_work(module, self.link) is None:
-            held.tensor, new_cache = module(x, conv_cache=conv_cache)
-            held.owned = False  # a hook may have kept it
-        else:
-            held.tensor, new_cache = convolve(module, self.link, x, conv_cache)
-            held.owned = True
-        return new_cache
-
     def block(self, module: nn.Module, held: Held, conv_cache: Cache) -> dict[str, Any]:
         """Run a block of residual blocks and samplers on the activation; return its new cache."""
-        samplers = getattr(module, "upsamplers", None) or getattr(module, "downsamplers", None) or ()
-        ours = all(rule_at_work(sampler, self.link) is not None for sampler in samplers)
-        if not is_plain(module, run) or (self.adapts and not ours):
-            tensor, new_cache = module(held.take(), self.temb, self.zq, conv_cache)
-            held.tensor, held.owned = tensor, False
-            return new_cache
         cache, new_cache = conv_cache or {}, {}
         for i, resnet in enumerate(module.resnets):
             key = f"resnet_{i}"
-            at_work = rule_at_work(resnet, self.link) is not None
-            if at_work:
-                result = residual_block(
-                    resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool
-                )
-            else:
-                result = resnet(held.take(), self.temb, self.zq, conv_cache=cache.get(key))
-            (held.tensor, new_cache[key]), held.owned = result, at_work
-        for sampler in samplers:
+            held.tensor, new_cache[key] = residual_block(
+                resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool
+            )
+        for sampler in _samplers(module):
             if self.pool is not None:
                 self.pool.clear()
             if self.adapts:
                 held.tensor = upsample(sampler, self.link, held.tensor, conv_cache is None)
             else:
                 held.tensor = sampler(held.tensor)
-            held.owned = ours
         return new_cache
-
-    def end(self, module: nn.Module, held: Held, cache: dict[str, Any], new_cache: dict[str, Any]) -> Tensor:
-        """Run the last norm, activation and convolution."""
-        conv_cache = cache.get("conv_out")
-        act, conv = module.conv_act, module.conv_out
-        plain = type_name(act) == "SiLU" and is_plain(act, run)
-        owned, x = held.owned, held.take()
-        if plain and rule_at_work(conv, self.link) is not None:
-            norm = Norm(self.link, self.zq, cache, new_cache, self.pool)
-            activated = norm(module, "norm_out", conv, x, overwrite=owned)
-            del x
-            out, new_cache["conv_out"] = convolve(conv, self.link, activated, conv_cache)
-            return out
-        if self.zq is None:
-            x = module.norm_out(x)
-        else:
-            x, new_cache["norm_out"] = module.norm_out(x, self.zq, conv_cache=cache.get("norm_out"))
-        out, new_cache["conv_out"] = conv(act(x), conv_cache=conv_cache)
-        return out

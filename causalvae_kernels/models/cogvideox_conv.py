@@ -79,7 +79,8 @@ def convolve(
         "residual": residual,
         "return_final_state": streams,
     }
-    if pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1):
+    may = pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
+    if may and may_write(x, conv_cache, residual, conv.weight, conv.bias):
         out = pool.take(
             (x.shape[0], conv.out_channels, *x.shape[2:]),
             head_room=0,

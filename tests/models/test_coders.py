@@ -68,6 +68,8 @@ def test_what_the_caller_holds_is_not_overwritten(backend, low, build):
         "conv_in",
         "mid_block",
         "mid_block.resnets.0",
+        "mid_block.resnets.0.norm1",
+        "up_blocks.2.resnets.0.conv_shortcut",
         "up_blocks.0.resnets.0",
         "up_blocks.1.resnets.0.conv1",
         "up_blocks.1.resnets.1.norm2",
@@ -81,17 +83,19 @@ def test_what_a_hook_keeps_is_not_overwritten(name, build):
     latents, seen = torch.randn(1, 16, 3, 4, 6), []
 
     def keep(module, arguments, output):
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        seen[-1].append(arguments[0])
+        seen[-1].append(output[0] if isinstance(output, tuple) else output)
 
     for swapped in (False, True):
+        seen.append([])
         vae = build()
         if swapped:
             swap(vae)
         vae.decoder.get_submodule(name).register_forward_hook(keep)
         with torch.no_grad():
             vae.decoder(latents)
-    expected, got = seen
-    assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max())
+    for expected, got in zip(*seen, strict=True):
+        assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max())
 
 
 def test_gradients_with_and_without_the_pool(build, monkeypatch):
@@ -141,3 +145,54 @@ def test_parity_in_a_stream_of_chunks(build):
     vae, other = build(), build()
     swap(other)
     assert_parity(vae, other, clip_of(17))
+
+
+def test_a_block_of_another_class_runs_as_it_is(build):
+    """Its forward is not ours to bypass, and need not have the parts that ours has."""
+
+    class Skip(torch.nn.Module):
+        def forward(self, hidden_states, temb=None, zq=None, conv_cache=None):
+            return 2 * hidden_states, {}
+
+    latents, found = torch.randn(1, 16, 3, 4, 6), []
+    for swapped in (False, True):
+        vae = build()
+        vae.decoder.mid_block = Skip()
+        if swapped:
+            swap(vae)
+        with torch.no_grad():
+            found.append(vae.decoder(latents)[0])
+    assert torch.allclose(*found, atol=1e-4)
+
+
+def test_a_gradient_that_comes_with_the_cache(build):
+    vae = build()
+    latents = torch.randn(1, 16, 3, 4, 6, requires_grad=True)
+    with swap(vae):
+        _, cache = vae.decoder(latents)
+        vae.decoder(torch.randn(1, 16, 2, 4, 6), conv_cache=cache)[0].sum().backward()
+    assert latents.grad is not None and latents.grad.abs().max() > 0
+
+
+def test_an_empty_batch_and_a_short_cache(build):
+    vae = build()
+    latents = torch.randn(1, 16, 3, 4, 6)
+    with torch.no_grad():
+        expected = vae.decoder(latents)[0]
+        with swap(vae):
+            got, cache = vae.decoder(latents)
+            assert torch.allclose(got, expected, atol=1e-4)
+            cache["conv_in"] = cache["conv_in"][:, :, :1]
+            vae.decoder(latents, conv_cache=cache)
+
+
+def test_activations_far_from_zero_lose_no_digits(build):
+    """In channels last the framework's norm would: a norm that runs through it takes a copy."""
+    vae = build()
+    with torch.no_grad():
+        vae.encoder.conv_in.conv.bias.fill_(3.0)
+        vae.encoder.conv_in.conv.weight.mul_(0.1)
+    other = build()
+    other.load_state_dict(vae.state_dict())
+    swap(other)
+    assert_parity(vae, other, clip_of(9))

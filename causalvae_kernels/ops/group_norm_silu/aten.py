@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core.op import Backend
-from ..norms.group_norm import activate, activate_into, group_norm
+from ..norms.group_norm import activate, activate_into, careful_group_norm
 
 
 def _normalise(
@@ -17,7 +17,7 @@ def _normalise(
     silu: bool,
     precision: str,
 ) -> Tensor:
-    return activate(group_norm(x, num_groups, weight, bias, eps), silu)
+    return activate(careful_group_norm(x, num_groups, weight, bias, eps, precision), silu)
 
 
 def _normalise_into(
@@ -30,7 +30,7 @@ def _normalise_into(
     silu: bool,
     precision: str,
 ) -> None:
-    activate_into(out, group_norm(x, num_groups, weight, bias, eps), silu, precision)
+    activate_into(out, careful_group_norm(x, num_groups, weight, bias, eps, precision), silu, precision)
 
 
 NORM = Backend("aten", _normalise)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.op import Backend
-from ..norms.group_norm import activate, activate_into, group_norm
+from ..norms.group_norm import activate, activate_into, careful_group_norm
 from .reference import upsample
 from .spec import repeats
 
@@ -22,7 +22,7 @@ def _normalise(
     silu: bool,
     precision: str,
 ) -> Tensor:
-    y = group_norm(x, num_groups, weight, bias, eps)
+    y = careful_group_norm(x, num_groups, weight, bias, eps, precision)
     return activate(_modulate(y, scale, shift, precision == "exact"), silu)
 
 
@@ -38,7 +38,7 @@ def _normalise_into(
     silu: bool,
     precision: str,
 ) -> None:
-    y = group_norm(x, num_groups, weight, bias, eps)
+    y = careful_group_norm(x, num_groups, weight, bias, eps, precision)
     activate_into(out, _modulate(y, scale, shift, precision == "exact"), silu, precision)
 
 
