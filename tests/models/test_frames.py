@@ -270,7 +270,7 @@ def test_hooked_blocks_stay_adapted(build):
             block.register_forward_hook(lambda *_: seen.append(1))
         got = vae.decode(z, num_frames=13).sample
         replaced = {entry.name for entry in handle.report if entry.replaced}
-    assert torch.equal(got, expected)
+    assert torch.allclose(got, expected, atol=1e-4)  # hooked, they run module by module: other sums
     assert len(seen) == 2 * len(vae.decoder.up_blocks)
     assert "decoder.up_blocks.0" in replaced
 
