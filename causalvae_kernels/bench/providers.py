@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BackendUnavailable, CausalVAEError, InvalidInput
-from ..core.op import explain
 from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
 from ..ops.causal_conv3d import triton_tiles
 from ..temporal.state import final_state
 from ..workloads import ConvCase, Workload, in_buffer, make_conv_call
+from .race import usable
 from .tune_gpu_conv import ways
 
 CONV_BASELINES = ("diffusers", "diffusers channels_last_3d")
@@ -88,7 +88,7 @@ def gpu_conv_providers(call: dict[str, Any], *, compiled: bool = False) -> dict[
     """
     providers = {n: p for n, p in conv_providers(call, compiled=compiled).items() if n not in CONV_OURS}
     last = {**call, **{name: _channels_last(call[name]) for name in ("x", "weight")}}
-    providers |= {name: _ours(last, name) for name in _usable("causal_conv3d", **last)}
+    providers |= {name: _ours(last, name) for name in usable(GPU_BACKENDS, "causal_conv3d", **last)}
     for way in ways(last):
         if way.plan is not None and way.plan["algorithm"] == triton_tiles.WINOGRAD:
             providers[WINOGRAD] = _with_state(way.run, last)
@@ -113,16 +113,11 @@ def gpu_pad_providers(x: Tensor, causal_padding: int) -> tuple[dict[str, Provide
         causal_pad3d_(buffer, backend=backend)
         return buffer.storage
 
-    names = tuple(_usable("causal_pad3d_", buffer))
+    names = tuple(usable(GPU_BACKENDS, "causal_pad3d_", buffer))
     for name in names:
         providers[f"{name} in place"] = functools.partial(in_place, name)
         providers[f"{name} copied"] = functools.partial(causal_pad3d, x, causal_padding, backend=name)
     return providers, tuple(f"{name} in place" for name in names)
-
-
-def _usable(op: str, *arguments: Any, **keywords: Any) -> list[str]:
-    """Return those of `GPU_BACKENDS` that can run a call."""
-    return [name for name in GPU_BACKENDS if explain(op, *arguments, **keywords, backend=name).chosen == name]
 
 
 def pad_providers(x: Tensor, causal_padding: int, *, backend: str | None = None) -> dict[str, Provider]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import in_a_line
+from ..core.op import explain
 from ..core.tuned import Measurement, architecture_of
 from .roofline import flush_cache
 from .timing import percentile, time_once, time_providers
@@ -41,6 +42,13 @@ class Way:
         """The backend and its plan, for people."""
         plan = "" if self.plan is None else " " + " ".join(f"{k}={v}" for k, v in self.plan.items())
         return f"{self.backend}{plan}"
+
+
+def usable(
+    backends: Sequence[str], op: Callable[..., Any] | str, *arguments: Any, **keywords: Any
+) -> list[str]:
+    """Return those of these backends that can run a call of an op."""
+    return [b for b in backends if explain(op, *arguments, **keywords, backend=b).chosen == b]
 
 
 def _nothing() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.op import explain
 from ..core.size_class import size_classes
 from ..ops import causal_pad3d, causal_pad3d_
 from ..ops.causal_pad3d.size_class import IN_PLACE, written
 from ..workloads import FULL_SIZE, in_buffer
-from .race import Job, Race, Way
+from .race import Job, Race, Way, usable
 
 _BACKENDS = ("triton", "cuda")
 _FORMATS = (torch.channels_last_3d, torch.contiguous_format)
@@ -67,7 +65,7 @@ def _race(
     shapes = " -> ".join("x".join(map(str, s)) for s in (shape, padded))
     if not in_place:
         pad = functools.partial(causal_pad3d, x, frames, initial_state=state)
-        can = _usable("causal_pad3d", x, frames, initial_state=state)
+        can = usable(_BACKENDS, "causal_pad3d", x, frames, initial_state=state)
         ways = [Way(name, functools.partial(pad, backend=name)) for name in ("aten", *can)]
         return Race(shapes, ways[0], ways[1:], 0.0)
     buffer = in_buffer(x, frames)
@@ -76,12 +74,7 @@ def _race(
         causal_pad3d_(buffer, initial_state=state, backend=backend)
         return buffer.storage
 
-    can = _usable("causal_pad3d_", buffer, initial_state=state)
+    can = usable(_BACKENDS, "causal_pad3d_", buffer, initial_state=state)
     ways = [Way(name, functools.partial(fill, name)) for name in ("aten", *can)]
     head = buffer.storage[:, :, :frames]
     return Race(shapes, ways[0], ways[1:], 0.0, spoil=functools.partial(head.fill_, float("nan")))
-
-
-def _usable(op: str, *arguments: Any, **keywords: Any) -> list[str]:
-    """Return those of our backends that can run a call."""
-    return [b for b in _BACKENDS if explain(op, *arguments, **keywords, backend=b).chosen == b]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.op import explain
 from ..core.size_class import size_classes
 from ..ops import (
     group_norm_silu,
@@ -21,7 +20,7 @@ from ..ops import (
 )
 from ..ops.norms.measured import INTO
 from ..workloads import FULL_SIZE, NormCase, in_buffer, make_norm_call
-from .race import Job, Race, Way
+from .race import Job, Race, Way, usable
 
 _OPS: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
     "group_norm_silu": (group_norm_silu, group_norm_silu_),
@@ -98,5 +97,4 @@ def _race(
 
 def _ways(op: str, call: dict[str, Any], run: Callable[[str], Callable[[], Tensor]]) -> list[Way]:
     """Return the default's way, and those of our backends that can run a call."""
-    can = [b for b in _BACKENDS if explain(op, **call, backend=b).chosen == b]
-    return [Way(name, run(name)) for name in ("aten", *can)]
+    return [Way(name, run(name)) for name in ("aten", *usable(_BACKENDS, op, **call))]

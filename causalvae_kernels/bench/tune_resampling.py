@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.op import explain
 from ..ops import downsample_conv, upsample_conv
 from ..ops.downsample_conv.shape_class import shape_classes as downsample_classes
 from ..ops.upsample_conv.shape_class import shape_classes as upsample_classes
-from .race import Job, Race, Way
+from .race import Job, Race, Way, usable
 
-_BACKEND = "cpu"
+_BACKENDS = ("cpu",)
 _CHANNELS = (16, 32, 64, 128, 256, 512)
 # Of an input frame, one for each class of pixels: a bit off the powers, so that tiles do not divide them.
 _SIZES = ((4, 4), (8, 9), (15, 18), (30, 35), (60, 70), (120, 140))
@@ -31,7 +30,7 @@ def upsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
     """Return a race for each class of CogVideoX's and Wan's upsamplers, kT = 1."""
     found: dict[str, Job] = {}
     for dtype in dtypes:
-        for channels, (height, width), frames, scale, memory_format in _grid(_SIZES, _SCALES, _FORMATS):
+        for channels, (height, width), frames, scale, memory_format in _grid(_SCALES, _FORMATS):
             shape, weight_shape = (1, channels, frames, height, width), (channels, channels, 1, 3, 3)
             if 2 * 9 * channels * channels * 4 * frames * height * width > _MOST_FLOPS:
                 continue
@@ -45,13 +44,9 @@ def downsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
     """Return a race for each class of CogVideoX's downsamplers."""
     found: dict[str, Job] = {}
     for dtype in dtypes:
-        for channels, (height, width), frames, compress, memory_format in _grid(
-            _SIZES, (False, True), _FORMATS[:1]
-        ):
-            shape, weight_shape = (
-                (1, channels, 2 * frames, 2 * height, 2 * width),
-                (channels, channels, 1, 3, 3),
-            )
+        for channels, (height, width), frames, compress, memory_format in _grid((False, True), _FORMATS[:1]):
+            shape = (1, channels, 2 * frames, 2 * height, 2 * width)
+            weight_shape = (channels, channels, 1, 3, 3)
             if 2 * 9 * channels * channels * 2 * frames * height * width > _MOST_FLOPS:
                 continue
             shape_class = downsample_classes(dtype, shape, weight_shape, compress)[0]
@@ -60,14 +55,14 @@ def downsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
     return list(found.values())
 
 
-def _grid(sizes: Sequence[Any], variants: Sequence[Any], formats: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _grid(variants: Sequence[Any], formats: Sequence[Any]) -> list[tuple[Any, ...]]:
     return [
         (channels, size, frames, variant, memory_format)
         for variant in variants
         for memory_format in formats
         for channels in _CHANNELS
         for frames in _FRAMES
-        for size in sizes
+        for size in _SIZES
     ]
 
 
@@ -102,6 +97,6 @@ def _race(
     def run(backend: str) -> Tensor:
         return op(x, weight, bias, **options, backend=backend)
 
-    can = [b for b in (_BACKEND,) if explain(op, x, weight, bias, **options, backend=b).chosen == b]
+    can = usable(_BACKENDS, op, x, weight, bias, **options)
     ways = [Way(name, functools.partial(run, name)) for name in ("aten", *can)]
     return Race("x".join(map(str, shape)), ways[0], ways[1:], _TOLERANCE[dtype])

@@ -6,7 +6,7 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,20 +74,23 @@ def _owns_activations(
         and _norm_at_work(module.norm_out, link)
         and type_name(module.conv_act) == "SiLU"
         and is_plain(module.conv_act, run)
-        and all(
-            rule_at_work(conv, link) is not None and (conv_cache is None or name in cache)
-            for name, conv in (("conv_in", module.conv_in), ("conv_out", module.conv_out))
-        )
+        and all(rule_at_work(conv, link) is not None for conv in (module.conv_in, module.conv_out))
         and cache_fits(module.conv_in, sample, cache.get("conv_in"))
     )
 
 
-def _wants_gradient(module: nn.Module, sample: Tensor, cache: Any) -> bool:
+def _wants_gradient(module: nn.Module, sample: Tensor, cache: dict[str, Any]) -> bool:
+    given = (sample, *module.parameters(), *_tensors_in(cache))
+    return any(tensor.requires_grad for tensor in given)
+
+
+def _tensors_in(cache: Any) -> Iterator[Tensor]:
+    """Give the tensors of a nested cache."""
     if isinstance(cache, Tensor):
-        return cache.requires_grad
-    if isinstance(cache, dict) and any(_wants_gradient(module, sample, part) for part in cache.values()):
-        return True
-    return sample.requires_grad or any(p.requires_grad for p in module.parameters())
+        yield cache
+    elif isinstance(cache, dict):
+        for part in cache.values():
+            yield from _tensors_in(part)
 
 
 def _block_at_work(block: nn.Module, link: Link) -> bool:

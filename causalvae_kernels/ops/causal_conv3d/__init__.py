@@ -12,13 +12,12 @@ from ...core.checks import check_choice, check_float, check_like, check_shape, c
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
-from ...core.selection import requested_backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from . import aten, cpu, cuda, triton
 from .reference import causal_conv3d__reference, causal_conv3d_reference, causal_conv3d_vjp
-from .shape_class import measured, measured_into, why_packed_anew
+from .shape_class import measured, measured_into, packed_or_aten
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
 
 
@@ -79,14 +78,14 @@ def causal_conv3d(
     cast = autocast_dtype(x)
     late = None
     if cast is not None:
-        choice["backend"] = _packed_or_aten(weight, backend, weight.dtype != cast)
+        choice["backend"] = packed_or_aten(weight, backend, weight.dtype != cast)
         if residual is not None and residual.dtype != cast:
             residual, late = None, residual
         x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
         if given["initial_state"] is not None:
             given["initial_state"] = given["initial_state"].to(cast)
     else:
-        choice["backend"] = _packed_or_aten(weight, backend)
+        choice["backend"] = packed_or_aten(weight, backend)
     arguments = _arguments(x, weight, bias, residual=residual, **steps, **given)
     y = _CONV(*arguments, **choice)
     if late is not None:
@@ -141,7 +140,7 @@ def causal_conv3d_(
     """
     out = out.body if isinstance(out, FrameBuffer) else out
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
-    choice = {"backend": _packed_or_aten(weight, backend), "precision": precision}
+    choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
     x, seen, given = _source(_CONV_, (out,), x, weight, bias, steps, given, choice)
     arguments = _arguments_into(out, x, weight, bias, residual=residual, **steps, **given)
@@ -167,7 +166,7 @@ def reads_two_sources(
     """
     if autocast_dtype(x) is not None:
         return False  # a copy is made anyway
-    choice = {"backend": _packed_or_aten(weight, backend), "precision": precision}
+    choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
     return _CONV.choose(_arguments(x, weight, bias, **options), **choice).two_sources
 
 
@@ -191,12 +190,6 @@ def _source(
             return x.body, x.body, given
     seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
     return x.storage, seen, _fill(x, backend=choice["backend"], **given)
-
-
-def _packed_or_aten(weight: Tensor, backend: str | None, cast: bool = False) -> str | None:
-    """Return the backend to ask for: weights that are cast or trained would be packed on every call."""
-    anew = cast or why_packed_anew(weight) is not None
-    return "aten" if anew and requested_backend(backend)[0] == "auto" else backend
 
 
 def _check_head_room(

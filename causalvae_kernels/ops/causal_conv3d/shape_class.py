@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.packed import has_room, packed_budget
+from ...core.selection import requested_backend
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned, architecture_of
 from .cpu import packing
@@ -59,20 +60,37 @@ def measured(
         return found
     size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
     if takes_winograd(weight.shape, stride, dilation, size):
-        objection = why_packed_anew(weight)
-        if objection is None and not has_room(weight, *packing(weight, isa)):
-            objection = (
-                "measured with packed weights that are kept, and the budget of "
-                f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
-            )
-        if objection is not None:
-            return replace(found, objection=objection)
+        return where_packed_is_kept(found, weight, *packing(weight, isa))
     return found
 
 
 def measured_into(out: Tensor, *arguments: Any) -> Measurement | None:
     """As `measured`; where the output goes makes no difference."""
     return measured(*arguments)
+
+
+def where_packed_is_kept(found: Measurement, weight: Tensor, kind: object, size: int) -> Measurement:
+    """Return a measurement that was made with packed weights, with an objection where these cannot be kept.
+
+    Args:
+        found: The measurement.
+        weight: The weights of the call.
+        kind: How they are packed, as `core.packed` takes it.
+        size: Bytes that they take so.
+    """
+    objection = why_packed_anew(weight)
+    if objection is None and not has_room(weight, kind, size):
+        objection = (
+            "measured with packed weights that are kept, and the budget of "
+            f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
+        )
+    return found if objection is None else replace(found, objection=objection)
+
+
+def packed_or_aten(weight: Tensor, backend: str | None, cast: bool = False) -> str | None:
+    """Return the backend to ask for: weights that are cast or trained would be packed on every call."""
+    anew = cast or why_packed_anew(weight) is not None
+    return "aten" if anew and requested_backend(backend)[0] == "auto" else backend
 
 
 def why_packed_anew(weight: Tensor) -> str | None:

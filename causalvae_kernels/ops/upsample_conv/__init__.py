@@ -11,12 +11,12 @@ from ...core.checks import check_choice, check_float, check_like, check_shape, c
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
-from ...core.selection import requested_backend
 from ...temporal.state import final_state
+from ..causal_conv3d.shape_class import packed_or_aten
 from ..causal_pad3d import check_state
 from . import aten, cpu
 from .reference import upsample_conv_reference, upsample_conv_vjp
-from .shape_class import measured, why_packed_anew
+from .shape_class import measured
 from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, state_frames
 
 
@@ -73,9 +73,7 @@ def upsample_conv(
     """
     seen, past = x, initial_state
     cast = autocast_dtype(x)
-    anew = (cast is not None and weight.dtype != cast) or why_packed_anew(weight) is not None
-    if anew and requested_backend(backend)[0] == "auto":
-        backend = "aten"  # weights that are cast or trained would be packed on every call
+    backend = packed_or_aten(weight, backend, cast is not None and weight.dtype != cast)
     if cast is not None:
         x, weight, bias, initial_state = (
             None if t is None else t.to(cast) for t in (x, weight, bias, initial_state)

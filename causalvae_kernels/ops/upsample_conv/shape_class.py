@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from ...core import native
 from ...core.layout import memory_format_of
-from ...core.packed import has_room, packed_budget
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned
-from ..causal_conv3d.shape_class import PIXELS, channel_class, class_words, pixels_word, why_packed_anew
+from ..causal_conv3d.shape_class import PIXELS, channel_class, class_words, pixels_word, where_packed_is_kept
 from .cpu import packing
 from .spec import takes_winograd
 
@@ -43,13 +41,7 @@ def measured(
     found = TUNED.find(isa, classes)
     if found is None or not found.faster or not takes_winograd(weight.shape, scale, x.shape[3:]):
         return found
-    objection = why_packed_anew(weight)
-    if objection is None and not has_room(weight, *packing(weight, scale, isa)):
-        objection = (
-            "measured with packed weights that are kept, and the budget of "
-            f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
-        )
-    return found if objection is None else replace(found, objection=objection)
+    return where_packed_is_kept(found, weight, *packing(weight, scale, isa))
 
 
 @functools.lru_cache(maxsize=4096)
