@@ -6,7 +6,7 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.layout import memory_format_of
 from ..core.op import explain
 from ..temporal import BufferPool
+from .coders import is_compiled, pool_for, wants_gradient
 from .cogvideox_blocks import Cache, Norm, is_pointwise, residual_block
 from .cogvideox_conv import cache_fits, conv_of, state_of
 from .cogvideox_resample import upsample
@@ -71,7 +72,7 @@ def _owns_activations(
         not torch.compiler.is_compiling()
         and sample.numel() > 0
         and (temb is None or not temb.requires_grad)
-        and not (torch.is_grad_enabled() and _wants_gradient(module, sample, cache))
+        and not wants_gradient(module, sample, cache)
         and all(_block_at_work(block, link) for block in blocks.values())
         and _norm_at_work(module.norm_out, link)
         and type_name(module.conv_act) == "SiLU"
@@ -81,22 +82,8 @@ def _owns_activations(
     )
 
 
-def _wants_gradient(module: nn.Module, sample: Tensor, cache: dict[str, Any]) -> bool:
-    given = (sample, *module.parameters(), *_tensors_in(cache))
-    return any(tensor.requires_grad for tensor in given)
-
-
-def _tensors_in(cache: Any) -> Iterator[Tensor]:
-    """Give the tensors of a nested cache."""
-    if isinstance(cache, Tensor):
-        yield cache
-    elif isinstance(cache, dict):
-        for part in cache.values():
-            yield from _tensors_in(part)
-
-
 def _block_at_work(block: nn.Module, link: Link) -> bool:
-    if type_name(block) not in _BLOCKS or not is_plain(block, run) or _is_compiled(block):
+    if type_name(block) not in _BLOCKS or not is_plain(block, run) or is_compiled(block):
         return False
     return all(rule_at_work(sampler, link) is not None for sampler in _samplers(block)) and all(
         _resnet_at_work(resnet, link) for resnet in block.resnets
@@ -104,7 +91,7 @@ def _block_at_work(block: nn.Module, link: Link) -> bool:
 
 
 def _resnet_at_work(resnet: nn.Module, link: Link) -> bool:
-    if rule_at_work(resnet, link) is None or _is_compiled(resnet):
+    if rule_at_work(resnet, link) is None or is_compiled(resnet):
         return False
     if resnet.dropout.training and resnet.dropout.p > 0:
         return False
@@ -122,10 +109,6 @@ def _norm_at_work(norm: nn.Module, link: Link) -> bool:
     if type_name(norm) == "GroupNorm":
         return is_plain(norm, run)
     return rule_at_work(norm, link) is not None
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _samplers(block: nn.Module) -> Iterable[nn.Module]:
@@ -147,9 +130,7 @@ def _run(
 ) -> tuple[Tensor, dict[str, Any]]:
     cache, new_cache = conv_cache or {}, {}
     sample = sample.contiguous(memory_format=_inner_format(module, link, sample))
-    # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
-    device = sample.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    pool = pool_for(sample)
     pass_ = _Pass(
         link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk()
     )
