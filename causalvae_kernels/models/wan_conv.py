@@ -1,8 +1,8 @@
 """Wan's causal convolution, which is a call of `causal_conv3d`, and the feature cache of its model.
 
 The cache is a list with a place for every convolution, in the order in which they are visited. A place is
-None before the first chunk, then holds the last frames that the convolution has seen, two at most; in front of
-a single one stand zeros. It is filled in place, so that modules with and without a rule can be mixed.
+None before the first chunk, then holds the last frames that the convolution has seen, two at most; in front
+of a single one stand zeros. It is filled in place, so that modules with and without a rule can be mixed.
 """
 
 from __future__ import annotations
