@@ -97,9 +97,18 @@ def convolve(
     return result if conv.streams else (result, None)
 
 
-def needs_no_room(conv: Conv, link: Link, x: Tensor) -> bool:
-    """Whether the convolution of something like `x` reads its past where it lies, not in front of `x`."""
-    return reads_two_sources(x, conv.weight, conv.bias, **conv.options(link))
+def needs_no_room(conv: Conv, link: Link, x: Tensor, *, first: bool = True) -> bool:
+    """Whether the convolution of something like `x` reads its past where it lies, not in front of `x`.
+
+    Args:
+        conv: The convolution.
+        link: Of the swap.
+        x: As large as its input.
+        first: Whether the video begins with `x`: there is no state.
+    """
+    # Of a state, only its size matters here.
+    state = None if first or not conv.head_room else x[:, :, :1].expand(-1, -1, conv.head_room, -1, -1)
+    return reads_two_sources(x, conv.weight, conv.bias, initial_state=state, **conv.options(link))
 
 
 def may_write(*tensors: Tensor | None) -> bool:

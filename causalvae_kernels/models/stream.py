@@ -258,7 +258,10 @@ def _check(call: str, link: Any, codec: ChunkCodec | None, num_frames: int | Non
     if link.frames != "any":
         raise InvalidInput(f'{call}: this swap keeps diffusers\' counts; call swap(vae, frames="any")')
     if codec is None:
-        raise InvalidInput(f"{call}: models of this family do not run in chunks")
+        raise InvalidInput(
+            f"{call}: there is no stream for the models of this family; encode and decode take any number of "
+            "frames in one call"
+        )
     if not link.active:
         raise InvalidInput(f"{call}: this swap was restored; call swap() again")
     if num_frames is not None:

@@ -23,6 +23,7 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
+from ..temporal import frame_rule
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
@@ -365,7 +366,7 @@ def swap(
     before `backward` does not hold for the recomputation.
 
     Args:
-        vae: An `AutoencoderKLCogVideoX`.
+        vae: A VAE of diffusers of a family that has rules (`causalvae_kernels.models.FAMILIES`).
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
@@ -402,6 +403,12 @@ def swap(
 
 def _check_adaptable(vae: nn.Module, family: Family) -> None:
     """Refuse what would give a wrong number of frames."""
+    try:
+        frame_rule(vae)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f'swap: frames="any" needs to know which frame counts a {family.model} takes: {error}'
+        ) from error
     for name in METHODS:
         if has_foreign_method(vae, run_method, name, _place_of(vae, name)):
             raise InvalidInput(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from . import wan_shortcuts
+from .stream import ChunkCodec
 from .swap import Family, Rule, register_family
 from .wan_blocks import mid_block, norm, resnet, up_block, why_norm_left, why_resnet_left
+from .wan_chunks import channels, chunk_sizes, decode_chunk, encode_chunk
 from .wan_coders import decoder, encoder, why_coder_left
 from .wan_conv import causal_conv, why_conv_left
 from .wan_resample import resample, why_resample_left
@@ -50,15 +52,19 @@ def _rules(prefix: str, shortcuts: str) -> dict[str, Rule]:
     }
 
 
-for _model, _prefix, _shortcuts in (
-    ("AutoencoderKLWan", "Wan", ""),
-    ("AutoencoderKLQwenImage", "QwenImage", ""),
-    ("AutoencoderKLQwenImage21", "QwenImage21", "QwenImage21"),
+_STREAMS = ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels)
+
+# Qwen-Image 2.1's takes single images.
+for _model, _prefix, _shortcuts, _chunks in (
+    ("AutoencoderKLWan", "Wan", "", _STREAMS),
+    ("AutoencoderKLQwenImage", "QwenImage", "", _STREAMS),
+    ("AutoencoderKLQwenImage21", "QwenImage21", "QwenImage21", None),
 ):
     register_family(
         Family(
             model=_model,
             rules=_rules(_prefix, _shortcuts),
+            chunks=_chunks,
             needs_no_rule={"Conv2d": "a projection of an attention block, or of a resampler that is left"},
         )
     )

@@ -121,10 +121,11 @@ def normed(
         x: The activation.
         overwrite: Whether `x` may be overwritten.
     """
-    memory = None if conv is None else conv_of(conv)
+    memory, first = None if conv is None else conv_of(conv), way.features.found is None
     if not _takes(module, x):
-        return silu(way.link, memory, module(x), way.pool)
-    return activated(norm_of(module, way.link), way.link, memory, x, overwrite=overwrite, pool=way.pool)
+        return silu(way.link, memory, module(x), way.pool, first)
+    op = norm_of(module, way.link)
+    return activated(op, way.link, memory, x, overwrite=overwrite, pool=way.pool, first=first)
 
 
 def resnet(

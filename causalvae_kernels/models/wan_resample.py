@@ -38,7 +38,10 @@ def resampled(module: nn.Module, way: Way, held: Held) -> None:
     if mode.startswith("up"):
         if mode == "upsample3d":
             _double_frames(module, way, held)
-        held.tensor = upsample_conv(held.take(), *arguments, **options)
+        x = held.take()
+        if x.dtype == torch.float64:
+            x = x.float().double()  # the model repeats pixels in float32
+        held.tensor = upsample_conv(x, *arguments, **options)
     else:
         held.tensor = downsample_conv(held.take(), *arguments, **options)
         if mode == "downsample3d":
@@ -88,7 +91,7 @@ def _interleaved(module: nn.Module, way: Way, x: Tensor, past: Tensor | None) ->
         return interleaved(type(module).forward(module, x, past))
     past = state_of(conv, x, past)
     on_cpu = x.device.type == "cpu" and may_write(x, past, conv.weight, conv.bias)
-    if not (on_cpu and needs_no_room(conv, way.link, x)):
+    if not (on_cpu and needs_no_room(conv, way.link, x, first=past is None)):
         return interleaved(convolve(conv, way.link, x, past)[0])
     # Each half of the channels goes straight into its frames.
     batch, channels, frames, height, width = x.shape
