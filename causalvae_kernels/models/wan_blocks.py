@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.layout import memory_format_of
 from ..temporal import BufferPool, FrameBuffer
 from .coders import is_compiled
 from .conv import convolve, is_small
@@ -49,15 +50,15 @@ def visit(module: nn.Module, way: Way, held: Held, **options: Any) -> None:
     step = None if rule is None else STEPS.get(rule.forward)
     if step is not None:
         step(module, way, held, **options)
-    elif type_name(module) in _ATTENTION:
-        held.tensor = module(held.take())
-        held.owned = is_plain(module, run) and not is_compiled(module)
-    else:
-        features, x = way.features, held.take()
-        if features.kept:
-            options |= {"feat_cache": features.cache, "feat_idx": features.index}
-        # Somebody may keep what goes in and what comes out.
-        held.tensor, held.owned = module(x, **options), False
+        return
+    features, x, known = way.features, held.take(), type_name(module) in _ATTENTION
+    if features.kept and not known:
+        options |= {"feat_cache": features.cache, "feat_idx": features.index}
+    layout = memory_format_of(x)
+    y = module(x, **options)
+    held.tensor = y.contiguous(memory_format=layout)
+    # Otherwise somebody may keep what comes out; what goes in is given to nobody else.
+    held.owned = held.tensor is not y or (known and is_plain(module, run) and not is_compiled(module))
 
 
 _ATTENTION = tuple(f"{prefix}AttentionBlock" for prefix in ("Wan", "QwenImage", "QwenImage21"))

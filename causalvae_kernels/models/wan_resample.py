@@ -51,8 +51,6 @@ def resampled(module: nn.Module, way: Way, held: Held) -> None:
 
 def why_resample_left(module: nn.Module) -> str | None:
     """Return why the rule is not for this `WanResample`, or None."""
-    if module.mode not in ("upsample2d", "upsample3d", "downsample2d", "downsample3d"):
-        return f"its mode is {module.mode!r}: it resamples nothing"
     first, conv = module.resample[0], module.resample[1]
     kind = type_name(first)
     if module.mode.startswith("up"):

@@ -11,6 +11,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
+from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import coders, conv, wan_shortcuts
 from causalvae_kernels.temporal import BufferPool
 from tests.models.helpers import assert_parity, round_trip
@@ -223,12 +224,12 @@ def test_the_samplers_may_be_hooked(name):
         if swapped:
             swap(vae)
         kept = []
+        found.append(kept)
         for module in vae.decoder.modules():
             if isinstance(module, (wan.WanResample, wan.WanUpsample, wan.DupUp3D)):
-                module.register_forward_hook(lambda _, given, out: kept.append(out))
+                module.register_forward_hook(lambda _, given, out, kept=kept: kept.append(out))
         cache = places(vae.decoder)
-        outs = [run(vae.decoder, chunk, cache, not i) for i, chunk in enumerate(chunks)]
-        found.append(outs + kept)
+        kept += [run(vae.decoder, chunk, cache, not i) for i, chunk in enumerate(chunks)]
     assert all(near(b, a) for a, b in zip(*found, strict=True))
 
 
@@ -260,21 +261,30 @@ def test_what_is_copied(name):
     with _Counted() as counted:
         out = run(vae.decoder, chunks[2], cache, False)
     state = sum(t.numel() for t in coders.tensors_in(cache))
-    attention, _Counted.elements = build(name).decoder.mid_block.attentions[0], 0
+    attention = build(name).decoder.mid_block.attentions[0]
     x = torch.randn(1, 24, 1, 3, 2).contiguous(memory_format=torch.channels_last_3d)
     with _Counted() as inside:
         attention(x)
-    assert counted.elements <= state + chunks[2].numel() + out.numel() + inside.elements
+    copied = inside.elements + x.numel()  # its output may be laid out in another way
+    assert counted.elements <= state + chunks[2].numel() + out.numel() + copied
 
 
 @NATIVE
 def test_activations_stay_channels_last(monkeypatch):
     """Between the first and the last convolution nothing is laid out anew."""
-    seen, forwards = [], conv.causal_conv3d, conv.causal_conv3d_
-    monkeypatch.setattr(conv, "causal_conv3d", lambda x, *a, **k: seen.append(x) or forwards[0](x, *a, **k))
-    monkeypatch.setattr(
-        conv, "causal_conv3d_", lambda o, x, *a, **k: seen.append(x) or forwards[1](o, x, *a, **k)
-    )
+    seen = []
+
+    def watch(name, place):
+        forward = getattr(conv, name)
+
+        def watched(*arguments, **keywords):
+            seen.append(arguments[place])
+            return forward(*arguments, **keywords)
+
+        monkeypatch.setattr(conv, name, watched)
+
+    watch("causal_conv3d", 0)
+    watch("causal_conv3d_", 1)
     for name in VIDEO:
         vae = build(name)
         swap(vae, backend="cpu")
@@ -285,9 +295,8 @@ def test_activations_stay_channels_last(monkeypatch):
                 run(module, chunk, cache, not i)
     assert len(seen) > 100
     for x in seen:
-        x = getattr(x, "storage", x)
-        dense = x if x.shape[0] * x.shape[2] > 1 else x[0, :, 0].movedim(0, 2)
-        assert dense.stride(1) == 1 or dense.shape[1] == 1 or dense is not x
+        alone = x.shape[1] == 1 or x[0, 0].numel() == 1
+        assert alone or is_channels_last_3d(x), (x.shape, x.stride())
 
 
 def test_gradients_that_come_with_the_cache_and_no_pool_then(monkeypatch):
@@ -358,6 +367,7 @@ def test_parity_with_the_real_widths(channels):
     config = {"base_dim": channels, "num_res_blocks": 1}
     if channels == 160:
         config |= {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "z_dim": 48}
+        config |= {"dim_mult": [1, 2, 2], "temperal_downsample": [True, True]}
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKLWan(**config).eval().requires_grad_(False)
     other = copy.deepcopy(vae)

@@ -39,7 +39,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "its scale is 3.0",
     ),
     "gelu": (lambda: wan.WanResidualBlock(4, 4, non_linearity="gelu"), "its nonlinearity is a GELU"),
-    "none": (lambda: wan.WanResample(4, "none"), "its mode is 'none': it resamples nothing"),
+    "none": (lambda: wan.WanResample(4, "none"), "its resample is a Identity, expected Sequential"),
     "bilinear": (
         lambda: _changed(wan.WanResample(4, "upsample2d"), "resample.0", mode="bilinear"),
         "which is not what the op does",

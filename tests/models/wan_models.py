@@ -19,7 +19,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"scale_factor_spatial": 16},
     ),
     "qwen": ("AutoencoderKLQwenImage", _WIDTHS),
-    "qwen 2.1": ("AutoencoderKLQwenImage21", {**_WIDTHS, "temperal_downsample": [False, True, True]}),
+    "qwen 2.1": (
+        "AutoencoderKLQwenImage21",
+        {**_WIDTHS, "decoder_base_dim": 6, "temperal_downsample": [False, True, True]},
+    ),
 }
 VIDEO = ("2.1", "2.2", "qwen")
 
