@@ -55,7 +55,7 @@ def why_resample_left(module: nn.Module) -> str | None:
     kind = type_name(first)
     if module.mode.startswith("up"):
         settings = (getattr(first, name, None) for name in ("size", "scale_factor", "mode"))
-        fits_rule = kind.endswith("Upsample") and tuple(settings) == (None, (2.0, 2.0), "nearest-exact")
+        fits_rule = kind in _UPSAMPLES and tuple(settings) == (None, (2.0, 2.0), "nearest-exact")
         reason = why_conv2d_left(conv, stride=1, padding=1)
     else:
         fits_rule = kind == "ZeroPad2d" and tuple(first.padding) == (0, 1, 0, 1)
@@ -67,6 +67,9 @@ def why_resample_left(module: nn.Module) -> str | None:
     if reason is None and hasattr(module, "time_conv"):
         reason = why_conv_left(module.time_conv)
     return reason
+
+
+_UPSAMPLES = ("WanUpsample", "QwenImageUpsample", "QwenImage21Upsample")
 
 
 def _double_frames(module: nn.Module, way: Way, held: Held) -> None:
@@ -88,20 +91,22 @@ def _interleaved(module: nn.Module, way: Way, x: Tensor, past: Tensor | None) ->
     if not fits(module, conv, x, past):
         return interleaved(type(module).forward(module, x, past))
     past = state_of(conv, x, past)
+    biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
+    halves = [replace(conv, weight=w, bias=b) for w, b in zip(conv.weight.chunk(2), biases, strict=True)]
     on_cpu = x.device.type == "cpu" and may_write(x, past, conv.weight, conv.bias)
-    if not (on_cpu and needs_no_room(conv, way.link, x, first=past is None)):
+    if not (on_cpu and needs_no_room(halves[0], way.link, x, first=past is None)):
         return interleaved(convolve(conv, way.link, x, past)[0])
     # Each half of the channels goes straight into its frames.
-    batch, channels, frames, height, width = x.shape
+    batch, _, frames, height, width = x.shape
     out = memory.empty(
-        (batch, conv.weight.shape[0] // 2, 2 * frames, height, width),
+        (batch, halves[0].weight.shape[0], 2 * frames, height, width),
         dtype=x.dtype,
         device=x.device,
         memory_format=memory_format_of(x, conv.weight),
     )
-    biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
-    for half, (weight, bias) in enumerate(zip(conv.weight.chunk(2), biases, strict=True)):
-        causal_conv3d_(out[:, :, half::2], x, weight, bias, initial_state=past, **conv.options(way.link))
+    for turn, half in enumerate(halves):
+        options = {**half.options(way.link), "initial_state": past}
+        causal_conv3d_(out[:, :, turn::2], x, half.weight, half.bias, **options)
     return out
 
 

@@ -13,6 +13,7 @@ from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import coders, conv, wan_shortcuts
+from causalvae_kernels.models.swap import Link
 from causalvae_kernels.temporal import BufferPool
 from tests.models.helpers import assert_parity, round_trip
 from tests.models.test_swap_cogvideox import _Counted
@@ -250,23 +251,27 @@ def test_a_foreign_block_and_a_foreign_attention_run_as_they_are():
 
 
 @NATIVE
+@pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("name", VIDEO)
-def test_what_is_copied(name):
-    """The last frames, the layout at both ends, what attention copies, Wan 2.2's first frames: no more."""
+def test_what_is_copied(name, coder):
+    """The last frames, the layout at both ends, what attention copies; no more."""
     vae = build(name)
     swap(vae, backend="cpu")
-    chunks, cache = chunks_of(name, "decoder"), places(vae.decoder)
+    module, chunks = getattr(vae, coder), chunks_of(name, coder)
+    cache, seen = places(module), []
+    module.mid_block.attentions[0].to_qkv.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     for i in (0, 1):
-        run(vae.decoder, chunks[i], cache, not i)
+        run(module, chunks[i], cache, not i)
     with _Counted() as counted:
-        out = run(vae.decoder, chunks[2], cache, False)
+        out = run(module, chunks[2], cache, False)
     state = sum(t.numel() for t in coders.tensors_in(cache))
-    attention = build(name).decoder.mid_block.attentions[0]
-    x = torch.randn(1, 24, 1, 3, 2).contiguous(memory_format=torch.channels_last_3d)
+    # A convolution over pairs of frames is given the one before and the first of its own as a state.
+    pairs = sum(2 * t.numel() for t in coders.tensors_in(cache) if t.shape[2] == 1)
+    x = torch.randn_like(seen[-1]).unsqueeze(2)
     with _Counted() as inside:
-        attention(x)
-    copied = inside.elements + x.numel()  # its output may be laid out in another way
-    assert counted.elements <= state + chunks[2].numel() + out.numel() + copied
+        getattr(build(name), coder).mid_block.attentions[0](x)
+    attention = inside.elements + x.numel()  # its output may be laid out in another way
+    assert counted.elements <= state + pairs + chunks[2].numel() + out.numel() + attention
 
 
 @NATIVE
@@ -373,3 +378,11 @@ def test_parity_with_the_real_widths(channels):
     other = copy.deepcopy(vae)
     swap(other)
     assert_parity(vae, other, torch.rand(1, 3, 5, 16, 16) * 2 - 1)
+
+
+def test_room_is_left_for_a_state_that_lies_elsewhere():
+    """The framework needs no room in front of a single first frame, and of one behind others it does."""
+    described = conv.Conv(torch.randn(4, 4, 3, 3, 3), temporal_mode="zeros")
+    link, x = Link("AutoencoderKLWan", "aten", None), torch.randn(1, 4, 1, 4, 4)
+    assert conv.needs_no_room(described, link, x)
+    assert not conv.needs_no_room(described, link, x, first=False)

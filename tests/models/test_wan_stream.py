@@ -21,7 +21,7 @@ def joined(stream):
 
 
 def near(got, expected):
-    """Equal but for the 1x1x1 convolutions of latents, whose sums depend on how many there are and how they lie.
+    """Equal but for the 1x1x1 convolutions of latents: how they sum depends on number and layout.
 
     That is some 1e-7 at the latents, and ten times as much at the frames.
     """
