@@ -12,8 +12,8 @@ from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.models import FAMILIES
 from tests.models.wan_models import VIDEO, build
 
-TILED = {"tile_sample_min_height": 32, "tile_sample_min_width": 48}
-TILED |= {"tile_sample_stride_height": 16, "tile_sample_stride_width": 32}
+TILED = {"tile_sample_min_height": 32, "tile_sample_min_width": 32}
+TILED |= {"tile_sample_stride_height": 16, "tile_sample_stride_width": 16}
 
 
 def joined(stream):
@@ -33,36 +33,36 @@ def one_call(model, clip):
     return latents, model.decode(latents, num_frames=clip.shape[2]).sample
 
 
-@pytest.mark.parametrize("precision", [None, "exact"])
-@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize(("name", "precision"), [*((name, None) for name in VIDEO), ("2.2", "exact")])
 def test_a_stream_gives_the_numbers_of_one_call(name, precision):
     handle = swap(build(name), frames="any", precision=precision)
-    for num_frames in (1, 2, 8, 9):
-        clip = torch.rand(2, 3, num_frames, 32, 32) * 2 - 1
+    for num_frames in (1, 2, 9):
+        clip = torch.rand(1, 3, num_frames, 32, 16) * 2 - 1
         latents, frames = one_call(handle.model, clip)
         for count in (None, num_frames):
             stream = handle.encode_stream(clip.split(3, dim=2), num_frames=count)
-            assert near(joined(stream), latents)
-            decoded = handle.decode_stream(latents.split(1, dim=2), num_frames=num_frames)
+            decoded = handle.decode_stream(stream)
             assert near(joined(decoded), frames)
-        chained = handle.decode_stream(handle.encode_stream([clip]))
-        assert near(joined(chained), frames)
+        assert near(joined(handle.encode_stream([clip])), latents)
+        assert near(joined(handle.decode_stream(latents.split(1, dim=2), num_frames=num_frames)), frames)
 
 
 @pytest.mark.parametrize("name", VIDEO)
 def test_tiles_and_slices(name):
     model = build(name)
     model.enable_tiling(**TILED)
-    model.enable_slicing()
     handle = swap(model, frames="any")
-    # Wan 2.2 compares the frames with the size of a tile, and cuts what is folded into patches.
-    clip = torch.rand(2, 3, 6, 64, 64) * 2 - 1
+    # Wan 2.2 compares the frames with the size of a tile, and cuts what is folded into patches: fewer tiles.
+    batch = 2 if name == "2.2" else 1
+    if batch > 1:
+        model.enable_slicing()
+    clip = torch.rand(batch, 3, 3, 48, 48) * 2 - 1
     latents, frames = one_call(model, clip)
-    stream = handle.encode_stream(clip.split(2, dim=2), num_frames=6)
+    stream = handle.encode_stream(clip.split(2, dim=2), num_frames=3)
     assert near(joined(stream), latents)
-    assert near(joined(handle.decode_stream([latents], num_frames=6)), frames)
+    assert near(joined(handle.decode_stream([latents], num_frames=3)), frames)
     model.disable_tiling()
-    assert not torch.equal(model.decode(latents, num_frames=6).sample, frames), "nothing was tiled"
+    assert not near(model.decode(latents, num_frames=3).sample, frames), "nothing was tiled"
 
 
 def test_two_streams_in_turns_and_an_exception_in_between():
