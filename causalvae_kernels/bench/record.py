@@ -157,10 +157,15 @@ def make_record(rows: Sequence[Row], limits: Mapping[int, Limits]) -> dict[str, 
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON; the file is there whole, or as it was before."""
+    """Write a record as JSON, numbers with five digits; the file is there whole, or as it was before."""
+    write_json(path, _rounded(record))
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write plain data as JSON; the file is there whole, or as it was before."""
     temporary = path.with_name(f".partial-{path.name}")
     try:
-        temporary.write_text(json.dumps(_rounded(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
