@@ -22,7 +22,7 @@ from ..core.op import NAMESPACE, Backend, Op, all_ops, can_always
 
 Operator = torch._ops.OpOverload
 
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 # They return what they were given, in another shape, and their schema does not say so.
 _HIDDEN_VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias")
 
@@ -59,7 +59,7 @@ class DryRun(TorchDispatchMode):
             return self._ours(self._ops[func._schema.name.partition("::")[2]], func, args)
         if is_composite(func):
             with self:
-                return func._op_dk(_COMPOSITE, *args, **kwargs)
+                return func._op_dk(COMPOSITE, *args, **kwargs)
         if is_view(func):
             return func(*args, **kwargs)
         result = self._results(func, args, kwargs)
@@ -111,7 +111,7 @@ _FAKES = {torch.ops.aten.mkldnn_convolution.default: _convolution}
 
 def is_composite(func: Operator) -> bool:
     """Tell whether an operator is a name for others, into which it was not taken apart yet."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE)
 
 
 def is_view(func: Operator) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import FrameBuffer, causal_conv3d, group_norm_silu, swap
-from causalvae_kernels.bench.dry_run import DryRun, assumed, is_composite, is_view
+from causalvae_kernels.bench.dry_run import COMPOSITE, DryRun, assumed, is_composite, is_view
 from causalvae_kernels.bench.traffic import count_traffic
 from causalvae_kernels.core import native
 from causalvae_kernels.core.op import NAMESPACE, all_ops
@@ -24,7 +24,6 @@ from causalvae_kernels.ops.upsample_conv import spec as up_spec
 from causalvae_kernels.workloads import cogvideox_2b_config, small_cogvideox_config
 
 needs_native = pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
-COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 BFLOAT16 = 2
 
 # GB that the unmodified decoder moves for 49 frames of 480x720 in bfloat16, and how often each operator runs:
