@@ -42,8 +42,17 @@ def time_by_group(fn: Callable[[], object], rounds: int = 1) -> dict[str, float]
 
 
 def with_rest(by_group: dict[str, float], total_ms: float) -> dict[str, float]:
-    """Return the groups with what is left of a run that was timed without the clock, which may be nothing."""
-    return {**by_group, GROUPS[-1]: max(total_ms - sum(by_group.values()), 0.0)}
+    """Return the groups with the rest; together they take `total_ms`.
+
+    Args:
+        by_group: What `time_by_group` gave. Where that is more than the total, the clocked runs were slower:
+            the shares are kept, and there is no rest.
+        total_ms: Time of a run without the clock.
+    """
+    clocked = sum(by_group.values())
+    scale = min(total_ms / clocked, 1.0) if clocked else 1.0
+    scaled = {group: scale * ms for group, ms in by_group.items()}
+    return {**scaled, GROUPS[-1]: max(total_ms - clocked, 0.0)}
 
 
 class _Clock(TorchDispatchMode):

@@ -70,7 +70,8 @@ def test_the_time_of_a_model_by_a_false_clock(backend, monkeypatch):
 def test_the_rest_is_what_is_left():
     parts = dict.fromkeys(GROUPS[:-1], 2.0)
     assert with_rest(parts, 15.0) == {**parts, "rest": 5.0}
-    assert with_rest(parts, 9.0)["rest"] == 0.0
+    assert with_rest(parts, 5.0) == {**dict.fromkeys(GROUPS, 1.0), "rest": 0.0}  # a slower run: shares hold
+    assert with_rest(dict.fromkeys(GROUPS[:-1], 0.0), 3.0)["rest"] == 3.0
 
 
 def test_the_plot_is_a_png(tmp_path):
