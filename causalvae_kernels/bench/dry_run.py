@@ -34,9 +34,10 @@ class DryRun(TorchDispatchMode):
     then these are dispatched one by one. Code that asks for a number in a tensor raises.
 
     Args:
-        see: Called before each operator of the framework that is not a view, with it, its positional and its
-            keyword arguments, and after it with what it returned; and
-        see_kernel: before each kernel of ours, with its op, its backend and its arguments.
+        see: Called for each operator of the framework that is not a view: with the operator, its positional
+            and its keyword arguments, and what it returned.
+        see_kernel: Called for each kernel of ours: with its op, its backend, and what the backend's `call`
+            would be given.
     """
 
     def __init__(
