@@ -18,6 +18,7 @@ from causalvae_kernels.bench.module_providers import OURS, norm_pair
 from causalvae_kernels.bench.record import module_row
 from causalvae_kernels.bench.roofline import Limits
 from causalvae_kernels.bench.traffic import count_traffic
+from causalvae_kernels.parity import check_module
 from causalvae_kernels.workloads import NORM_WORKLOADS, NormWorkload
 
 pytest.importorskip("diffusers")
@@ -40,8 +41,9 @@ def test_norm(
     keep: Callable[..., None],
 ) -> None:
     pair = norm_pair(workload, dtype, random.SystemRandom().randrange(2**31))
-    errors = pair.check(f"{workload.op} {workload.name} {dtype}")
     providers = pair.providers()
+    allowed = (pair.factor, pair.long_sum)
+    errors = check_module(providers, pair.oracle(), OURS, *allowed, f"{workload.op} {workload.name} {dtype}")
     moved = {name: count_traffic(provider).bytes for name, provider in providers.items()}
     timings = time_beside(providers, OURS[0], ROUNDS)
     shared = {"threads": threads, "backend": pair.backend, "limits": limits}

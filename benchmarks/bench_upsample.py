@@ -17,6 +17,7 @@ from causalvae_kernels.bench.module_providers import OURS, upsample_pair
 from causalvae_kernels.bench.record import module_row
 from causalvae_kernels.bench.roofline import Limits
 from causalvae_kernels.bench.traffic import count_traffic
+from causalvae_kernels.parity import check_module
 from causalvae_kernels.workloads import UPSAMPLE_WORKLOADS, UpsampleWorkload
 
 pytest.importorskip("diffusers")
@@ -39,8 +40,9 @@ def test_upsample_conv(
     keep: Callable[..., None],
 ) -> None:
     pair = upsample_pair(workload, dtype, random.SystemRandom().randrange(2**31))
-    errors = pair.check(f"{workload.name} {dtype}")
     providers = pair.providers()
+    allowed = (pair.factor, pair.long_sum)
+    errors = check_module(providers, pair.oracle(), OURS, *allowed, f"{workload.name} {dtype}")
     moved = {name: count_traffic(provider).bytes for name, provider in providers.items()}
     timings = time_beside(providers, OURS[0], ROUNDS)
     shared = {"threads": threads, "backend": pair.backend, "limits": limits}

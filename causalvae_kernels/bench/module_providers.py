@@ -1,4 +1,4 @@
-"""diffusers' norms and upsamplers beside our ops, as calls without arguments, and their parity."""
+"""diffusers' norms and upsamplers beside our ops, as calls without arguments."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
 from ..core.errors import CausalVAEError
 from ..core.op import explain
 from ..ops.causal_conv3d.spec import ErrorFactor, LongSumError, error_factor, long_sum_error
 from ..ops.upsample_conv import spec as upsample_spec
 from ..ops.upsample_conv import upsample_conv
-from ..parity import ParityFailure, compare
-from ..parity.norms import NORMS
 from ..workloads import NormWorkload, UpsampleWorkload, in_buffer
 from .providers import CONV_BASELINES as BASELINES
 from .providers import CONV_OURS, Provider
@@ -68,29 +67,10 @@ class Pair:
             calls[INTO] = self.into(last)
         return {name: torch.no_grad()(call) for name, call in calls.items()}
 
-    def check(self, what: str) -> dict[str, float]:
-        """Run every provider once and require parity of ours with the module on contiguous frames.
-
-        Args:
-            what: Names workload and dtype in the message.
-
-        Returns:
-            The relative error of each against float64.
-
-        Raises:
-            ParityFailure: One of ours is off.
-        """
-        with torch.no_grad():
-            oracle = self.theirs(_in_float64(self.module), self.x.double())
-        providers, errors = self.providers(), {}
-        reference = providers[BASELINES[0]]()
-        for name, provider in providers.items():
-            comparison = compare(provider(), reference, oracle, *self.factor).allowing(*self.long_sum)
-            errors[name] = comparison.error
-            # torch's group norm loses digits of channels-last frames: a baseline's errors are told.
-            if name in OURS and not comparison.passed:
-                raise ParityFailure(f"no timing without parity: {name}, {what}: {comparison}")
-        return errors
+    @torch.no_grad()
+    def oracle(self) -> Tensor:
+        """Return diffusers' result in float64."""
+        return self.theirs(copy.deepcopy(self.module).double(), self.x.double())
 
 
 def norm_pair(workload: NormWorkload, dtype: torch.dtype, seed: int, *, backend: str | None = None) -> Pair:
@@ -111,7 +91,7 @@ def norm_pair(workload: NormWorkload, dtype: torch.dtype, seed: int, *, backend:
         y = module(x) if latent is None else module(x, latent.to(x.dtype))[0]
         return F.silu(y)
 
-    norm, norm_into = NORMS[workload.op]
+    norm, norm_into = getattr(ops, workload.op), getattr(ops, f"{workload.op}_")
 
     def call(x: Tensor) -> dict[str, Any]:
         return {"x": x, **given(module, latent), "backend": backend}
@@ -240,10 +220,6 @@ def _diffusers(name: str) -> ModuleType:
             f"the benchmark compares with the package 'diffusers', which cannot be imported ({error}): pip "
             "install 'causalvae_kernels[diffusers]'"
         ) from error
-
-
-def _in_float64(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).double()
 
 
 class _Random:

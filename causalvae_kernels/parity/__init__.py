@@ -2,6 +2,7 @@
 
 from .compare import Comparison, compare, compare_exactly
 from .decode import compare_decodes, decode_in_float64
+from .modules import check_module
 from .norms import compare_norm
 from .outputs import ConvOracle, ParityFailure, check_conv, check_pad
 from .report import (
@@ -22,6 +23,7 @@ __all__ = [
     "ParityFailure",
     "ParityResult",
     "check_conv",
+    "check_module",
     "check_pad",
     "compare",
     "compare_conv",
