@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.op import NAMESPACE, all_ops
-from .dry_run import COMPOSITE, Operator, is_composite, is_view
+from .hollow_run import COMPOSITE, Operator, is_composite, is_view
 from .timing import percentile
 from .traffic import ALLOCATE
 

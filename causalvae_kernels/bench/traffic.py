@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.op import Backend, Op
 from ..core.traffic import Pass, bytes_of
-from .dry_run import DryRun, Operator, arguments_of
+from .hollow_run import HollowRun, Operator, arguments_of
 
 _CONVOLUTIONS = ("convolution", "mkldnn_convolution", "_convolution", "convolution_overrideable")
 # Filled or overwritten, whatever was there.
@@ -111,7 +111,7 @@ class Traffic:
 
 
 def count_traffic(fn: Callable[[], object]) -> Traffic:
-    """Return what a call would move; it is run without computing (`DryRun`), so that it may be of any size.
+    """Return what a call would move; nothing is computed (`HollowRun`), so that it may be of any size.
 
     Args:
         fn: The call; its tensors need not hold anything, and are not written.
@@ -127,7 +127,7 @@ def count_traffic(fn: Callable[[], object]) -> Traffic:
         for step in backend.moves(*arguments):
             traffic.add(step)
 
-    with torch.no_grad(), DryRun(see, see_kernel):
+    with torch.no_grad(), HollowRun(see, see_kernel):
         fn()
     return traffic
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..bench.dry_run import DryRun, assumed
+from ..bench.hollow_run import HollowRun, assumed
 from ..bench.traffic import Traffic, count_traffic
 from ..models import swap
 from ..temporal.schedule import latents_of
@@ -45,7 +45,7 @@ def vae_traffic(
     from diffusers import AutoencoderKLCogVideoX
 
     frames, height, width = size
-    with DryRun():
+    with HollowRun():
         vae = AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
         nn.Module.to(vae, dtype=dtype)  # the class's own `to` warns
         shape = (1, vae.config.in_channels, frames, height, width)

@@ -1,4 +1,4 @@
-"""Bytes are counted as they are moved, and a dry run takes the way of a real one."""
+"""Bytes are counted as they are moved, and a hollow run takes the way of a real one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import FrameBuffer, causal_conv3d, group_norm_silu, swap
-from causalvae_kernels.bench.dry_run import COMPOSITE, DryRun, assumed, is_composite, is_view
+from causalvae_kernels.bench.hollow_run import COMPOSITE, HollowRun, assumed, is_composite, is_view
 from causalvae_kernels.bench.traffic import count_traffic
 from causalvae_kernels.core import native
 from causalvae_kernels.core.op import NAMESPACE, all_ops
@@ -97,7 +97,7 @@ def _entry(name, args):
 @pytest.mark.parametrize("step", ["encode", "decode"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", [None, "auto", "aten", "cpu"])
-def test_a_dry_run_takes_the_way_of_a_real_one(step, dtype, backend):
+def test_a_hollow_run_takes_the_way_of_a_real_one(step, dtype, backend):
     diffusers = pytest.importorskip("diffusers")
     config = small_cogvideox_config()
     vae = diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
@@ -110,23 +110,23 @@ def test_a_dry_run_takes_the_way_of_a_real_one(step, dtype, backend):
         return vae.encode(x.to(dtype)) if step == "encode" else vae.decode(x.to(dtype))
 
     seen = []
-    dry = DryRun(
+    hollow = HollowRun(
         lambda func, args, kwargs, result: seen.append(_entry(func._schema.name.partition("::")[2], args)),
         lambda op, backend, arguments: seen.append(_entry(op.name, arguments)),
     )
     with torch.no_grad():
         with _Names() as real:
             run()
-        with dry:
+        with hollow:
             run()
     seen, real_seen = ([entry for entry in found if entry[1]] for found in (seen, real.seen))
     assert len(seen) > 80
     assert seen == real_seen
 
 
-def test_a_dry_run_writes_nothing_and_returns_what_a_real_one_would():
+def test_a_hollow_run_writes_nothing_and_returns_what_a_real_one_would():
     x = torch.ones(2, 3, 4)
-    with DryRun():
+    with HollowRun():
         x.zero_()
         y = x.transpose(0, 2) + 1
         z = torch.ops.aten.silu.out(x, out=torch.empty_like(x))
@@ -140,8 +140,8 @@ def test_a_dry_run_writes_nothing_and_returns_what_a_real_one_would():
     assert parts[1].data_ptr() == x[1].data_ptr()
 
 
-def test_a_dry_run_gives_no_numbers():
-    with DryRun(), pytest.raises(Exception, match="item|data-dependent|scalar"):
+def test_a_hollow_run_gives_no_numbers():
+    with HollowRun(), pytest.raises(Exception, match="item|data-dependent|scalar"):
         (torch.ones(3).sum() > 2).item()
 
 

@@ -27,7 +27,7 @@ COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _HIDDEN_VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias")
 
 
-class DryRun(TorchDispatchMode):
+class HollowRun(TorchDispatchMode):
     """Inside, operators return tensors of the right shape, strides and dtype that hold nothing.
 
     An operator of this package is not run, unless the backend that it takes is made of framework operators:
@@ -156,7 +156,7 @@ def _described(value: Any) -> Any:
 
 @contextmanager
 def assumed(backend: str) -> Iterator[None]:
-    """Let a backend of a GPU that is not here be asked for; only a dry run may call it.
+    """Let a backend of a GPU that is not here be asked for; only a hollow run may run it.
 
     An op that has no such backend takes `aten`, as it would by default there, its bias added in a pass of its
     own. Weights must be channels last, as activations are on a GPU.
