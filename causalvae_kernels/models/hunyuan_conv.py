@@ -1,4 +1,4 @@
-"""The causal convolution of HunyuanVideo, HunyuanVideo 1.5 and HunyuanImage's refiner: one class, three names.
+"""The causal convolution of the Hunyuan VAEs: one class under three names.
 
 Time in front and space around are padded with the nearest frame and pixel. Nothing streams: long videos are
 cut into overlapping windows, each with a first frame of its own.

@@ -6,11 +6,14 @@ first, the refiner leaves them alone, with the same numbers of channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from .conv import convolve, is_small, may_write
 from .hunyuan_blocks import residual_block, why_resnet_left
+from .hunyuan_coders import Coder
 from .hunyuan_conv import causal_conv, conv_of, in_format_of, why_conv_left
 from .hunyuan_shuffle import shuffled_down, shuffled_up
 from .norms import NormOp, rms_norm, takes
@@ -73,7 +76,7 @@ def refiner_downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
 
 
 def _upsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: int) -> Tensor:
-    if is_small(link, x) or not _may_shuffle(module, x):
+    if not _may_shuffle(module, x):
         return type(module).forward(module, x)
     h, _ = convolve(conv_of(module.conv), link, x)
     channels = h.shape[1] // (8 if module.add_temporal_upsample else 4)
@@ -81,7 +84,7 @@ def _upsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: int)
 
 
 def _downsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: int) -> Tensor:
-    if is_small(link, x) or not _may_shuffle(module, x):
+    if not _may_shuffle(module, x):
         return type(module).forward(module, x)
     h, _ = convolve(conv_of(module.conv), link, x)
     channels = h.shape[1] * (8 if module.add_temporal_downsample else 4)
@@ -89,7 +92,7 @@ def _downsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: in
 
 
 def _may_shuffle(module: nn.Module, x: Tensor) -> bool:
-    """Whether results may be written in place, all in one dtype; with gradients the convolution's rule runs."""
+    """Whether results may be written in place, all in one dtype; else the convolution's rule runs."""
     conv = module.conv.conv
     return (
         x.numel() > 0
@@ -136,6 +139,34 @@ def _bias(module: nn.Module) -> Tensor | None:
     return module.bias if isinstance(module.bias, Tensor) else None
 
 
+def encoder(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
+    """`HunyuanVideo15Encoder3D`."""
+    return _CODERS[link.family].encode(module, link, hidden_states)
+
+
+def decoder(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
+    """`HunyuanVideo15Decoder3D`."""
+    return _CODERS[link.family].decode(module, link, hidden_states)
+
+
+def _coder(prefix: str, pixels: Callable[[nn.Module], int]) -> Coder:
+    return Coder(
+        norm_out="norm_out",
+        norm_of=norm_of,
+        blocks=(f"{prefix}DownBlock3D", f"{prefix}MidBlock", f"{prefix}UpBlock3D"),
+        attend=lambda attention, x: attention(x),
+        growth=pixels,
+        inner_format=lambda module, link, sample: torch.channels_last_3d,
+        shortcuts=True,
+    )
+
+
+_CODERS = {
+    "AutoencoderKLHunyuanVideo15": _coder("HunyuanVideo15", lambda s: 8 if s.add_temporal_upsample else 4),
+    "AutoencoderKLHunyuanImageRefiner": _coder("HunyuanImageRefiner", lambda s: 4),
+}
+
+
 def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> None:
     conv, around = f"{prefix}CausalConv3d", (("conv", f"{prefix}CausalConv3d"), ("conv.conv", "Conv3d"))
     block = (("nonlinearity", "SiLU"), *(p for name in ("conv1", "conv2") for p in _within(name, conv)))
@@ -143,10 +174,12 @@ def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> 
         Family(
             model=f"AutoencoderKL{prefix}",
             rules={
+                f"{prefix}Encoder3D": Rule(encoder),
+                f"{prefix}Decoder3D": Rule(decoder),
                 conv: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
                 f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left),
                 f"{prefix}ResnetBlock": Rule(resnet, block, why_resnet_left),
-                f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left),
+                f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True),
                 f"{prefix}{down[0]}": Rule(down[1], around, why_downsample_left),
             },
             needs_no_rule={"Conv3d": "a pointwise convolution: nothing to pad"},
@@ -159,6 +192,4 @@ def _within(name: str, conv: str) -> tuple[tuple[str, str], ...]:
 
 
 _register("HunyuanVideo15", ("Upsample", upsample), ("Downsample", downsample))
-_register(
-    "HunyuanImageRefiner", ("UpsampleDCAE", refiner_upsample), ("DownsampleDCAE", refiner_downsample)
-)
+_register("HunyuanImageRefiner", ("UpsampleDCAE", refiner_upsample), ("DownsampleDCAE", refiner_downsample))
