@@ -71,8 +71,9 @@ class Coder:
         pass_ = _Pass(self, link, pool_for(sample))
         held = pass_.first(module, sample)
         if self.shortcuts:
-            x = held.take().unflatten(1, (-1, module.repeat)) + sample.unsqueeze(2)
-            held = Held(x.flatten(1, 2), owned=True)
+            # The convolution's output is ours; under autocast it is the narrower of the two.
+            held.tensor = held.tensor.to(torch.promote_types(held.tensor.dtype, sample.dtype))
+            held.tensor.unflatten(1, (-1, module.repeat)).add_(sample.unsqueeze(2))
         pass_.blocks(blocks, held)
         return pass_.last(module, held)
 

@@ -25,11 +25,11 @@ def shuffled_up(h: Tensor, x: Tensor, channels: int, first: int, frames: int) ->
         frames: What others are multiplied by in time: 1 or 2.
 
     Returns:
-        Shape (B, channels, first + frames * (T - first), 2 H, 2 W), in the layout of `h`.
+        Shape (B, channels, first + frames * (T - first), 2 H, 2 W), channels_last_3d if `h` or `x` is.
     """
     batch, _, count, height, width = h.shape
     size = (batch, channels, first + frames * (count - first), 2 * height, 2 * width)
-    out = torch.empty(size, dtype=h.dtype, device=h.device, memory_format=memory_format_of(h))
+    out = torch.empty(size, dtype=h.dtype, device=h.device, memory_format=memory_format_of(h, x))
     for part, start, stop, times in ((0, 0, first, 1), (first, first, count, frames)):
         if start == stop:
             continue
@@ -53,11 +53,11 @@ def shuffled_down(h: Tensor, x: Tensor, channels: int, first: int, frames: int) 
         frames: How many frames become one otherwise: 1 or 2.
 
     Returns:
-        Shape (B, channels, first + (T - first) / frames, H / 2, W / 2), in the layout of `h`.
+        Shape (B, channels, first + (T - first) / frames, H / 2, W / 2), channels_last_3d if `h` or `x` is.
     """
     batch, quarter, count, height, width = h.shape
     size = (batch, channels, first + (count - first) // frames, height // 2, width // 2)
-    out = torch.empty(size, dtype=h.dtype, device=h.device, memory_format=memory_format_of(h))
+    out = torch.empty(size, dtype=h.dtype, device=h.device, memory_format=memory_format_of(h, x))
     for part, start, stop, times in ((0, 0, first, 1), (first, first, count, frames)):
         if start == stop:
             continue
