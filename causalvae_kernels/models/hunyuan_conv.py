@@ -47,7 +47,7 @@ def shortcut_of(module: nn.Module, link: Link) -> Conv | None:
     found = (tuple(module.kernel_size), tuple(module.stride))
     if found != ((1, 1, 1), (1, 1, 1)) or not is_plain(module, run) or why_conv3d_left(module, (0, 0, 0)):
         return None
-    return Conv(module.weight, module.bias, spatial_mode="valid")
+    return Conv(module.weight, module.bias)
 
 
 def why_conv_left(module: nn.Module) -> str | None:
