@@ -1,6 +1,6 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import cogvideox, wan  # noqa: F401  (register their families)
+from . import cogvideox, hunyuanvideo, hunyuanvideo15, wan  # noqa: F401  (they register their families)
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 
 __all__ = ["FAMILIES", "ReportEntry", "Swap", "restore", "swap"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
 from ..temporal import BufferPool, FrameBuffer
-from .coders import is_compiled
+from .coders import is_bypassable
 from .conv import convolve, is_small
 from .hooks import is_plain, type_name
 from .norms import NormOp, rms_norm, takes
@@ -46,7 +46,7 @@ STEPS: dict[Callable[..., Any], Step] = {}
 
 def visit(module: nn.Module, way: Way, held: Held, **options: Any) -> None:
     """Run a module on the activation: as a step, or by calling it where the step would bypass somebody."""
-    rule = None if is_compiled(module) else rule_at_work(module, way.link)
+    rule = rule_at_work(module, way.link) if is_bypassable(module) else None
     step = None if rule is None else STEPS.get(rule.forward)
     if step is not None:
         step(module, way, held, **options)
@@ -58,7 +58,7 @@ def visit(module: nn.Module, way: Way, held: Held, **options: Any) -> None:
     y = module(x, **options)
     held.tensor = y.contiguous(memory_format=layout)
     # Otherwise somebody may keep what comes out; what goes in is given to nobody else.
-    held.owned = held.tensor is not y or (known and is_plain(module, run) and not is_compiled(module))
+    held.owned = held.tensor is not y or (known and is_bypassable(module))
 
 
 _ATTENTION = tuple(f"{prefix}AttentionBlock" for prefix in ("Wan", "QwenImage", "QwenImage21"))

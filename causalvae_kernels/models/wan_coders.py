@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
-from .coders import draws, pool_for, wants_gradient
+from .coders import draws, pool_for, tensors_in, wants_gradient
 from .conv import is_small
 from .producers import Held
 from .swap import Link
@@ -62,7 +62,7 @@ def _owns_activations(module: nn.Module, x: Tensor, feat_cache: FeatCache) -> bo
     return (
         not torch.compiler.is_compiling()
         and x.numel() > 0
-        and not wants_gradient(module, x, feat_cache)
+        and not wants_gradient(module, (x, *tensors_in(feat_cache)))
         and not draws(module)
     )
 
