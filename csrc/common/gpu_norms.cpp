@@ -15,7 +15,7 @@ constexpr const char* kGroupNorm = "group_norm";
 constexpr const char* kRmsNorm = "rms_norm";
 // Blocks of the statistics at which a chunk grows instead: a few for each multiprocessor, few enough pieces
 // to merge. A thread has at least the items that it may have under way.
-constexpr int64_t kStatisticsBlocks = 2048, kLeastStatisticsSteps = kStatisticsUnroll;
+constexpr int64_t kStatisticsBlocks = 2048, kLeastStatisticsSteps = 4;
 // The same of the pass that writes; the most is where reading the coefficients no longer counts.
 constexpr int64_t kWriteBlocks = 4096, kMostWriteSteps = 16;
 constexpr int64_t kAlignment = 16;
@@ -262,6 +262,7 @@ RmsNormPlan plan_rms_norm(const GpuRmsNorm& norm) {
     plan.kept = kept() <= 4 ? 4 : kept() <= 8 ? 8 : kept() <= 16 ? 16 : 0;
     if (plan.kept == 0) lanes = 32;
   }
+  if (!plan.choice.words) plan.kept = 0;  // the same sums in the same order
   const int64_t takers = across ? kNormThreads / lanes : lanes;
   const int64_t items = across ? pixels : ceil_div(pixels, item);
   const int64_t blocks = ceil_div(items, takers * rms_norm_pixels(across, plan.kept));

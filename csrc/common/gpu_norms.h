@@ -51,7 +51,7 @@ struct GroupNormPlan {
 struct RmsNormPlan {
   bool empty;
   NormChoice choice;
-  int kept;  // units of a pixel in registers: 1, 2, 3, 4, 8 across, 4, 8, 16 along, or 0
+  int kept;  // units of a pixel in registers: 1, 2, 3, 4, 8 across, 4, 8, 16 along; 0 of all others
   RmsNormWalk walk;
 };
 
@@ -89,26 +89,18 @@ template <class Run>
 auto with_shape(const RmsNormPlan& plan, Run&& run) {
   return with_kind(plan.choice, [&](auto kind) {
     using Kind = decltype(kind);
-    if constexpr (Kind::kAcross) {
-      switch (plan.kept) {
-        case 1:
-          return run(RmsNormShapeOf<Kind, 1>{});
-        case 2:
-          return run(RmsNormShapeOf<Kind, 2>{});
-        case 3:
-          return run(RmsNormShapeOf<Kind, 3>{});
+    if constexpr (Kind::kWords) {
+      if constexpr (Kind::kAcross) {
+        if (plan.kept == 1) return run(RmsNormShapeOf<Kind, 1>{});
+        if (plan.kept == 2) return run(RmsNormShapeOf<Kind, 2>{});
+        if (plan.kept == 3) return run(RmsNormShapeOf<Kind, 3>{});
+      } else {
+        if (plan.kept == 16) return run(RmsNormShapeOf<Kind, 16>{});
       }
-    } else if (plan.kept == 16) {
-      return run(RmsNormShapeOf<Kind, 16>{});
+      if (plan.kept == 4) return run(RmsNormShapeOf<Kind, 4>{});
+      if (plan.kept == 8) return run(RmsNormShapeOf<Kind, 8>{});
     }
-    switch (plan.kept) {
-      case 4:
-        return run(RmsNormShapeOf<Kind, 4>{});
-      case 8:
-        return run(RmsNormShapeOf<Kind, 8>{});
-      default:
-        return run(RmsNormShapeOf<Kind, 0>{});
-    }
+    return run(RmsNormShapeOf<Kind, 0>{});
   });
 }
 

@@ -50,8 +50,9 @@ CVK_HD static inline NormPlace norm_place(const NormGrid& grid, uint32_t block, 
 
 // ---------------------------------------------------------------- statistics
 
-// Items of x that a thread has under way at once.
-static constexpr uint32_t kStatisticsUnroll = 4;
+// Items of x that a thread has under way at once: four words, or the elements of one item.
+template <class Kind>
+static constexpr uint32_t kStatisticsUnroll = Kind::kWords ? 4 : 1;
 
 struct GroupNormStatistics {
   NormTensor x;
@@ -105,17 +106,18 @@ CVK_HD static inline void statistics_sum(const GroupNormStatistics& walk, uint32
     for (int c = 0; c < Kind::kChannels; ++c) pivot[c] = element<Kind>(item, c);
   }
   float number = 0;
-  for (uint32_t start = at.first; start < at.end; start += kStatisticsUnroll * at.step) {
-    NormItem items[kStatisticsUnroll];
+  constexpr uint32_t kUnroll = kStatisticsUnroll<Kind>;
+  for (uint32_t start = at.first; start < at.end; start += kUnroll * at.step) {
+    NormItem items[kUnroll];
     CVK_UNROLL
-    for (uint32_t u = 0; u < kStatisticsUnroll; ++u) {
+    for (uint32_t u = 0; u < kUnroll; ++u) {
       const uint32_t item = start + u * at.step;
       if (item >= at.end) continue;
       const int size = item_size<Kind>(item, at.channel, grid.channels, grid.pixels);
       items[u] = norm_load<Kind>(walk.x, walk.axes, base, item, size);
     }
     CVK_UNROLL
-    for (uint32_t u = 0; u < kStatisticsUnroll; ++u) {
+    for (uint32_t u = 0; u < kUnroll; ++u) {
       const uint32_t item = start + u * at.step;
       if (item >= at.end) break;
       number += 1;
@@ -362,7 +364,7 @@ CVK_HD static inline void load_floats(const float* from, uint32_t left, float (&
 template <class Kind, bool kSpatial>
 CVK_HD static inline int write_items(const GroupNormWrite& walk, uint32_t block, uint32_t thread) {
   constexpr int kItem = Kind::kItem, kChannels = Kind::kChannels;
-  constexpr uint32_t kUnroll = kSpatial ? 2 : 4;  // items of x under way at once
+  constexpr uint32_t kUnroll = !Kind::kWords ? 1 : kSpatial ? 2 : 4;  // items of x under way at once
   const NormGrid& grid = walk.grid;
   // Backwards: the end of x was read last, and may still be in a cache.
   const NormPlace at = norm_place<Kind>(grid, grid.blocks - 1 - block, thread);

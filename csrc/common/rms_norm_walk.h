@@ -2,8 +2,8 @@
 // threads that share a pixel add up their sums; the items, still in registers, are normalised and written.
 //
 // A pixel's channels come in units: items of neighbouring channels ("across"), else single channels of a
-// group of neighbouring pixels ("along"). Where they are too many for registers (kKept = 0), they are read
-// again.
+// group of neighbouring pixels ("along"). Units that are too many for registers, or no words in memory, are
+// read again, from a cache (kKept = 0).
 #pragma once
 
 #include "norm_walk.h"
