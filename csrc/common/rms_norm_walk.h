@@ -228,14 +228,21 @@ CVK_HD static inline int rms_norm_write(const RmsNormWalk& walk, uint32_t block,
   CVK_UNROLL
   for (int p = 0; p < Shape::kPixels; ++p) norms[p] = norms_of<Shape>(own.sums[p]);
   if constexpr (Shape::kKept > 0) {
+    constexpr int kGroup =
+        Shape::kKept < 4 ? Shape::kKept : 4;  // units whose parameters are under way at once
     CVK_UNROLL
-    for (int k = 0; k < Shape::kKept; ++k) {
-      const uint32_t unit = at.unit + k * at.step;
-      const RmsNormParameters<Kind> parameters = parameters_of<Kind>(walk, unit);
+    for (int first = 0; first < Shape::kKept; first += kGroup) {
+      RmsNormParameters<Kind> parameters[kGroup];
       CVK_UNROLL
-      for (int p = 0; p < Shape::kPixels; ++p)
-        written += rms_norm_store<Shape>(walk, at.b, at.item + p * at.next, unit, own.kept[p][k], norms[p],
-                                         parameters);
+      for (int k = 0; k < kGroup; ++k)
+        parameters[k] = parameters_of<Kind>(walk, at.unit + (first + k) * at.step);
+      CVK_UNROLL
+      for (int k = 0; k < kGroup; ++k) {
+        CVK_UNROLL
+        for (int p = 0; p < Shape::kPixels; ++p)
+          written += rms_norm_store<Shape>(walk, at.b, at.item + p * at.next, at.unit + (first + k) * at.step,
+                                           own.kept[p][first + k], norms[p], parameters[k]);
+      }
     }
   } else {
     for (uint32_t unit = at.unit; unit < walk.units; unit += at.step)
