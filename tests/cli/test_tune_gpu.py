@@ -13,6 +13,7 @@ from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
 from causalvae_kernels.ops.causal_pad3d import size_class
 from causalvae_kernels.workloads import FULL_SIZE, NormCase, Workload, make_norm_call
+from tests.cuda_stand_in import stand_in
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
 MODULE = "causalvae_kernels.cli.tune_races"
@@ -187,6 +188,18 @@ def test_norms_are_measured_by_size_and_auto_goes_by_it(on_the_cpu, run, folder,
     for answer, variant in ((explain(op, **call), ""), (into, " into a buffer")):
         measured = found[f"32-bit contiguous{variant}, 65536 elements"]
         assert answer.chosen == ("cpu" if measured.faster else "aten") and measured.figures in str(answer)
+
+
+@needs_native
+@pytest.mark.parametrize("op", ["group_norm_silu", "spatial_norm_silu", "rms_norm_silu"])
+def test_the_cuda_norms_are_raced(on_the_cpu, run, folder, op):
+    """The threads of their kernels on the host: they agree with `aten`, and are recorded by their name."""
+    module = stand_in(on_the_cpu)
+    on_the_cpu.setattr(tune_norms, "_BACKENDS", ("cuda",))
+    result = tune(run, op=op)
+    assert result.code == 0, result.stderr
+    found = read_record(folder / "sm90.json").measurements
+    assert len(found) == 8 and {m.backend for m in found} == {"cuda"} and module.done
 
 
 def test_one_file_holds_one_op(on_the_cpu, refuse, folder):

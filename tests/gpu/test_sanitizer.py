@@ -34,7 +34,7 @@ for case in PAD_CASES:
     causal_pad3d(**call, backend=backend)
     buffer = in_buffer(call.pop("x"), call.pop("causal_padding"), call.pop("spatial_padding"))
     causal_pad3d_(buffer, **call, backend=backend)
-for op, (fresh, into) in NORMS.items() if backend == "triton" else ():
+for op, (fresh, into) in NORMS.items():
     for case in NORM_CASES:
         call = make_norm_call(op, case, torch.bfloat16, 0, "cuda")
         if explain(op, **call, backend=backend).chosen == backend:
