@@ -180,12 +180,29 @@ def conv_direct(
         HALF: tl.constexpr = BLOCK_N // 2
         near, far = sums.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
         place = (batch, frame, tile_m, 2 * tile_n)
-        finish(near, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF)
+        finish(
+            near, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF
+        )
         place = (batch, frame, tile_m, 2 * tile_n + 1)
-        finish(far, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF)
+        finish(
+            far, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF
+        )
     else:
         place = (batch, frame, tile_m, tile_n)
-        finish(sums, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+        finish(
+            sums,
+            ptrs,
+            place,
+            size,
+            out,
+            add,
+            OUT_LAST,
+            OUT_WINDOW,
+            OUT_ALIGNED,
+            ADD_LIKE_OUT,
+            BLOCK_M,
+            BLOCK_N,
+        )
 
 
 def direct(

@@ -232,9 +232,13 @@ def conv_winograd(
     out = (out_b, out_c, out_t, out_h, out_w)
     add = (add_b, add_c, add_t, add_h, add_w)
     place = (batch, 2 * pair, tile_m, tile_n)
-    finish(first, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+    finish(
+        first, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N
+    )
     place = (batch, 2 * pair + 1, tile_m, tile_n)
-    finish(second, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+    finish(
+        second, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N
+    )
 
 
 def winograd(call: Call, tile: Tile, rest: Tile) -> list[Launch]:

@@ -16,7 +16,7 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ..causal_conv3d.triton import tuned_tile, why_not
 from ..causal_conv3d.triton_call import Call
-from ..causal_conv3d.triton_tiles import Tile
+from ..causal_conv3d.triton_tiles import Tile, capability_of
 from .gpu_plan import Part, UpsamplePlan, plan
 from .shape_class import measured
 from .spec import output_size
@@ -31,7 +31,7 @@ def convolve(arguments: Sequence[Any], tile: Tile | None = None) -> Tensor:
     from .triton_run import launches
 
     out, found = prepare(*arguments)
-    for launch in launches(found, arguments, tile):
+    for launch in launches(found, arguments, capability_of(out.device), tile):
         launch.run()
     for to, source in found.copies:
         to.copy_(source)

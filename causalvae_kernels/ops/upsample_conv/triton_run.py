@@ -9,26 +9,28 @@ from ...core.triton_launch import Launch
 from ..causal_conv3d.triton_call import packed
 from ..causal_conv3d.triton_fold import folded
 from ..causal_conv3d.triton_kernels import direct
-from ..causal_conv3d.triton_tiles import Tile, capability_of, choose
+from ..causal_conv3d.triton_tiles import Tile, choose
 from .gpu_plan import UpsamplePlan
 from .triton import call_of
 
 
-def launches(found: UpsamplePlan, arguments: Sequence[Any], tile: Tile | None = None) -> list[Launch]:
+def launches(
+    found: UpsamplePlan, arguments: Sequence[Any], capability: int, tile: Tile | None = None
+) -> list[Launch]:
     """Return the kernels of a plan, in order.
 
     Args:
         found: The plan.
         arguments: The operator's, but the precision.
+        capability: Of the GPU, such as 90.
         tile: How every part is cut; default: chosen for each.
     """
-    x, weight = arguments[:2]
+    weight = arguments[1]
     if found.fold is None:
         kernels, before = [weight], []
     else:
         kernels, fold = folded(weight, found.fold)
         before = [fold]
-    capability = capability_of(x.device)
     convolutions = []
     for part in found.parts:
         call = call_of(part, kernels[part.phase], found, *arguments)
