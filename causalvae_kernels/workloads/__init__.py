@@ -15,6 +15,8 @@ from .inputs import make_video
 from .norm_cases import NORM_CASES, NormCase, make_norm_call
 from .resampling import (
     DOWNSAMPLE_CASES,
+    FULL_SIZE_DOWNSAMPLE,
+    FULL_SIZE_UPSAMPLE,
     UPSAMPLE_CASES,
     DownsampleCase,
     UpsampleCase,
@@ -27,6 +29,8 @@ __all__ = [
     "CONV_CASES",
     "DOWNSAMPLE_CASES",
     "FULL_SIZE",
+    "FULL_SIZE_DOWNSAMPLE",
+    "FULL_SIZE_UPSAMPLE",
     "GATED",
     "NORM_CASES",
     "PAD_CASES",

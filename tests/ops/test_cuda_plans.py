@@ -1,7 +1,7 @@
 """What the backend `cuda` asks of its module: every call, carried out on the host, against the fp64 oracle.
 
-The stand-in for the module is that of `cuda_stand_in.py`. So folds, halos, states, layouts and copies are tested
-where there is no GPU; the numbers of the tensor cores are not.
+The stand-in for the module is that of `cuda_stand_in.py`. So folds, halos, states, layouts and copies are
+tested where there is no GPU; the numbers of the tensor cores are not.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def readable(x: Tensor) -> bool:
 
 
 def writes_windows(device: torch.device) -> bool:
-    """Tell whether outputs may be windows: TMA writes them; the epilogue for sm_80 takes a matrix of pixels."""
+    """Tell whether outputs may be windows: TMA writes them; the epilogue for sm_80 takes rows of pixels."""
     return native.cuda_arch(device) == "90a"
 
 

@@ -24,9 +24,10 @@ class Fold:
     """The taps of folded kernels, one for each phase: outputs that see their pixels through the same taps.
 
     Taps go over a window of pixels, frame by frame, the summed pixels first, so that their low parts can
-    follow the high parts of each frame. Along a doubled axis the taps are (w1 + w2, w0) for even outputs, going
-    back, and (w0 + w1, w2) for odd ones, going forward. In space both begin at the output's own pixel; in time
-    the kernel looks back, and the odd outputs, first frames of pairs, begin one frame before their own.
+    follow the high parts of each frame. Along a doubled axis the taps are (w1 + w2, w0) for even outputs,
+    going back, and (w0 + w1, w2) for odd ones, going forward. In space both begin at the output's own pixel;
+    in time, where the kernel looks back, odd outputs, first frames of pairs, begin one frame before their
+    own.
 
     Attributes:
         kernel_size: (time, height, width) of the kernel before.
@@ -42,11 +43,11 @@ class Fold:
 
     @property
     def phases(self) -> int:
-        """How many kernels there are; their numbers are (time, row, column) as bits, those not folded left out."""
+        """How many kernels there are. A number holds (time, row, column) as bits, the folded ones of them."""
         return (2 if self.time == PAIRS else 1) * (4 if self.space else 1)
 
     def parities(self, phase: int) -> tuple[int, int, int]:
-        """Return 1 for the odd outputs of a doubled axis, 0 for the even ones, along (time, height, width)."""
+        """Return 1 for the odd outputs of a doubled axis, 0 for even ones, along (time, height, width)."""
         bits = 2 if self.space else 0
         return phase >> bits, (phase >> 1) & 1 if self.space else 0, phase & 1 if self.space else 0
 

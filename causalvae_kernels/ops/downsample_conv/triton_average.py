@@ -39,7 +39,7 @@ def average(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Compute out = (first + second) / 2, rounded once, over a tile; `first` and `second` have equal strides."""
+    """Compute out = (first + second) / 2, rounded once, over a tile; both have the same strides."""
     c_tile, p_tile, i1, i2, i3 = place_of_tile(tl.program_id(0), c_tiles, p_tiles, size_1, size_2)
     c = c_tile * BLOCK_C + tl.arange(0, BLOCK_C)
     p = p_tile * BLOCK_P + tl.arange(0, BLOCK_P)

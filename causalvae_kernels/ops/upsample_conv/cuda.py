@@ -1,8 +1,8 @@
 """Upsampling convolution by the CUDA module: for each phase the convolution of `causal_conv3d`, twice.
 
 The kernel knows rectangular windows, and each pixel once: the low parts of the folded weights are convolved
-first, into the output, and the high parts behind it take that as their residual. So the digits of the folds are kept
-(docs/cuda.md), and most of the multiplications that folding saves are spent on them.
+first, into the output, and the high parts behind them take that as their residual. So the digits of the folds
+are kept, and most of the multiplications that folding saves are spent on them (docs/cuda.md).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _why_not(
         return reason
     if not writes_windows(x.device):
         return (
-            "the pixels that a launch writes lie two apart in the output, and the kernel for 8.x writes pixels "
-            "that follow each other"
+            "the pixels that a launch writes lie two apart in the output, and the kernel for 8.x writes "
+            "pixels that follow each other"
         )
     return why_not_padded(x, initial_state, weight.shape[2] - 1, (1, 1, 1, 1))
 
@@ -90,7 +90,7 @@ def _convolve(
 
 
 def split_kernels(weight: Tensor, fold: Fold) -> list[tuple[Tensor, Tensor]]:
-    """Return (high, low), the two parts of the folded kernel of each phase, channels innermost, taps in order.
+    """Return (high, low) of each phase: the two parts of its folded kernel, channels innermost.
 
     Of a tap that is no sum the low part is zero. All phases are folded together, to have few small launches.
     """
@@ -156,8 +156,8 @@ def _run(
         before.append(max(0, -start))
         after.append(max(0, end - x.shape[dim]))
         x = x.narrow(dim, max(0, start), min(end, x.shape[dim]) - max(0, start))
-    # Every second frame of an odd number of them ends beyond where the next batch entry begins, which the module
-    # does not take for a window: one entry after another.
+    # Every second frame of an odd number of them ends beyond where the next batch entry begins, which the
+    # module does not take for a window: one entry after another.
     entries = [slice(None)] if readable(out) else [slice(b, b + 1) for b in range(out.shape[0])]
     for entry in entries:
         added = None if residual is None else residual[entry]

@@ -1,4 +1,4 @@
-"""How the GPU's backends cut an upsampling convolution into convolutions of the small frames; knows no kernel."""
+"""How the GPU's backends cut an upsampling convolution into those of the small frames; knows no kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upsampling convolution in Triton, on NVIDIA GPUs: folded kernels on the small frames, a launch for each phase.
+"""Upsampling convolution in Triton, on NVIDIA GPUs: folded kernels on the small frames, a launch per phase.
 
 The kernel is that of `causal_conv3d` (docs/triton.md), with taps that walk back where they must, and outputs
 that are every second pixel.
