@@ -70,15 +70,18 @@ def record_downsample(
     return record_launches(capability, call)
 
 
+# The tile with the most registers, and that for few channels.
 TILES = [
-    pytest.param(capability, tile, id=f"sm_{capability}-{number}")
+    pytest.param(
+        capability, configurations(capability, torch.bfloat16)[number], id=f"sm_{capability}-{number}"
+    )
     for capability in CAPABILITIES
-    for number, tile in enumerate(configurations(capability, torch.bfloat16)[:4])
+    for number in (0, 3)
 ]
 
 
 @pytest.mark.parametrize(("capability", "tile"), TILES)
-def test_every_wide_tile_writes_every_second_pixel(capability, tile):
+def test_every_second_pixel_is_written(capability, tile):
     """The tail of the loop and the epilogue differ from those of a plain convolution: folds, and windows."""
     channels = (2 * tile.block_k, 3 if tile.block_n == 16 else 2 * tile.block_n)
     fold, *phases = record_upsample(capability, torch.bfloat16, channels, 3, BOTH, tile=tile)
@@ -94,19 +97,18 @@ def test_every_wide_tile_writes_every_second_pixel(capability, tile):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_folds_and_averages(capability):
+@pytest.mark.parametrize("memory_format", [LAST, FIRST], ids=str)
+def test_folds_and_averages(memory_format, capability):
     """Neither spills; pixels are averaged 16 bytes at a time."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for kernel_frames, scale in ((1, SPACE), (3, BOTH)):
-            fold, *_ = record_upsample(capability, dtype, (64, 128), kernel_frames, scale)
-            assert fold.compile(capability).why_not_fit(capability) is None
-        for memory_format in (LAST, FIRST):
-            average, _ = record_downsample(capability, dtype, (64, 128), memory_format=memory_format)
-            compiled = average.compile(capability)
-            assert compiled.why_not_fit(capability) is None and compiled.registers <= 128
-            access = [line for line in compiled.ptx.splitlines() if "global" in line and "ld." in line]
-            access += [line for line in compiled.ptx.splitlines() if "st.global" in line]
-            assert access and all(".v4.b32" in line for line in access)
+    dtype = torch.bfloat16 if memory_format == LAST else torch.float32
+    kernel_frames, scale = (3, BOTH) if memory_format == LAST else (1, SPACE)
+    fold, *_ = record_upsample(capability, dtype, (64, 128), kernel_frames, scale)
+    assert fold.compile(capability).why_not_fit(capability) is None
+    average, _ = record_downsample(capability, dtype, (64, 128), memory_format=memory_format)
+    compiled = average.compile(capability)
+    assert compiled.why_not_fit(capability) is None and compiled.registers <= 128
+    lines = [line for line in compiled.ptx.splitlines() if "ld.global" in line or "st.global" in line]
+    assert lines and all(".v4.b32" in line for line in lines)
 
 
 OTHERS = {
@@ -120,12 +122,12 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-def test_what_is_chosen_for_other_calls(change, capability):
+def test_what_is_chosen_for_other_calls(change):
+    """For sm_80, whose products take the most registers."""
     given = {"dtype": torch.bfloat16, "channels": (64, 128)} | change
-    *_, last = record_upsample(capability, **given)
-    assert last.compile(capability).why_not_fit(capability) is None
+    *_, last = record_upsample(80, **given)
+    assert last.compile(80).why_not_fit(80) is None
 
 
 @pytest.mark.parametrize("capability", [80, 90])
