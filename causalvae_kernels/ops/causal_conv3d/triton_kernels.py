@@ -132,9 +132,9 @@ def conv_direct(
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for _ in range((TAPS - tap) * steps_k):
         time = start + tap // FRAME_TAPS * dilation_t
-        place = tap % FRAME_TAPS
-        if FRAME_TAPS > KH * KW:  # the low parts of sums of weights see the first pixels again
-            place = place % (KH * KW)
+        place = tap
+        if FRAME_TAPS > KH * KW:  # low parts of sums of weights see the first pixels again
+            place = tap % FRAME_TAPS
         source = x_ptr + tl.maximum(time, 0) * x_t
         stride_c, stride_h, stride_w = x_c, x_h, x_w
         if past_ptr is not None:
@@ -146,7 +146,7 @@ def conv_direct(
         k = block * BLOCK_K + channel
         known = k < limit
         offset, seen = read_pixels(
-            row + place // KW * dilation_h,
+            row + place // KW % KH * dilation_h,
             column + place % KW * dilation_w,
             height,
             width,
