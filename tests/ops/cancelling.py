@@ -22,7 +22,7 @@ def cancelling_call(kind: str, scale: tuple[int, int, int], dtype: torch.dtype, 
     if kind == SMOOTH:
         x, weight = 1 + 0.01 * x, weight - weight.mean((1, 2, 3, 4), keepdim=True)
     elif kind == MEAN:
-        x, weight = 10 + x, weight - weight.mean((2, 3, 4), keepdim=True)
+        x, weight = 40 + x, weight - weight.mean((2, 3, 4), keepdim=True)
     else:
         x = x[:, :1].expand(-1, 16, -1, -1, -1)
         weight = weight - 0.98 * weight.mean(1, keepdim=True)

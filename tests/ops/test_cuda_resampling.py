@@ -11,7 +11,8 @@ import torch
 from causalvae_kernels import BackendUnavailable, downsample_conv, explain, upsample_conv
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.downsample_conv import spec as downsample_spec
-from causalvae_kernels.ops.upsample_conv import spec
+from causalvae_kernels.ops.upsample_conv import cuda, spec
+from causalvae_kernels.ops.upsample_conv.cuda import split_kernels
 from causalvae_kernels.parity import compare, compare_downsample, compare_upsample
 from causalvae_kernels.workloads import (
     DOWNSAMPLE_CASES,
@@ -101,12 +102,18 @@ def test_the_multiplications_are_those_that_are_told(kernel_frames, scale, taps,
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
 @pytest.mark.parametrize("scale", spec.SCALES, ids=str)
 @pytest.mark.parametrize("kind", CANCELLING)
-def test_folds_keep_their_digits_where_sums_cancel(kind, scale, half, module, seed):
+def test_folds_keep_their_digits_where_sums_cancel(kind, scale, half, module, monkeypatch, seed):
     call = cancelling_call(kind, scale, half, seed)
     got, reference = (upsample_conv(**call, backend=b) for b in ("cuda", "reference"))
     doubled = call | {name: call[name].double() for name in ("x", "weight")}
-    comparison = compare(got, reference, upsample_conv(**doubled, backend="reference"))
+    oracle = upsample_conv(**doubled, backend="reference")
+    comparison = compare(got, reference, oracle)
     assert comparison.passed, comparison
+    monkeypatch.setattr(
+        cuda, "split_kernels", lambda *given: [(high, None) for high, _ in split_kernels(*given)]
+    )
+    rounded_once = upsample_conv(**call, backend="cuda")
+    assert not compare(rounded_once, reference, oracle).passed
 
 
 @pytest.mark.parametrize("module", ["90a"], indirect=True)
