@@ -45,11 +45,11 @@ for op, (fresh, into) in NORMS.items() if backend == "triton" else ():
             into(in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0)), **call, backend=backend)
 kinds = ((1, (1, 2, 2)), (3, (2, 2, 2)), (3, (2, 1, 1)))
 up = [UpsampleCase("up", (1, 64, 2, 7, 9), 96, frames, scale) for frames, scale in kinds]
-for case in (*UPSAMPLE_CASES[:8], *up):
+for case in (*UPSAMPLE_CASES[:2], *up):
     call = make_upsample_call(case, torch.bfloat16, 0, "cuda")
     if explain("upsample_conv", **call, backend=backend).chosen == backend:
         upsample_conv(**call, backend=backend)
-for case in (*DOWNSAMPLE_CASES, DownsampleCase("down", (1, 64, 3, 9, 13), 96, True)):
+for case in (DOWNSAMPLE_CASES[5], DownsampleCase("down", (1, 64, 3, 9, 13), 96, True)):
     call = make_downsample_call(case, torch.bfloat16, 0, "cuda")
     if explain("downsample_conv", **call, backend=backend).chosen == backend:
         downsample_conv(**call, backend=backend)
