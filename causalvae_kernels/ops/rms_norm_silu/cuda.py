@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ...core import native
 from ...core.op import Backend
+from ...core.traffic import into
 from ..norms.cpu import DTYPES, address, empty_like_format
 from ..norms.cuda import why_not_norm
+from .traffic import moves
 
 
 def _why_not(x: Tensor, weight: Tensor, *others: Any) -> str | None:
@@ -45,5 +47,5 @@ def _normalise(x: Tensor, *others: Any) -> Tensor:
     return out
 
 
-NORM = Backend("cuda", _normalise, _why_not)
-NORM_ = Backend("cuda", _normalise_into, _why_not_into)
+NORM = Backend("cuda", _normalise, _why_not, moves=moves)
+NORM_ = Backend("cuda", _normalise_into, _why_not_into, moves=into(moves))
