@@ -41,7 +41,7 @@ def moves_by_phase(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any)
 
 
 def moves_in_two_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> list[Pass]:
-    """Return the same for a kernel that convolves the low parts of folded weights, then adds the high ones."""
+    """Return the same for a kernel that convolves the low parts of folded weights before the high ones."""
     passes = moves_by_phase(x, weight, bias, *others)
     whole = passes[0]
     if _phases(weight, others[1]) == 1:
