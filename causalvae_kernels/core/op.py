@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import dry_run
 from .errors import InvalidInput
 from .layout import memory_format_of
 from .precision import resolve_precision
@@ -184,7 +185,12 @@ class Op:
 
 
 def _nobody_looks(arguments: Sequence[Any]) -> bool:
-    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator."""
+    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator.
+
+    A dry run looks on as what the backend does itself.
+    """
+    if dry_run.current() is not None:
+        return True
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()

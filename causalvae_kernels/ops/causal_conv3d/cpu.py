@@ -80,7 +80,7 @@ def _convolve_into(
         native.describe(out),
         native.describe(x),
         native.describe(weight),
-        None if bias is None else bias.data_ptr(),
+        None if bias is None else native.address(bias),
         None if initial_state is None else native.describe(initial_state),
         None if residual is None else native.describe(residual),
         tuple(stride),
@@ -91,7 +91,7 @@ def _convolve_into(
         DTYPES[x.dtype],
         isa,
         threads,
-        None if packed is None else packed.data_ptr(),
+        None if packed is None else native.address(packed),
     )
 
 
@@ -107,7 +107,7 @@ def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | Non
     def pack() -> Tensor:
         packed = memory.empty((size // 4,))
         native.cpu_module().winograd_pack(
-            packed.data_ptr(), native.describe(weight), DTYPES[weight.dtype], isa, threads
+            native.address(packed), native.describe(weight), DTYPES[weight.dtype], isa, threads
         )
         return packed
 
