@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.layout import memory_format_of
-from ..ops import causal_conv3d, group_norm_silu, group_norm_silu_, spatial_norm_silu, spatial_norm_silu_
+from ..ops import causal_conv3d, spatial_norm_silu, spatial_norm_silu_
 from ..temporal import BufferPool, FrameBuffer
-from .cogvideox_conv import (
-    cache_fits,
-    convolve,
-    is_small,
-    may_write,
-    needs_no_room,
-    why_conv_left,
-    why_weight_left,
-)
+from .cogvideox_conv import cache_fits, conv_of, state_of, why_conv_left
+from .conv import convolve, is_small, why_weight_left
 from .hooks import is_plain, type_name
+from .norms import NormOp, backend_options, group_norm, group_norm_options, takes
+from .producers import Held, activated, give, silu
 from .swap import Link, rule_at_work, run
 
 Cache = dict[str, Any] | None
-
-
-@dataclass
-class Held:
-    """An activation that is handed on: the one who takes it is the last to need it.
-
-    Attributes:
-        tensor: The activation; None once it was taken.
-        owned: Whether it may be overwritten and its storage given to a pool, because nobody else holds it.
-    """
-
-    tensor: Tensor | None
-    owned: bool = False
-
-    def take(self) -> Tensor:
-        """Return the activation and let go of it."""
-        tensor, self.tensor = self.tensor, None
-        return tensor
 
 
 def spatial_norm(
@@ -56,8 +30,8 @@ def spatial_norm(
     """
     if not _takes(module.norm_layer, f):
         return type(module).forward(module, f, zq, conv_cache)
-    arguments = (*_factors(module, zq), *_parameters(module.norm_layer))
-    return spatial_norm_silu(f, *arguments, silu=False, **_options(module.norm_layer, link)), _no_caches()
+    norm = _spatial(module, link, zq)
+    return norm.op(f, *norm.arguments, silu=False, **norm.options), _no_caches()
 
 
 def resnet(
@@ -112,24 +86,24 @@ def residual_block(
     if module.in_channels != module.out_channels:
         residual, frees = _shortcut(module, link, x, cache, new_cache), True
     norm = Norm(link, zq, cache, new_cache, pool)
-    activated = norm(module, "norm1", module.conv1, x, overwrite=owned and residual is not x)
+    y = norm(module, "norm1", module.conv1, x, overwrite=owned and residual is not x)
     del x
-    hidden, new_cache["conv1"] = convolve(module.conv1, link, activated, cache.get("conv1"), pool=pool)
-    _give(pool, activated)
-    del activated
+    conv = conv_of(module.conv1)
+    hidden, new_cache["conv1"] = convolve(conv, link, y, state_of(conv, cache.get("conv1")), pool=pool)
+    give(pool, y)
+    del y
     if temb is not None:
         hidden = hidden + module.temb_proj(F.silu(temb))[:, :, None, None, None]
     if module.dropout.training and module.dropout.p > 0:
-        activated = module.dropout(norm(module, "norm2", None, hidden))
+        y = module.dropout(norm(module, "norm2", None, hidden))
     else:
-        activated = norm(module, "norm2", module.conv2, hidden, overwrite=True)
+        y = norm(module, "norm2", module.conv2, hidden, overwrite=True)
     del hidden
-    hidden, new_cache["conv2"] = convolve(
-        module.conv2, link, activated, cache.get("conv2"), residual=residual, pool=pool
-    )
-    _give(pool, activated)
+    conv, state = conv_of(module.conv2), cache.get("conv2")
+    hidden, new_cache["conv2"] = convolve(conv, link, y, state_of(conv, state), residual=residual, pool=pool)
+    give(pool, y)
     if frees:
-        _give(pool, residual)
+        give(pool, residual)
     return hidden, new_cache
 
 
@@ -140,8 +114,7 @@ def _shortcut(
     if not module.use_conv_shortcut:
         if not is_pointwise(shortcut):
             return shortcut(x)
-        options = {"backend": link.backend, "precision": link.precision}
-        return causal_conv3d(x, shortcut.weight, shortcut.bias, **options)
+        return causal_conv3d(x, shortcut.weight, shortcut.bias, **backend_options(link))
     y, new_cache["conv_shortcut"] = module.conv_shortcut(x, conv_cache=cache.get("conv_shortcut"))
     return y
 
@@ -149,11 +122,6 @@ def _shortcut(
 def is_pointwise(module: nn.Module) -> bool:
     """Whether a module is diffusers' 1x1x1 convolution, and calling it does nothing else."""
     return type_name(module) == _POINTWISE and is_plain(module, run) and why_weight_left(module) is None
-
-
-def _give(pool: BufferPool | None, activation: Tensor | FrameBuffer) -> None:
-    if pool is not None:
-        pool.give(activation.storage if isinstance(activation, FrameBuffer) else activation)
 
 
 @dataclass(frozen=True)
@@ -186,25 +154,13 @@ class Norm:
             x: The activation.
             overwrite: Whether `x` may be overwritten.
         """
-        norm = getattr(parent, name)
-        fused = self._fused(norm, x)
-        if fused is None:
-            y = self._called(norm, name, x)
-            buffer = self._destination(conv, y, y.dtype, overwrite=False)  # a hook may keep it
-            if buffer is None:
-                return F.silu(y)
-            torch.ops.aten.silu.out(y, out=buffer.body)
-        else:
-            op, into, arguments, options = fused
-            if self.zq is not None:
-                self.new_cache[name] = _no_caches()
-            tensors = [a for a in arguments if isinstance(a, Tensor)]
-            dtype = x.dtype if self.zq is None else torch.promote_types(x.dtype, tensors[0].dtype)
-            buffer = self._destination(conv, x, dtype, *tensors, overwrite=overwrite)
-            if buffer is None:
-                return op(x, *arguments, **options)
-            into(buffer, x, *arguments, **options)
-        return buffer if buffer.head_room else buffer.storage
+        module, memory = getattr(parent, name), None if conv is None else conv_of(conv)
+        norm = self._fused(module, x)
+        if norm is None:
+            return silu(self.link, memory, self._called(module, name, x), self.pool)
+        if self.zq is not None:
+            self.new_cache[name] = _no_caches()
+        return activated(norm, self.link, memory, x, overwrite=overwrite, pool=self.pool)
 
     def _called(self, norm: nn.Module, name: str, x: Tensor) -> Tensor:
         if self.zq is None:
@@ -212,58 +168,30 @@ class Norm:
         y, self.new_cache[name] = norm(x, self.zq, conv_cache=self.cache.get(name))
         return y
 
-    def _fused(
-        self, norm: nn.Module, x: Tensor
-    ) -> tuple[Callable[..., Tensor], Callable[..., None], tuple[Any, ...], dict[str, Any]] | None:
-        """Return the op, its twin that writes in place and their arguments, or None: the norm is called."""
+    def _fused(self, norm: nn.Module, x: Tensor) -> NormOp | None:
+        """Return the norm as an op, or None: the module is called."""
         if self.zq is None:
             if type_name(norm) != "GroupNorm" or not is_plain(norm, run) or not _takes(norm, x):
                 return None
-            return group_norm_silu, group_norm_silu_, _parameters(norm), _options(norm, self.link)
+            return group_norm(norm, self.link)
         if rule_at_work(norm, self.link) is None or not _takes(norm.norm_layer, x):
             return None
-        arguments = (*_factors(norm, self.zq), *_parameters(norm.norm_layer))
-        return spatial_norm_silu, spatial_norm_silu_, arguments, _options(norm.norm_layer, self.link)
-
-    def _destination(
-        self, conv: nn.Module | None, x: Tensor, dtype: torch.dtype, *reads: Tensor, overwrite: bool
-    ) -> FrameBuffer | None:
-        """Return where to write what `conv` reads; None: a gradient or a compiler wants a fresh tensor."""
-        if conv is None or conv.pad_mode == "replicate" or not may_write(x, *reads):
-            return None
-        head_room = conv.time_kernel_size - 1
-        if dtype == x.dtype and needs_no_room(conv, self.link, x):
-            if overwrite:
-                return FrameBuffer(x, 0)
-            head_room = 0
-        return (self.pool or BufferPool()).take(
-            x.shape, head_room=head_room, dtype=dtype, device=x.device, memory_format=memory_format_of(x)
-        )
+        return _spatial(norm, self.link, self.zq)
 
 
-def _factors(norm: nn.Module, zq: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and shift at latent resolution."""
-    return norm.conv_y.conv(zq), norm.conv_b.conv(zq)
+def _spatial(norm: nn.Module, link: Link, zq: Tensor) -> NormOp:
+    """Return a `CogVideoXSpatialNorm3D` as `spatial_norm_silu`, scale and shift at latent resolution."""
+    layer = norm.norm_layer
+    scale, shift = norm.conv_y.conv(zq), norm.conv_b.conv(zq)
+    arguments = (scale, shift, layer.num_groups, layer.weight, layer.bias)
+    return NormOp(spatial_norm_silu, spatial_norm_silu_, arguments, group_norm_options(layer, link), scale)
 
 
 def _takes(norm: nn.GroupNorm, x: Tensor) -> bool:
-    """Whether the ops take this norm's parameters for `x`; otherwise the framework says what is wrong."""
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    allowed = (x.dtype, torch.float32) if half else (x.dtype,)
-    given = [p for p in (norm.weight, norm.bias) if p is not None]
-    return x.numel() > 0 and all(type(p) in _PLAIN and p.dtype in allowed for p in given)
+    return takes((norm.weight, norm.bias), x)
 
 
 _POINTWISE = "CogVideoXSafeConv3d"
-_PLAIN = (Tensor, nn.Parameter)
-
-
-def _parameters(norm: nn.GroupNorm) -> tuple[Any, ...]:
-    return norm.num_groups, norm.weight, norm.bias
-
-
-def _options(norm: nn.GroupNorm, link: Link) -> dict[str, Any]:
-    return {"eps": norm.eps, "backend": link.backend, "precision": link.precision}
 
 
 def _no_caches() -> dict[str, None]:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from ..core.layout import memory_format_of
 from ..core.op import explain
 from ..temporal import BufferPool
-from .cogvideox_blocks import Cache, Held, Norm, is_pointwise, residual_block
-from .cogvideox_conv import cache_fits, convolve, is_small
+from .cogvideox_blocks import Cache, Norm, is_pointwise, residual_block
+from .cogvideox_conv import cache_fits, conv_of, state_of
 from .cogvideox_resample import upsample
+from .conv import convolve, is_small
 from .frames import knows_first_chunk
 from .hooks import is_plain, type_name
+from .producers import Held
 from .swap import Link, rule_at_work, run
 
 
@@ -151,15 +153,16 @@ def _run(
     pass_ = _Pass(
         link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk()
     )
-    x, new_cache["conv_in"] = convolve(module.conv_in, link, sample, cache.get("conv_in"))
+    conv = conv_of(module.conv_in)
+    x, new_cache["conv_in"] = convolve(conv, link, sample, state_of(conv, cache.get("conv_in")))
     held = Held(x, owned=True)
     del x
     for name, block in blocks.items():
         new_cache[name] = pass_.block(block, held, cache.get(name))
     norm = Norm(link, pass_.zq, cache, new_cache, pool)
-    activated = norm(module, "norm_out", module.conv_out, held.take(), overwrite=True)
-    out, new_cache["conv_out"] = convolve(module.conv_out, link, activated, cache.get("conv_out"))
-    return out.contiguous(memory_format=memory_format_of(module.conv_out.conv.weight)), new_cache
+    y, conv = norm(module, "norm_out", module.conv_out, held.take(), overwrite=True), conv_of(module.conv_out)
+    out, new_cache["conv_out"] = convolve(conv, link, y, state_of(conv, cache.get("conv_out")))
+    return out.contiguous(memory_format=memory_format_of(conv.weight)), new_cache
 
 
 def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory_format:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import downsample_conv, upsample_conv
-from .cogvideox_conv import why_weight_left
+from .conv import why_weight_left
 from .frames import knows_first_chunk
 from .swap import Link
 

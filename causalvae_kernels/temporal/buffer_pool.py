@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,21 +27,23 @@ class BufferPool:
         shape: Sequence[int],
         *,
         head_room: int,
+        halo: Sequence[int] = (0, 0, 0, 0),
         dtype: torch.dtype,
         device: torch.device,
         memory_format: torch.memory_format,
     ) -> FrameBuffer:
         """Return a buffer for a body of `shape` (B, C, T, H, W); its contents are whatever was there."""
         batch, channels, frames, height, width = shape
-        padded = (batch, channels, head_room + frames, height, width)
-        elements = batch * channels * (head_room + frames) * height * width
+        top, bottom, left, right = halo
+        padded = (batch, channels, head_room + frames, top + height + bottom, left + width + right)
+        elements = math.prod(padded)
         for index, tensor in enumerate(self._free):
             if tensor.dtype == dtype and tensor.device == device and _fits(elements, _elements(tensor)):
                 storage = self._free.pop(index).as_strided(padded, _strides(padded, memory_format), 0)
-                return FrameBuffer(storage, head_room)
+                return FrameBuffer(storage, head_room, halo)
         self.clear()
         return FrameBuffer.empty(
-            shape, head_room=head_room, dtype=dtype, device=device, memory_format=memory_format
+            shape, head_room=head_room, halo=halo, dtype=dtype, device=device, memory_format=memory_format
         )
 
     def give(self, tensor: Tensor) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from causalvae_kernels.models import cogvideox_conv
+from causalvae_kernels.models import conv
 from causalvae_kernels.workloads import odd_cogvideox_config, small_cogvideox_config
 
 diffusers = pytest.importorskip("diffusers")
@@ -38,7 +38,7 @@ def build() -> Callable[..., torch.nn.Module]:
 @pytest.fixture(autouse=True)
 def _nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests are small on purpose; without this the original would run in half precision."""
-    monkeypatch.setattr(cogvideox_conv, "SMALL", 0)
+    monkeypatch.setattr(conv, "SMALL", 0)
 
 
 @pytest.fixture(params=CONFIGS)

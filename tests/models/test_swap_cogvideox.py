@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, restore, swap, use_backend, use_precision
 from causalvae_kernels.core.op import all_ops
-from causalvae_kernels.models import cogvideox_blocks, cogvideox_conv
+from causalvae_kernels.models import cogvideox_blocks, conv
 from causalvae_kernels.models.swap import run
 from tests.models.helpers import assert_parity, clip_of, replaced_names, round_trip
 
@@ -84,7 +84,7 @@ def test_parity_on_the_native_backend(config_name, build, backend):
 
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 def test_small_inputs_are_left_to_the_original_where_it_is_quicker(low, build, monkeypatch):
-    monkeypatch.setattr(cogvideox_conv, "SMALL", 2**18)
+    monkeypatch.setattr(conv, "SMALL", 2**18)
     calls = []
     monkeypatch.setattr(cogvideox_blocks, "convolve", lambda *a, **k: calls.append(a) or convolve(*a, **k))
     vae, clip = build(dtype=low), clip_of(5, dtype=low)

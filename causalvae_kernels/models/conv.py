@@ -1,0 +1,159 @@
+"""A family's causal convolution in the words of `causal_conv3d`, and calling it from a swapped model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.layout import memory_format_of
+from ..core.precision import resolve_precision
+from ..core.selection import requested_backend
+from ..ops import causal_conv3d, causal_conv3d_
+from ..ops.causal_conv3d import reads_two_sources
+from ..temporal import BufferPool, FrameBuffer
+from .swap import Link
+
+NO_HALO = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """What a family's convolution module computes.
+
+    Attributes:
+        weight: Shape (Cout, Cin, kT, kH, kW).
+        bias: Shape (Cout,), or None.
+        stride: In time, height and width.
+        temporal_mode: What stands before the first frame, as in `causal_conv3d`.
+        spatial_mode: What stands around a frame, as in `causal_conv3d`.
+        streams: Whether the next chunk needs the last kT - 1 frames of this one.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: tuple[int, int, int] = (1, 1, 1)
+    temporal_mode: str = "replicate"
+    spatial_mode: str = "zeros"
+    streams: bool = False
+
+    @property
+    def head_room(self) -> int:
+        """How many frames a producer of the input leaves free in front of it."""
+        return 0 if self.temporal_mode == "valid" else self.weight.shape[2] - 1
+
+    @property
+    def halo(self) -> tuple[int, int, int, int]:
+        """How many pixels a producer leaves free around a frame: zeros cost no backend a copy."""
+        if self.spatial_mode in ("zeros", "valid"):
+            return NO_HALO
+        height, width = ((size - 1) // 2 for size in self.weight.shape[3:])
+        return height, height, width, width
+
+    def options(self, link: Link) -> dict[str, Any]:
+        """Return the keywords of `causal_conv3d`."""
+        return {
+            "stride": self.stride,
+            "temporal_mode": self.temporal_mode,
+            "spatial_mode": self.spatial_mode,
+            "backend": link.backend,
+            "precision": link.precision,
+        }
+
+
+def convolve(
+    conv: Conv,
+    link: Link,
+    x: Tensor | FrameBuffer,
+    state: Tensor | None = None,
+    residual: Tensor | None = None,
+    pool: BufferPool | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Convolve, add the residual; return the output and, where the convolution streams, the new state.
+
+    With a pool, the output lies in storage of that pool where the backend can write into it.
+    """
+    options = {
+        **conv.options(link),
+        "initial_state": state,
+        "residual": residual,
+        "return_final_state": conv.streams,
+    }
+    may = pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
+    if may and conv.temporal_mode != "valid" and conv.spatial_mode != "valid":
+        if may_write(x, state, residual, conv.weight, conv.bias):
+            out = pool.take(
+                (x.shape[0], conv.weight.shape[0], *x.shape[2:]),
+                head_room=0,
+                dtype=x.dtype,
+                device=x.device,
+                memory_format=memory_format_of(x, conv.weight),
+            ).storage
+            return out, causal_conv3d_(out, x, conv.weight, conv.bias, **options)
+    result = causal_conv3d(x, conv.weight, conv.bias, **options)
+    return result if conv.streams else (result, None)
+
+
+def needs_no_room(conv: Conv, link: Link, x: Tensor) -> bool:
+    """Whether the convolution of something like `x` reads its past where it lies, not in front of `x`."""
+    return reads_two_sources(x, conv.weight, conv.bias, **conv.options(link))
+
+
+def may_write(*tensors: Tensor | None) -> bool:
+    """Whether results may be written in place: no gradient would be lost and no compiler is tracing."""
+    return not torch.compiler.is_compiling() and not (
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    )
+
+
+# Elements of an input whose copies cost less than the Python around an op, on two Zen 4 cores: CogVideoX
+# encoding 8x32x32 in bfloat16 with everything replaced runs at 0.81 of the original's speed, with this limit
+# at 0.96; 9x64x64 at 1.15 and 1.21.
+SMALL = 2**18
+
+
+def is_small(link: Link, x: Tensor, elements: int | None = None) -> bool:
+    """Whether the original is quicker: a small input, and a convolution that would be the same.
+
+    In float32 the tier `high` is quicker at any size, because `aten` chooses oneDNN where F.conv3d does not.
+
+    Args:
+        link: Of the swap.
+        x: The input.
+        elements: Of the largest activation, for more than one module; default: of `x`.
+    """
+    elements = x.numel() if elements is None else elements
+    if elements >= SMALL or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if x.dtype == torch.float32 and resolve_precision(link.precision) != "exact":
+        return False
+    return requested_backend(link.backend)[0] == "auto"
+
+
+def why_conv3d_left(conv: nn.Module, padding: Sequence[int]) -> str | None:
+    """Return why an `nn.Conv3d` is not what `causal_conv3d` computes, or None.
+
+    Args:
+        conv: The convolution.
+        padding: What its own `padding` is, if the module around it was left as it was built.
+    """
+    if tuple(conv.dilation) != (1, 1, 1):
+        return f"dilation is {conv.dilation}; the module pads time as if it were 1"
+    if any(k % 2 == 0 for k in conv.kernel_size[1:]) or not all(s in (1, 2) for s in conv.stride):
+        return f"kernel size {conv.kernel_size} with stride {conv.stride} is not one that causal_conv3d takes"
+    if conv.groups != 1 or conv.padding_mode != "zeros":
+        return f"groups={conv.groups}, padding_mode={conv.padding_mode!r} is not what causal_conv3d does"
+    if tuple(conv.padding) != tuple(padding):
+        return f"padding is {conv.padding}, the module was built with {tuple(padding)}"
+    return why_weight_left(conv)
+
+
+def why_weight_left(conv: nn.Module) -> str | None:
+    """Weights of other types (quantised, distributed) bring their own rules for calling a convolution."""
+    plain = (Tensor, nn.Parameter)
+    if type(conv.weight) in plain and (conv.bias is None or type(conv.bias) in plain):
+        return None
+    return f"its weight is a {type(conv.weight).__name__}"

@@ -1,0 +1,73 @@
+"""A family's norms in the words of the norm ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import group_norm_silu, group_norm_silu_, rms_norm_silu, rms_norm_silu_
+from .swap import Link
+
+
+@dataclass(frozen=True)
+class NormOp:
+    """A call of one of the norm ops, but for its input.
+
+    Attributes:
+        op: `group_norm_silu`, `spatial_norm_silu` or `rms_norm_silu`.
+        into: Its twin that writes into a `FrameBuffer`.
+        arguments: What follows the input.
+        options: Keywords.
+        promotes: The factor whose dtype the result is promoted with, or None: it has the input's.
+    """
+
+    op: Callable[..., Tensor]
+    into: Callable[..., None]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    promotes: Tensor | None = None
+
+    @property
+    def reads(self) -> list[Tensor]:
+        """The tensors that it reads beside its input."""
+        return [a for a in self.arguments if isinstance(a, Tensor)]
+
+    def dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype of the result for an input."""
+        return x.dtype if self.promotes is None else torch.promote_types(x.dtype, self.promotes.dtype)
+
+
+def group_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
+    """Return an `nn.GroupNorm` as `group_norm_silu`."""
+    arguments = (norm.num_groups, norm.weight, norm.bias)
+    return NormOp(group_norm_silu, group_norm_silu_, arguments, group_norm_options(norm, link))
+
+
+def group_norm_options(norm: nn.GroupNorm, link: Link) -> dict[str, Any]:
+    """Return the keywords of `group_norm_silu` and `spatial_norm_silu`."""
+    return {"eps": norm.eps, **backend_options(link)}
+
+
+def rms_norm(gamma: Tensor, bias: Tensor | None, link: Link) -> NormOp:
+    """Return Wan's RMS norm, whose factor is `gamma`, as `rms_norm_silu`."""
+    return NormOp(rms_norm_silu, rms_norm_silu_, (gamma, bias), backend_options(link), promotes=gamma)
+
+
+def backend_options(link: Link) -> dict[str, Any]:
+    """Return the keywords of every op."""
+    return {"backend": link.backend, "precision": link.precision}
+
+
+def takes(parameters: Iterable[Tensor | None], x: Tensor) -> bool:
+    """Whether the norm ops take these parameters for `x`; otherwise the framework says what is wrong."""
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    allowed = (x.dtype, torch.float32) if half else (x.dtype,)
+    given = [p for p in parameters if p is not None]
+    return x.numel() > 0 and all(type(p) in _PLAIN and p.dtype in allowed for p in given)
+
+
+_PLAIN = (Tensor, nn.Parameter)

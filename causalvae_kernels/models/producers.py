@@ -1,0 +1,107 @@
+"""A norm with SiLU behind it writes where the next convolution reads; activations that are handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.layout import memory_format_of
+from ..temporal import BufferPool, FrameBuffer
+from .conv import NO_HALO, Conv, may_write, needs_no_room
+from .norms import NormOp
+from .swap import Link
+
+
+@dataclass
+class Held:
+    """An activation that is handed on: the one who takes it is the last to need it.
+
+    Attributes:
+        tensor: The activation; None once it was taken.
+        owned: Whether it may be overwritten and its storage given to a pool, because nobody else holds it.
+    """
+
+    tensor: Tensor | None
+    owned: bool = False
+
+    def take(self) -> Tensor:
+        """Return the activation and let go of it."""
+        tensor, self.tensor = self.tensor, None
+        return tensor
+
+
+def activated(
+    norm: NormOp,
+    link: Link,
+    conv: Conv | None,
+    x: Tensor,
+    *,
+    overwrite: bool = False,
+    pool: BufferPool | None = None,
+) -> Tensor | FrameBuffer:
+    """Return SiLU of a norm of `x`, where possible in the memory that a convolution reads.
+
+    Args:
+        norm: The norm.
+        link: Of the swap.
+        conv: What reads the result; None: anything.
+        x: The activation.
+        overwrite: Whether `x` may be overwritten.
+        pool: Where the memory comes from, or None.
+    """
+    buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite=overwrite, pool=pool)
+    if buffer is None:
+        return norm.op(x, *norm.arguments, **norm.options)
+    norm.into(buffer, x, *norm.arguments, **norm.options)
+    return _readable(buffer)
+
+
+def silu(link: Link, conv: Conv | None, y: Tensor, pool: BufferPool | None = None) -> Tensor | FrameBuffer:
+    """Return SiLU of `y`, which a hook may keep, where possible in the memory that a convolution reads."""
+    buffer = _destination(link, conv, y, y.dtype, (), overwrite=False, pool=pool)
+    if buffer is None:
+        return F.silu(y)
+    torch.ops.aten.silu.out(y, out=buffer.body)
+    return _readable(buffer)
+
+
+def give(pool: BufferPool | None, activation: Tensor | FrameBuffer) -> None:
+    """Give an activation's storage to the pool, if there is one."""
+    if pool is not None:
+        pool.give(activation.storage if isinstance(activation, FrameBuffer) else activation)
+
+
+def _readable(buffer: FrameBuffer) -> Tensor | FrameBuffer:
+    return buffer if buffer.head_room or any(buffer.halo) else buffer.storage
+
+
+def _destination(
+    link: Link,
+    conv: Conv | None,
+    x: Tensor,
+    dtype: torch.dtype,
+    reads: Sequence[Tensor],
+    *,
+    overwrite: bool,
+    pool: BufferPool | None,
+) -> FrameBuffer | None:
+    """Return where to write what `conv` reads; None: a gradient or a compiler wants a fresh tensor."""
+    if conv is None or not may_write(x, *reads):
+        return None
+    head_room, halo = conv.head_room, conv.halo
+    if dtype == x.dtype and needs_no_room(conv, link, x):
+        if overwrite:
+            return FrameBuffer(x, 0)
+        head_room, halo = 0, NO_HALO
+    return (pool or BufferPool()).take(
+        x.shape,
+        head_room=head_room,
+        halo=halo,
+        dtype=dtype,
+        device=x.device,
+        memory_format=memory_format_of(x),
+    )
