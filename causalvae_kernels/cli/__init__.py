@@ -13,6 +13,7 @@ from .bench import bench
 from .explain import explain
 from .frames import frames
 from .info import info
+from .plan import plan
 from .reconstruct import reconstruct
 from .train import train
 from .tune import tune
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, tune, reconstruct, frames, train):
+for command in (info, explain, plan, verify, bench, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -33,7 +33,7 @@ def current() -> DryRun | None:
     return _current.get()
 
 
-def is_plain(x: object) -> bool:
+def is_plain_tensor(x: object) -> bool:
     """Tell whether `x` is a tensor of torch's own class, or stands for one in a dry run."""
     return type(x) in _PLAIN or (_current.get() is not None and type(x) is _fake_class())
 

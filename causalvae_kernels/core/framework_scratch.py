@@ -3,7 +3,7 @@
 Their fake kernels know sizes of results only. A convolution takes more than anything else: the scalar one
 unfolds its input, oneDNN reorders input, weights and output into layouts of its own, by instruction set and
 version. How much that is, is asked of oneDNN itself with two tiny convolutions of the same channels, whose
-allocations either grow with the input, or with the output, or stay.
+allocations either grow with the input, or with the output, or are weights and scratch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _convolved(
         unfolds = math.prod(kernel) > 1 or max(stride) > 1 or any(padding)
         return out, copied + (out.nbytes // weight.shape[0] * math.prod(weight.shape[1:]) if unfolds else 0)
     formats = _is_channels_last(x), _is_channels_last(weight)
-    small = tuple(min(length, _SMALL) for length in x.shape[-2:])
+    most = max(math.isqrt(_FEW_PRODUCTS // weight.numel()), _FEW_PIXELS)
+    small = tuple(min(length, most) for length in x.shape[-2:])
     asked = (x.dtype, tuple(weight.shape), *formats, small, stride, padding, dilation, groups)
     if is_profiling():  # and a profiler cannot be asked while it works for somebody else
         events = _unknown(weight.nbytes)
@@ -97,7 +98,10 @@ def _peak(events: Sequence[_Event], input_bytes: int, output_bytes: int) -> int:
     return max(round(peak), output_bytes)
 
 
-_SMALL = 16  # rows and columns: scratch that follows a row's length is too little to matter for long ones
+# How large the frames are that oneDNN is asked with: as they are, up to so many rows and columns or so many
+# multiplications (0.02 s). What follows the length of a row is too little to matter for longer ones.
+_FEW_PIXELS = 16
+_FEW_PRODUCTS = 2**28
 
 
 @functools.lru_cache(maxsize=4096)
@@ -130,18 +134,20 @@ def _onednn_events(
             x = x.contiguous(memory_format=_format(rank, x_last))
             arguments = (x, weight, bias, padding, stride, dilation, groups)
             y = torch.mkldnn_convolution(*arguments)
-            runs.append((x.nbytes, y.nbytes, cpu_allocations(lambda a=arguments: torch.mkldnn_convolution(*a))))
+            runs.append(
+                (x.nbytes, y.nbytes, cpu_allocations(lambda a=arguments: torch.mkldnn_convolution(*a)))
+            )
     (x_small, y_small, few), (x_large, y_large, many) = runs
     if len(few) != len(many):
         return _unknown(weight.nbytes)
     events = []
     for small, large in zip(few, many, strict=True):
-        if small == large:
-            events.append(_Event(0, 0, small))
-        elif abs(large * y_small - small * y_large) <= abs(large * x_small - small * x_large):
+        if small != large and large * y_small == small * y_large:
             events.append(_Event(0, large / y_large, 0))
-        else:
+        elif small != large and large * x_small == small * x_large:
             events.append(_Event(large / x_large, 0, 0))
+        else:  # weights, or scratch, which grows to some size and no further
+            events.append(_Event(0, 0, large))
     return tuple(events)
 
 

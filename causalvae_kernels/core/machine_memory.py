@@ -6,19 +6,24 @@ import os
 
 import torch
 
+# Of a container: what it may use, what it uses, and how much of that are files which it would give up.
 _LIMITS = (
-    # of a container: what it may use, what it uses
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
 )
+_FILES = ("inactive_file", "total_inactive_file")
 _UNKNOWN = 8 * 2**30
 
 
 def total() -> int:
     """Return the bytes of memory that this process may use: the machine's, or its container's."""
     found = [_pages("SC_PHYS_PAGES") or _UNKNOWN]
-    found += [limit for limit, _ in (map(_number, paths) for paths in _LIMITS) if limit is not None]
-    return min(found)
+    limits = (_number(limit) for limit, *_ in _LIMITS)
+    return min([*found, *(limit for limit in limits if limit is not None)])
 
 
 def free(device: torch.device | str = "cpu") -> int:
@@ -32,18 +37,30 @@ def free(device: torch.device | str = "cpu") -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     found = [_available() or _pages("SC_AVPHYS_PAGES") or _UNKNOWN]
-    for limit, used in (map(_number, paths) for paths in _LIMITS):
+    for limit_path, used_path, statistics in _LIMITS:
+        limit, used = _number(limit_path), _number(used_path)
         if limit is not None and used is not None:
-            found.append(max(limit - used, 0))
+            found.append(max(limit - used + _file_pages(statistics), 0))
     return min(found)
 
 
 def _available() -> int | None:
     try:
         with open("/proc/meminfo", encoding="utf-8") as lines:
-            return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+            return next(
+                (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None
+            )
     except OSError:
         return None  # not Linux
+
+
+def _file_pages(path: str) -> int:
+    try:
+        with open(path, encoding="utf-8") as lines:
+            numbers = dict(line.split() for line in lines)
+    except (OSError, ValueError):
+        return 0
+    return max(int(numbers.get(name, 0)) for name in _FILES)
 
 
 def _pages(name: str) -> int | None:

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import env, machine_memory, native
-from .dry_run import address, current, is_plain
+from .dry_run import address, current, is_plain_tensor
 from .errors import InvalidInput
 
 Key = tuple[object, ...]
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
-_kept: dict[Key, _Pack] = {}
-# Finalizers change them at any moment, without the lock: every loop runs over a copy.
+_packs: dict[Key, _Pack] = {}
+# Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
 _lock = threading.RLock()
 
 
@@ -90,17 +90,17 @@ def packed_budget() -> int:
 def packed_size() -> int:
     """Return how many bytes packed weights take now."""
     _sweep()
-    return sum(pack.packed.nbytes for pack in list(_packs().values()))
+    return sum(pack.packed.nbytes for pack in list(_registry().values()))
 
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     """Free what is packed of these weights, or everything; the next call packs again."""
-    if not _packs():
+    if not _registry():
         return
     addresses = None
     if weights is not None:
-        addresses = {address(w) for w in weights if is_plain(w) and w.device.type == "cpu"}
-    for key in list(_packs()):
+        addresses = {address(w) for w in weights if is_plain_tensor(w) and w.device.type == "cpu"}
+    for key in list(_registry()):
         if addresses is None or key[0] in addresses:
             _forget(key)
     _sweep()
@@ -108,7 +108,7 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
 
 def has_room(weight: Tensor, kind: object, size: int) -> bool:
     """Tell whether packed weights are kept already, or would be."""
-    return _key(weight, kind) in _packs() or packed_size() + size <= packed_budget()
+    return _key(weight, kind) in _registry() or packed_size() + size <= packed_budget()
 
 
 def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tensor]) -> Tensor | None:
@@ -124,11 +124,11 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         The packed weights, or None where the budget has no room for them.
     """
     key = _key(weight, kind)
-    kept = _packs().get(key)
+    kept = _registry().get(key)
     if kept is not None and kept.holds_for(weight):
         return kept.packed
     with _lock:
-        kept = _packs().get(key)  # another thread may have packed them meanwhile
+        kept = _registry().get(key)  # another thread may have packed them meanwhile
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
@@ -143,14 +143,14 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         if current() is not None:
             current().exclude(packed)
         new = _Pack(storage, _version(weight), _checksum(weight), packed, finalizer)
-        _packs()[key] = new
+        _registry()[key] = new
     return new.packed
 
 
-def _packs() -> dict[Key, _Pack]:
+def _registry() -> dict[Key, _Pack]:
     """Return what is kept: in a dry run what that run would keep."""
     run = current()
-    return _kept if run is None else run.packs
+    return _packs if run is None else run.packs
 
 
 def _key(weight: Tensor, kind: object) -> Key:
@@ -159,19 +159,19 @@ def _key(weight: Tensor, kind: object) -> Key:
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:
     """Free the pack of weights that are gone, unless others have their place by now."""
-    pack = _packs().get(key)
+    pack = _registry().get(key)
     if pack is not None and pack.storage is storage:
-        _packs().pop(key, None)
+        _registry().pop(key, None)
 
 
 def _forget(key: Key) -> None:
-    pack = _packs().pop(key, None)
+    pack = _registry().pop(key, None)
     if pack is not None and pack.finalizer is not None:
         pack.finalizer.detach()
 
 
 def _sweep() -> None:
-    for key, pack in list(_packs().items()):
+    for key, pack in list(_registry().items()):
         if pack.storage.expired():
             _forget(key)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.dry_run import is_plain_tensor
 from ..core.layout import memory_format_of
 from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
@@ -153,7 +154,6 @@ def why_conv3d_left(conv: nn.Module, padding: Sequence[int]) -> str | None:
 
 def why_weight_left(conv: nn.Module) -> str | None:
     """Weights of other types (quantised, distributed) bring their own rules for calling a convolution."""
-    plain = (Tensor, nn.Parameter)
-    if type(conv.weight) in plain and (conv.bias is None or type(conv.bias) in plain):
+    if is_plain_tensor(conv.weight) and (conv.bias is None or is_plain_tensor(conv.bias)):
         return None
     return f"its weight is a {type(conv.weight).__name__}"

@@ -83,6 +83,7 @@ class Link:
     precision: str | None
     packed_budget: int | None = None
     frames: str = "as_is"
+    memory: str = "normal"
     active: bool = True
     warned: bool = False
 
@@ -105,6 +106,7 @@ class ReportEntry:
 
 
 FAMILIES: dict[str, Family] = {}
+MEMORY = ("normal", "low")
 
 
 def register_family(family: Family) -> None:
@@ -354,6 +356,7 @@ def swap(
     precision: str | None = None,
     packed_budget: int | None = None,
     frames: str = "as_is",
+    memory: str = "normal",
 ) -> Swap:
     """Put the package's ops into a diffusers VAE, in place.
 
@@ -376,6 +379,8 @@ def swap(
             what `encode` returns carries it. Latents are plain tensors: without `num_frames=`, or
             `handle.num_frames(n)` around the call, they decode to all frames that they hold (CogVideoX:
             4L-3). "as_is": as diffusers does it.
+        memory: "low": where no gradient is recorded, residual blocks take the smallest peak that their order
+            of work allows: one activation, its buffer, and a few frames (docs/memory.md).
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
@@ -393,7 +398,8 @@ def swap(
     if packed_budget is not None:
         check_packed_budget("swap", packed_budget)
     check_choice("swap", "frames", frames, FRAMES)
-    link = Link(family.model, backend, precision, packed_budget, frames)
+    check_choice("swap", "memory", memory, MEMORY)
+    link = Link(family.model, backend, precision, packed_budget, frames, memory)
     if frames == "any":
         _check_adaptable(vae, family)
     restore(vae)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
-from ...core.dry_run import is_plain
+from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
@@ -221,7 +221,7 @@ def _check_head_room(
 
 def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
     """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
-    if any(buffer.halo) or not is_plain(buffer.storage) or torch.compiler.is_compiling():
+    if any(buffer.halo) or not is_plain_tensor(buffer.storage) or torch.compiler.is_compiling():
         return False
     if autocast_dtype(buffer.storage) is not None:
         return False
