@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import env, machine_memory, native
+from .checks import check_bytes
 from .dry_run import address, current, is_plain_tensor
-from .errors import InvalidInput
 
 Key = tuple[object, ...]
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
@@ -45,16 +45,6 @@ class _Pack:
         )
 
 
-def check_packed_budget(op: str, size: object) -> None:
-    """Require a number of bytes.
-
-    Raises:
-        InvalidInput: It is something else, or negative.
-    """
-    if type(size) is not int or size < 0:
-        raise InvalidInput(f"{op}: got a packed budget of {size!r}, expected a number of bytes, 0 or more")
-
-
 @contextmanager
 def use_packed_budget(size: int) -> Iterator[None]:
     """Set how much memory packed weights may take together, for calls inside the context.
@@ -66,7 +56,7 @@ def use_packed_budget(size: int) -> Iterator[None]:
     Raises:
         InvalidInput: `size` is not a number of bytes.
     """
-    check_packed_budget("use_packed_budget", size)
+    check_bytes("use_packed_budget", "size", size)
     token = _budget.set(size)
     try:
         yield

@@ -19,6 +19,7 @@ from ..core.checks import check_choice, check_count
 from ..core.dry_run import DryRun
 from ..core.errors import InvalidInput
 from ..core.packed import packed_budget, packed_size
+from .pieces import has_tiling, in_one_piece, in_tiles
 
 STEPS = ("encode", "decode")
 
@@ -37,7 +38,7 @@ class MemoryPlan:
         loaded: Whether the parameters are there already, so that they are not in `available`.
         packed: Packed weights that the native kernels keep beside the parameters, within the budget.
         packed_budget: What they may take.
-        untiled: The peak over what lives when the call begins, without tiling.
+        untiled: The peak over what lives when the call begins, without tiles and overlapping windows in time.
         tiled: The same with diffusers' tiling and its default overlaps; None where the model has none.
         available: What may be taken.
     """
@@ -149,12 +150,11 @@ def plan_step(
     with DryRun(device) as run:
         model = run.copy_of(vae)
         x = torch.empty(shape, dtype=parameters[0].dtype, device=device)
-        for name in peaks:
-            if (name == "tiled" and not tiled) or not _set_tiling(model, name == "tiled"):
+        for name, pieces in (("untiled", in_one_piece), ("tiled", in_tiles)):
+            if name == "tiled" and not (tiled and has_tiling(model)):
                 continue
             _say(progress, f"{step} {name}")
-            with _refusals(step, shape):
-                # The first run packs weights.
+            with _refusals(step, shape), pieces(model):
                 peaks[name] = run.peak_of(lambda: call(model, step, x))
         packed, budget = packed_size(), packed_budget()
     return MemoryPlan(
@@ -176,24 +176,14 @@ def latent_shape(vae: nn.Module, clip: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the latents of a clip, as the model's encoder makes them."""
     with DryRun() as run:
         model = run.copy_of(vae)
-        _set_tiling(model, False)
         x = torch.empty(clip, dtype=next(model.parameters()).dtype)
-        with _refusals("encode", clip):
+        with _refusals("encode", clip), in_one_piece(model):
             return tuple(call(model, "encode", x)[0].mode().shape)
 
 
 def call(model: nn.Module, step: str, x: Tensor) -> Any:
     """Run a step as a user does."""
     return getattr(model, step)(x, return_dict=False)
-
-
-def _set_tiling(model: nn.Module, tiled: bool) -> bool:
-    """Turn diffusers' tiling on or off, whatever it was; tell whether the model can do that."""
-    method = getattr(model, "enable_tiling" if tiled else "disable_tiling", None)
-    if not hasattr(model, "use_tiling") or method is None:
-        return not tiled
-    method()
-    return True
 
 
 @contextmanager
