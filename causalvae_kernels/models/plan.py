@@ -108,7 +108,7 @@ def plan_memory(
         width: Of a frame.
         step: "encode" or "decode".
         batch: Clips at a time.
-        device: Where it is to run, there or not; default: where the parameters are, for "meta" a CPU.
+        device: Where it is to run; a GPU need not be there, but a torch that knows of GPUs. Default: where the parameters are, for "meta" a CPU.
         available: Bytes that may be taken; default: what is free on the device.
         progress: Called with a word at the beginning of each part.
 
@@ -146,6 +146,10 @@ def plan_step(
     where = parameters[0].device
     loaded = where.type != "meta"
     device = torch.device(device) if device is not None else where if loaded else torch.device("cpu")
+    if device.type == "cuda" and torch.version.cuda is None:
+        raise InvalidInput(
+            f"plan: torch {torch.__version__} is built without CUDA and cannot stand for a GPU; plan for cpu"
+        )
     peaks: dict[str, int | None] = {"untiled": None, "tiled": None}
     with DryRun(device) as run:
         model = run.copy_of(vae)

@@ -131,11 +131,24 @@ def test_plan_of_a_clip():
 def test_meta_parameters_are_to_be_loaded():
     with torch.device("meta"):
         vae = MODELS["small"]().eval()
-    plan = plan_memory(vae, 1, 16, 16, step="encode", available=0, device="cuda")  # a GPU that is not there
+    plan = plan_memory(vae, 1, 16, 16, step="encode", available=0)
     assert not plan.loaded
-    assert plan.device == "cuda"
+    assert plan.device == "cpu"
     assert plan.needed() == plan.untiled + plan.parameters
     assert plan.parameters == sum(p.nbytes for p in vae.parameters())
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch can stand for a GPU")
+def test_a_torch_without_cuda_cannot_stand_for_a_gpu():
+    with pytest.raises(InvalidInput, match="without CUDA"):
+        plan_step(MODELS["small"]().eval(), "decode", LATENTS["small"], device="cuda")
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows of no GPUs")
+def test_a_gpu_that_need_not_be_there():
+    plan = plan_step(MODELS["small"]().eval(), "decode", LATENTS["small"], device="cuda", available=0)
+    assert plan.device == "cuda"
+    assert plan.untiled > 0
 
 
 @pytest.mark.parametrize(
