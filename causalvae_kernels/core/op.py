@@ -53,12 +53,15 @@ class Backend:
         why_not: Takes the same; returns None if `call` can run, else a sentence.
         two_sources: Whether it reads the state and the frames where they lie, so that nothing is gained by
             writing both into one buffer.
+        adds_in_place: Whether a residual may be the destination itself, because each of its elements is read
+            before it is written.
     """
 
     name: str
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
     two_sources: bool = False
+    adds_in_place: bool = False
 
 
 class Op:
@@ -100,7 +103,7 @@ class Op:
         self.prepare = prepare
         self.order = tuple(order)
         self.measured = measured
-        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]))
+        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]), adds_in_place=True)
         self.backends = {b.name: b for b in (first, *backends)}
         self._names = tuple(inspect.signature(reference).parameters)
         self._layout = tuple(self._names.index(n) for n in layout)

@@ -23,6 +23,7 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
+from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .plan import STEPS
@@ -63,6 +64,8 @@ class Family:
         needs_no_rule: Classes of modules that are left on purpose, with the reason.
         adapted: Further rules, for a model that takes any number of frames.
         chunks: How an adapted model runs chunk by chunk.
+        count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
+            `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
     """
 
     model: str
@@ -70,6 +73,7 @@ class Family:
     needs_no_rule: dict[str, str]
     adapted: dict[str, Rule] = field(default_factory=dict)
     chunks: ChunkCodec | None = None
+    count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
         """Return the rule for a module, or None."""
@@ -153,6 +157,10 @@ def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: An
     own = getattr(type(model), name)
     if not link.active:
         return own(model, *args, **kwargs)
+    if name in _LOOPS:
+        x = _first(args, kwargs)
+        with chunks_of(link, FAMILIES[link.family].count_chunks(model, name.removeprefix("_"), x)):
+            return own(model, *args, **kwargs)
     adapted = METHODS.get(name) if link.frames == "any" else None
     with chosen_tiling(model, link, name, _first(args, kwargs)):
         if adapted is not None:
@@ -168,7 +176,13 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
 def _replaced_methods(link: Link) -> tuple[str, ...]:
     """Return the methods of the model that this swap replaces."""
     names = tuple(METHODS) if link.frames == "any" else ()
-    return tuple(dict.fromkeys((*names, *(STEPS if link.tiling == "auto" else ()))))
+    tiled = STEPS if link.tiling == "auto" else ()
+    counted = link.memory == "low" and FAMILIES[link.family].count_chunks is not None
+    return tuple(dict.fromkeys((*names, *tiled, *(_LOOPS if counted else ()))))
+
+
+# Where a model's loops over chunks are.
+_LOOPS = ("_encode", "_decode")
 
 
 def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
@@ -439,7 +453,7 @@ def swap(
 def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
     """Refuse what would give a wrong number of frames, or leave the tiling as it is."""
     for name in _replaced_methods(link):
-        if has_foreign_method(vae, run_method, name, _place_of(vae, name)):
+        if name not in _LOOPS and has_foreign_method(vae, run_method, name, _place_of(vae, name)):
             asked = 'frames="any"' if link.frames == "any" else 'tiling="auto"'
             raise InvalidInput(f"swap: {asked} replaces {name} of the model, which someone else replaced")
     if link.frames != "any":
@@ -469,7 +483,7 @@ def _place_of(model: nn.Module, name: str) -> str:
 
 
 _WRAPPED = "_old_forward"
-_REPLACED = tuple(dict.fromkeys(("forward", *METHODS, _WRAPPED)))
+_REPLACED = tuple(dict.fromkeys(("forward", *METHODS, *_LOOPS, _WRAPPED)))
 
 
 def _take_out(module: nn.Module, link: Link) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
-from ...core.op import Op
+from ...core.op import Backend, Op
 from ...core.precision import autocast_dtype
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
@@ -117,7 +117,8 @@ def causal_conv3d_(
 
     Args:
         out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
-            a body. It shares no memory with what is read.
+            a body. It shares no memory with what is read, but that `residual` may be `out` itself on
+            `reference`, `aten` and `cpu`.
         x: As in `causal_conv3d`, and so are all others.
         weight: See there.
         bias: See there.
@@ -167,8 +168,32 @@ def reads_two_sources(
     """
     if autocast_dtype(x) is not None:
         return False  # a copy is made anyway
+    return _choose(x, weight, bias, options, backend, precision).two_sources
+
+
+def adds_in_place(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    **options: Any,
+) -> bool:
+    """Tell whether in this call the `residual` of `causal_conv3d_` may be `out` itself."""
+    return _choose(x, weight, bias, options, backend, precision).adds_in_place
+
+
+def _choose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: dict[str, Any],
+    backend: str | None,
+    precision: str | None,
+) -> Backend:
     choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
-    return _CONV.choose(_arguments(x, weight, bias, **options), **choice).two_sources
+    return _CONV.choose(_arguments(x, weight, bias, **options), **choice)
 
 
 def _source(

@@ -174,5 +174,5 @@ def _convolve_into(out: Tensor, *arguments: Any) -> None:
     out.copy_(_convolve(*arguments))
 
 
-CONV = Backend("aten", _convolve)
+CONV = Backend("aten", _convolve, adds_in_place=True)
 CONV_ = Backend("aten", _convolve_into)

@@ -124,5 +124,5 @@ def _why_not_into(out: Tensor, *arguments: object) -> str | None:
     return why_not(*arguments)
 
 
-CONV = Backend("cpu", _convolve, why_not, two_sources=True)
+CONV = Backend("cpu", _convolve, why_not, two_sources=True, adds_in_place=True)
 CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=True)
