@@ -45,7 +45,7 @@ def channels(model: nn.Module) -> tuple[int, int]:
 
 
 def count_chunks(model: nn.Module, step: str, x: Tensor) -> int:
-    """Return in how many chunks `_encode` ("encode") or `_decode` takes a sample; the first takes the rest."""
+    """Return in how many chunks `_encode` ("encode") or `_decode` takes a sample."""
     frames, latents = chunk_sizes(model)
     return max(x.shape[2] // (frames if step == "encode" else latents), 1)
 

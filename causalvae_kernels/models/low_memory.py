@@ -76,7 +76,7 @@ def residual_pair(
     frames = x.shape[2]
     if residual is x:
         storage = _memory(x, x.shape[1], frames + GROUP, pool)
-        y, out_of = storage[:, :, :frames], _behind(storage)
+        y, out_of = storage[:, :, :frames], _frames_of(storage, GROUP)
         hidden = storage[:, :, GROUP:]
     else:
         storage = y = x
@@ -109,11 +109,12 @@ def _convolve(
     residual: Tensor | None = None,
 ) -> Tensor | None:
     """Convolve the last frames first; return the new state, taken before anything is overwritten."""
-    frames = x.shape[2]
-    new = final_state(x, conv.head_room, initial_state=state) if keeps and conv.streams else None
-    for first in reversed(range(0, frames, GROUP)):
-        count = min(GROUP, frames - first)
-        past = x[:, :, first - conv.head_room : first] if first else state
+    seen = conv.head_room
+    new = final_state(x, seen, initial_state=state) if keeps and conv.streams else None
+    for first, count in reversed(_groups(x.shape[2], state is None)):
+        past = x[:, :, first - seen : first] if first >= seen else state
+        if 0 < first < seen:
+            past = final_state(x[:, :, :first], seen, initial_state=state)
         causal_conv3d_(
             out_of(first, count),
             x[:, :, first : first + count],
@@ -126,8 +127,20 @@ def _convolve(
     return new
 
 
-def _behind(storage: Tensor) -> Callable[[int, int], Tensor]:
-    return lambda first, count: storage[:, :, first + GROUP : first + GROUP + count]
+def _groups(frames: int, first_chunk: bool) -> list[tuple[int, int]]:
+    """Return the first frame of each group and their number: in pairs as Winograd's form takes them.
+
+    Of an odd number it takes the first frame alone where nothing is in front of it, else the last one.
+    """
+    lone = frames % GROUP if first_chunk else 0
+    return ([(0, lone)] if lone else []) + [
+        (first, min(GROUP, frames - first)) for first in range(lone, frames, GROUP)
+    ]
+
+
+def _frames_of(x: Tensor, behind: int = 0) -> Callable[[int, int], Tensor]:
+    """Return what gives a number of frames from one on, or from so many behind it."""
+    return lambda first, count: x[:, :, first + behind : first + behind + count]
 
 
 class _Over:
@@ -170,7 +183,7 @@ def _beside(x: Tensor, conv: Conv, pool: BufferPool | None) -> tuple[Tensor, Cal
             over = _Over(x, channels)
             return over.out, over
     out = _memory(x, channels, x.shape[2], pool)
-    return out, lambda first, count: out[:, :, first : first + count]
+    return out, _frames_of(out)
 
 
 def _memory(x: Tensor, channels: int, frames: int, pool: BufferPool | None) -> Tensor:

@@ -108,7 +108,8 @@ def plan_memory(
         width: Of a frame.
         step: "encode" or "decode".
         batch: Clips at a time.
-        device: Where it is to run; a GPU need not be there, but a torch that knows of GPUs. Default: where the parameters are, for "meta" a CPU.
+        device: Where it is to run: a GPU need not be there, but a torch that knows of GPUs. Default: where
+            the parameters are, a CPU for those on "meta".
         available: Bytes that may be taken; default: what is free on the device.
         progress: Called with a word at the beginning of each part.
 
