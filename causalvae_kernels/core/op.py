@@ -37,6 +37,16 @@ def can_always(*arguments: Any) -> str | None:
     return None
 
 
+def always(*arguments: Any) -> bool:
+    """The `two_sources` of a backend that reads state and frames where they lie, in every call."""
+    return True
+
+
+def never(*arguments: Any) -> bool:
+    """The `two_sources` of a backend that wants state and frames in one buffer."""
+    return False
+
+
 def nothing_measured(*arguments: Any) -> Measurement | None:
     """The `measured` of an op whose kernels were not compared."""
     return None
@@ -51,8 +61,8 @@ class Backend:
         call: Takes the op's arguments and the precision tier; returns a fresh tensor, or None if the op
             works in place.
         why_not: Takes the same; returns None if `call` can run, else a sentence.
-        two_sources: Whether it reads the state and the frames where they lie, so that nothing is gained by
-            writing both into one buffer.
+        two_sources: Takes the same; whether it reads the state and the frames where they lie, so that
+            nothing is gained by writing both into one buffer.
         adds_in_place: Whether a residual may be the destination itself, because each of its elements is read
             before it is written.
     """
@@ -60,7 +70,7 @@ class Backend:
     name: str
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
-    two_sources: bool = False
+    two_sources: Callable[..., bool] = never
     adds_in_place: bool = False
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
-from ...core.op import Backend, Op
-from ...core.precision import autocast_dtype
+from ...core.op import Op
+from ...core.precision import autocast_dtype, resolve_precision
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
@@ -168,7 +168,8 @@ def reads_two_sources(
     """
     if autocast_dtype(x) is not None:
         return False  # a copy is made anyway
-    return _choose(x, weight, bias, options, backend, precision).two_sources
+    arguments = _arguments(x, weight, bias, **options)
+    return _reads_apart(_CONV, arguments, packed_or_aten(weight, backend), precision)
 
 
 def adds_in_place(
@@ -181,19 +182,13 @@ def adds_in_place(
     **options: Any,
 ) -> bool:
     """Tell whether in this call the `residual` of `causal_conv3d_` may be `out` itself."""
-    return _choose(x, weight, bias, options, backend, precision).adds_in_place
+    arguments = _arguments(x, weight, bias, **options)
+    return _CONV.choose(arguments, packed_or_aten(weight, backend), precision).adds_in_place
 
 
-def _choose(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    options: dict[str, Any],
-    backend: str | None,
-    precision: str | None,
-) -> Backend:
-    choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
-    return _CONV.choose(_arguments(x, weight, bias, **options), **choice)
+def _reads_apart(op: Op, arguments: tuple[Any, ...], backend: str | None, precision: str | None) -> bool:
+    """Whether the backend that this call takes reads the state where it lies."""
+    return op.choose(arguments, backend, precision).two_sources(*arguments, resolve_precision(precision))
 
 
 def _source(
@@ -212,7 +207,7 @@ def _source(
     _check_head_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
     if _may_read_apart(x, given):
         arguments = (*destination, *_arguments(x.body, weight, bias, **steps, **given))
-        if op.choose(arguments, **choice).two_sources:
+        if _reads_apart(op, arguments, **choice):
             return x.body, x.body, given
     seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
     return x.storage, seen, _fill(x, backend=choice["backend"], **given)
