@@ -29,23 +29,23 @@ _APART = 2**44
 
 
 def current() -> DryRun | None:
-    """Return the dry run that this code belongs to, or None."""
-    return _current.get()
+    """Return the dry run that this code belongs to, or None; a compiler's tracing belongs to none."""
+    return None if torch.compiler.is_compiling() else _current.get()
 
 
 def is_plain_tensor(x: object) -> bool:
     """Tell whether `x` is a tensor of torch's own class, or stands for one in a dry run."""
-    return type(x) in _PLAIN or (_current.get() is not None and type(x) is _fake_class())
+    return type(x) in _PLAIN or (current() is not None and type(x) is _fake_class())
 
 
 def why_not_on_gpu() -> str | None:
     """Return why no kernel of ours is launched on a GPU at this moment, or None."""
-    return None if _current.get() is None else "a dry run has no data, and counts what the framework would do"
+    return None if current() is None else "a dry run has no data, and counts what the framework would do"
 
 
 def address(x: Tensor) -> int:
     """Return where a tensor lies; in a dry run, where none lies, a number that tells storages apart."""
-    run = _current.get()
+    run = current()
     return x.data_ptr() if run is None else run.address(x)
 
 

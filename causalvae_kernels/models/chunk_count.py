@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass
 class Chunks:
@@ -55,7 +57,7 @@ def chunks_of(link: Any, total: int) -> Iterator[None]:
 
 def next_chunk(link: Any) -> Low | None:
     """Return what is known of the chunk that begins; None: the swap takes the memory that it likes."""
-    if link.memory != "low":
+    if link.memory != "low" or torch.compiler.is_compiling():
         return None
     chunks = _chunks.get()
     if chunks is None or chunks.link is not link:

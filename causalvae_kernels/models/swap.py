@@ -154,18 +154,21 @@ def _rule_now(module: nn.Module, link: Link) -> Rule | None:
 
 def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: Any) -> Any:
     """A method of the model: of `frames.METHODS`, or the class's own, tiled as the swap has it."""
-    own = getattr(type(model), name)
+    own = functools.partial(getattr(type(model), name), model)
     if not link.active:
-        return own(model, *args, **kwargs)
+        return own(*args, **kwargs)
     if name in _LOOPS:
+        if torch.compiler.is_compiling():
+            return own(*args, **kwargs)
         x = _first(args, kwargs)
         with chunks_of(link, FAMILIES[link.family].count_chunks(model, name.removeprefix("_"), x)):
-            return own(model, *args, **kwargs)
-    adapted = METHODS.get(name) if link.frames == "any" else None
+            return own(*args, **kwargs)
+    if link.frames == "any":
+        own = functools.partial(METHODS[name], model, link)
+    if link.tiling == "as_is":
+        return own(*args, **kwargs)
     with chosen_tiling(model, link, name, _first(args, kwargs)):
-        if adapted is not None:
-            return adapted(model, link, *args, **kwargs)
-        return own(model, *args, **kwargs)
+        return own(*args, **kwargs)
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:

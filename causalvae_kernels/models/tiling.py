@@ -26,7 +26,7 @@ def chosen(model: nn.Module, link: Any, step: str, x: object) -> Iterator[None]:
     The user's setting holds where a plan would not: under a compiler, in a dry run, with gradients, and for a
     model with hooks, whose weights come and go.
     """
-    if link.tiling != "auto" or step not in STEPS or not _can_plan(model, x):
+    if step not in STEPS or not _can_plan(model, x):
         yield
         return
     needed, packed = _needed(model, link, step, x)

@@ -155,3 +155,10 @@ def test_a_foreign_decode_is_refused(vae):
     vae.decode = lambda z: z
     with pytest.raises(InvalidInput, match='tiling="auto" replaces decode'):
         swap(vae, tiling="auto")
+
+
+def test_in_inference_mode(vae, latents):
+    with torch.inference_mode(), swap(vae, tiling="auto", memory_budget=2**40, backend="cpu"):
+        whole = vae.decode(latents).sample
+    with swap(vae, backend="cpu"):
+        assert torch.equal(decode(vae, latents), whole)
