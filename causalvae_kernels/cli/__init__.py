@@ -15,6 +15,7 @@ from .frames import frames
 from .info import info
 from .plan import plan
 from .reconstruct import reconstruct
+from .traffic import traffic
 from .train import train
 from .tune import tune
 from .verify import verify
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, plan, verify, bench, tune, reconstruct, frames, train):
+for command in (info, explain, plan, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 

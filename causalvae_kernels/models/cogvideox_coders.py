@@ -6,7 +6,6 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
-from ..core.op import explain
 from ..temporal import BufferPool
 from .chunk_count import Low, next_chunk
+from .coders import group_norm_format, is_bypassable, pool_for, samplers, tensors_in, wants_gradient
 from .cogvideox_blocks import Cache, Norm, is_pointwise, residual_block
 from .cogvideox_conv import cache_fits, conv_of, take_state
 from .cogvideox_resample import upsample
@@ -50,7 +49,7 @@ def decoder(
     blocks = {"mid_block": module.mid_block, **blocks}
     if not _owns_activations(module, link, sample, temb, conv_cache, blocks):
         return type(module).forward(module, sample, temb, conv_cache)
-    times = math.prod(8 if s.compress_time else 4 for block in blocks.values() for s in _samplers(block))
+    times = math.prod(8 if s.compress_time else 4 for block in blocks.values() for s in samplers(block))
     if is_small(link, sample, module.conv_out.conv.in_channels * sample[:, 0].numel() * times):
         return type(module).forward(module, sample, temb, conv_cache)
     return _run(module, link, sample, temb, conv_cache, blocks, low, zq=True)
@@ -74,7 +73,7 @@ def _owns_activations(
         not torch.compiler.is_compiling()
         and sample.numel() > 0
         and (temb is None or not temb.requires_grad)
-        and not (torch.is_grad_enabled() and _wants_gradient(module, sample, cache))
+        and not wants_gradient(module, (sample, *tensors_in(cache)))
         and all(_block_at_work(block, link) for block in blocks.values())
         and _norm_at_work(module.norm_out, link)
         and type_name(module.conv_act) == "SiLU"
@@ -84,30 +83,16 @@ def _owns_activations(
     )
 
 
-def _wants_gradient(module: nn.Module, sample: Tensor, cache: dict[str, Any]) -> bool:
-    given = (sample, *module.parameters(), *_tensors_in(cache))
-    return any(tensor.requires_grad for tensor in given)
-
-
-def _tensors_in(cache: Any) -> Iterator[Tensor]:
-    """Give the tensors of a nested cache."""
-    if isinstance(cache, Tensor):
-        yield cache
-    elif isinstance(cache, dict):
-        for part in cache.values():
-            yield from _tensors_in(part)
-
-
 def _block_at_work(block: nn.Module, link: Link) -> bool:
-    if type_name(block) not in _BLOCKS or not is_plain(block, run) or _is_compiled(block):
+    if type_name(block) not in _BLOCKS or not is_bypassable(block):
         return False
-    return all(rule_at_work(sampler, link) is not None for sampler in _samplers(block)) and all(
+    return all(rule_at_work(sampler, link) is not None for sampler in samplers(block)) and all(
         _resnet_at_work(resnet, link) for resnet in block.resnets
     )
 
 
 def _resnet_at_work(resnet: nn.Module, link: Link) -> bool:
-    if rule_at_work(resnet, link) is None or _is_compiled(resnet):
+    if rule_at_work(resnet, link) is None or not is_bypassable(resnet):
         return False
     if resnet.dropout.training and resnet.dropout.p > 0:
         return False
@@ -127,14 +112,6 @@ def _norm_at_work(norm: nn.Module, link: Link) -> bool:
     return rule_at_work(norm, link) is not None
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _samplers(block: nn.Module) -> Iterable[nn.Module]:
-    return getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ()
-
-
 _BLOCKS = ("CogVideoXDownBlock3D", "CogVideoXMidBlock3D", "CogVideoXUpBlock3D")
 
 
@@ -151,10 +128,9 @@ def _run(
 ) -> tuple[Tensor, dict[str, Any]]:
     cache, new_cache = {} if conv_cache is None else conv_cache, {}
     keeps = low is None or not low.last
-    sample = sample.contiguous(memory_format=_inner_format(module, link, sample))
-    # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
-    device = sample.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    conv = module.conv_in.conv
+    inner = group_norm_format(conv, math.gcd(conv.out_channels, 32), link, sample)
+    sample, pool = sample.contiguous(memory_format=inner), pool_for(sample)
     pass_ = _Pass(
         link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk(), low
     )
@@ -171,24 +147,6 @@ def _run(
     state = take_state(conv, cache, "conv_out", low)
     out, new_cache["conv_out"] = convolve(conv, link, y, state, keeps=keeps)
     return out.contiguous(memory_format=memory_format_of(conv.weight)), new_cache
-
-
-def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory_format:
-    """Return the layout of all activations: channels_last_3d wherever the norms are good at it.
-
-    On a CPU those are ours: the framework's takes a copy. Decoding with CogVideoX-2b's widths, 3 latents of
-    12x18, two Zen 4 cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
-    """
-    if sample.device.type == "cuda":
-        return torch.channels_last_3d
-    conv, last = module.conv_in.conv, torch.channels_last_3d
-    if sample.device.type == "cpu":
-        shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
-        example = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=last)
-        choice = {"backend": link.backend, "precision": link.precision}
-        if explain("group_norm_silu", example, math.gcd(conv.out_channels, 32), **choice).chosen == "cpu":
-            return last
-    return memory_format_of(conv.weight)
 
 
 @dataclass(frozen=True)
@@ -219,7 +177,7 @@ class _Pass:
             held.tensor, new_cache[key] = residual_block(
                 resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool, self.low
             )
-        for sampler in _samplers(module):
+        for sampler in samplers(module):
             if self.pool is not None:
                 self.pool.clear()
             if self.adapts:

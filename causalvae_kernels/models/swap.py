@@ -23,6 +23,7 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
+from ..temporal import frame_rule
 from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
@@ -408,7 +409,7 @@ def swap(
     before `backward` does not hold for the recomputation.
 
     Args:
-        vae: An `AutoencoderKLCogVideoX`.
+        vae: A VAE of diffusers of a family that has rules (`causalvae_kernels.models.FAMILIES`).
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
@@ -461,6 +462,12 @@ def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
             raise InvalidInput(f"swap: {asked} replaces {name} of the model, which someone else replaced")
     if link.frames != "any":
         return
+    try:
+        frame_rule(vae)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f'swap: frames="any" needs to know which frame counts a {family.model} takes: {error}'
+        ) from error
     for name, module in vae.named_modules():
         if type_name(module) in family.adapted and has_foreign_method(module, run):
             raise InvalidInput(
