@@ -57,7 +57,7 @@ def _convolve(
             native.describe(written),
             native.describe(x),
             native.describe(weight[:, :, : folded_kernel(weight.shape[2:], scale)[0]]),  # its sizes count
-            None if bias is None else bias.data_ptr(),
+            None if bias is None else native.address(bias),
             None if past is None else native.describe(past),
             doubled if _folds_time(weight, scale) else "none",
             scale[1] == 2,
@@ -66,7 +66,7 @@ def _convolve(
             DTYPES[x.dtype],
             isa,
             torch.get_num_threads(),
-            packed.data_ptr(),
+            native.address(packed),
         )
     if repeats:
         firsts.copy_(seconds[:, :, int(first_chunk) :])
@@ -107,7 +107,7 @@ def _directly(
                 native.describe(phase.of(window)),
                 native.describe(frames),
                 native.describe(kernel),
-                None if bias is None else bias.data_ptr(),
+                None if bias is None else native.address(bias),
                 None if state is None else native.describe(state),
                 None,
                 _ONES,
@@ -144,7 +144,7 @@ def _pack(weight: Tensor, scale: Sequence[int], size: int, isa: str) -> Tensor:
     ]
     for part, (phase, kernel) in zip(packed.chunk(len(kernels)), kernels, strict=True):
         native.cpu_module().winograd_pack(
-            part.data_ptr(),
+            native.address(part),
             native.describe(kernel),
             "float32",
             isa,
