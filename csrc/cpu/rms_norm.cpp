@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "isa.h"
 #include "norm_layout.h"
@@ -23,6 +24,7 @@ void rms_norm(const RmsNorm& norm, Isa isa, int num_threads) {
   check_in_and_out(kOp, norm.x, norm.out);
   if (element_count(norm.x) == 0) return;
   require(norm.weight != nullptr, kOp, "weight has a null address");
+  require(norm.eps >= 0, kOp, "eps is " + std::to_string(norm.eps) + ", expected nothing negative");
   if (element_count(norm.x) < kElementsWorthThreads) num_threads = 1;
   const RmsNormKernels& kernels = CVK_TABLE_OF(isa, rms_norm);
 
@@ -34,7 +36,7 @@ void rms_norm(const RmsNorm& norm, Isa isa, int num_threads) {
     factor[c] = static_cast<float>(norm.weight[c] * std::sqrt(static_cast<double>(channels)));
     offset[c] = norm.bias ? norm.bias[c] : 0.0f;
   }
-  RmsNormPass p{norm, factor, offset, 0};
+  RmsNormPass p{norm, factor, offset, static_cast<double>(channels) * norm.eps, 0};
 
   if (channels_innermost(norm.x) && channels_innermost(norm.out)) {
     const int64_t rows = norm.x.size[2] * norm.x.size[3];
