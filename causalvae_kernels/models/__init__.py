@@ -1,6 +1,6 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import cogvideox, ltx  # noqa: F401  (each registers its families)
+from . import cogvideox, cosmos, ltx, mochi  # noqa: F401  (each registers its families)
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 
 __all__ = ["FAMILIES", "ReportEntry", "Swap", "restore", "swap"]

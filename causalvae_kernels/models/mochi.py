@@ -1,0 +1,167 @@
+"""The rules for diffusers' `AutoencoderKLMochi`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.layout import is_channels_last_3d, memory_format_of
+from ..core.precision import resolve_precision
+from ..temporal import BufferPool
+from . import cogvideox_conv
+from .cogvideox_conv import conv_of
+from .conv import Conv, convolve, is_small, why_weight_left
+from .frame_norms import frame_norm, group_norm_frames, inner_format, leaves
+from .producers import activated, give
+from .shuffles import channels_to_pixels, pixels_to_channels
+from .swap import Family, Link, Rule, register_family
+
+Cache = dict[str, Any] | None
+_CONV, _SAFE, _NORM = "CogVideoXCausalConv3d", "CogVideoXSafeConv3d", "MochiChunkedGroupNorm3D"
+
+
+def causal_conv(
+    module: nn.Module, link: Link, inputs: Tensor, conv_cache: Tensor | None = None
+) -> tuple[Tensor, None]:
+    """Mochi's `CogVideoXCausalConv3d`, which repeats frames and pixels and has no cache.
+
+    A downsampler's kernel is as large as its stride: what it reads becomes the channels of one pixel.
+    """
+    exact = resolve_precision(link.precision) == "exact"
+    if is_small(link, inputs) or inputs.numel() == 0 or (exact and is_channels_last_3d(inputs)):
+        return type(module).forward(module, inputs, conv_cache)
+    if not _is_patch(module):
+        return convolve(conv_of(module), link, inputs)
+    factors = module.conv.kernel_size
+    sizes = [size // factor * factor for size, factor in zip(inputs.shape[3:], factors[1:], strict=True)]
+    if exact or 0 in sizes:
+        return type(module).forward(module, inputs, conv_cache)
+    frames = (inputs.shape[2] - 1) // factors[0] * factors[0] + 1
+    inputs = inputs[:, :, :frames, : sizes[0], : sizes[1]]
+    x = pixels_to_channels(inputs, factors, memory_format=torch.channels_last_3d, repeats_first=True)
+    weight = module.conv.weight.flatten(1)[:, :, None, None, None]
+    y, _ = convolve(Conv(weight, module.conv.bias), link, x)
+    return y.contiguous(memory_format=memory_format_of(inputs)), None
+
+
+def why_conv_left(module: nn.Module) -> str | None:
+    """Return why the rule is not for this convolution, or None."""
+    if module.pad_mode != "replicate":
+        return f"pad_mode is {module.pad_mode!r}, and the module was built for 'replicate'"
+    if not _is_patch(module):
+        return cogvideox_conv.why_conv_left(module)
+    conv = module.conv
+    if conv.groups != 1 or tuple(conv.dilation) != (1, 1, 1) or any(conv.padding):
+        return f"its convolution is {conv}, the rule is for one without padding"
+    return why_weight_left(conv)
+
+
+def _is_patch(module: nn.Module) -> bool:
+    """Whether the kernel is as large as the stride, and no pixel is padded."""
+    conv = module.conv
+    return tuple(conv.kernel_size) == tuple(conv.stride) and not (module.height_pad or module.width_pad)
+
+
+def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
+    """`MochiChunkedGroupNorm3D`: every frame by itself, so that chunks of frames make no difference."""
+    if leaves(link, x, (module.norm_layer,)):
+        return type(module).forward(module, x)
+    op = frame_norm(module.norm_layer, link)
+    return group_norm_frames(x, *op.arguments, silu=False, **op.options)
+
+
+def resnet(
+    module: nn.Module, link: Link, inputs: Tensor, conv_cache: Cache = None
+) -> tuple[Tensor, dict[str, None]]:
+    """`MochiResnetBlock3D`: norm and SiLU write into the convolution's padded buffer."""
+    norm1, norm2 = module.norm1.norm_layer, module.norm2.norm_layer
+    if leaves(link, inputs, (norm1, norm2)):
+        return type(module).forward(module, inputs, conv_cache)
+    device = inputs.device.type
+    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    conv = conv_of(module.conv1)
+    y = activated(frame_norm(norm1, link), link, conv, inputs, pool=pool)
+    hidden, _ = convolve(conv, link, y, pool=pool)
+    give(pool, y)
+    conv = conv_of(module.conv2)
+    y = activated(frame_norm(norm2, link), link, conv, hidden, overwrite=True, pool=pool)
+    del hidden
+    hidden, _ = convolve(conv, link, y, residual=inputs, pool=pool)
+    return hidden, {"conv1": None, "conv2": None}
+
+
+def why_resnet_left(module: nn.Module) -> str | None:
+    """Return why the rule is not for this residual block, or None."""
+    return why_conv_left(module.conv1) or why_conv_left(module.conv2)
+
+
+def up_block(
+    module: nn.Module, link: Link, hidden_states: Tensor, conv_cache: Cache = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """`MochiUpBlock3D`: the pixel shuffle is one write, in the layout of the activations."""
+    cache, new_cache = conv_cache or {}, {}
+    x = hidden_states
+    for i, block in enumerate(module.resnets):
+        key = f"resnet_{i}"
+        if torch.is_grad_enabled() and module.gradient_checkpointing:
+            x, new_cache[key] = module._gradient_checkpointing_func(block, x, cache.get(key))
+        else:
+            x, new_cache[key] = block(x, conv_cache=cache.get(key))
+    layout = memory_format_of(x)
+    x = module.proj(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+    space = module.spatial_expansion
+    factors = (module.temporal_expansion, space, space)
+    return channels_to_pixels(x, factors, memory_format=layout), new_cache
+
+
+def decoder(
+    module: nn.Module, link: Link, hidden_states: Tensor, conv_cache: Cache = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """`MochiDecoder3D`, channels last from its first convolution on; its frames always are."""
+    if hidden_states.numel() and not is_small(link, hidden_states):
+        example = module.block_in.resnets[0].norm1.norm_layer
+        layout = inner_format(module, link, hidden_states, example, (_NORM, "MochiResnetBlock3D"))
+        hidden_states = hidden_states.contiguous(memory_format=layout)
+    return type(module).forward(module, hidden_states, conv_cache)
+
+
+def why_decoder_left(module: nn.Module) -> str | None:
+    """Return why the rule is not for this decoder, or None."""
+    if module.block_in.resnets and hasattr(module.block_in.resnets[0].norm1, "norm_layer"):
+        return None
+    return "its first block has no residual block"
+
+
+register_family(
+    Family(
+        model="AutoencoderKLMochi",
+        rules={
+            "MochiDecoder3D": Rule(decoder, why_left=why_decoder_left),
+            "MochiUpBlock3D": Rule(up_block),
+            "MochiResnetBlock3D": Rule(
+                resnet,
+                (
+                    ("nonlinearity", "SiLU"),
+                    ("norm1", _NORM),
+                    ("norm1.norm_layer", "GroupNorm"),
+                    ("conv1", _CONV),
+                    ("conv1.conv", _SAFE),
+                    ("norm2", _NORM),
+                    ("norm2.norm_layer", "GroupNorm"),
+                    ("conv2", _CONV),
+                    ("conv2.conv", _SAFE),
+                ),
+                why_resnet_left,
+            ),
+            _NORM: Rule(norm, (("norm_layer", "GroupNorm"),)),
+            _CONV: Rule(causal_conv, (("conv", _SAFE),), why_conv_left, exact=True),
+        },
+        needs_no_rule={
+            "Conv3d": "a pointwise convolution: nothing to pad",
+            "Linear": "a matrix product over channels: of attention, or into and out of the model's widths",
+            "MochiRMSNorm": "a norm of attention",
+        },
+    )
+)
