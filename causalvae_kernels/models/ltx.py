@@ -52,8 +52,6 @@ def _family(model: str, prefix: str, norm: str, rules: tuple[object, ...]) -> Fa
             "Conv3d": "a pointwise convolution: nothing to pad",
             "LayerNorm": "normalises what a pointwise convolution reads",
             "Linear": "a projection of the time embedding",
-            # What keeps a table of factors and calls others; LTX-2's model keeps the latents' statistics.
-            f"{prefix}MidBlock3d": "calls its residual blocks",
         },
     )
 

@@ -25,14 +25,14 @@ def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`LTXVideoCausalConv3d`."""
     if _leaves(module, link, hidden_states):
         return type(module).forward(module, hidden_states)
-    return convolve(conv_of(module, module.is_causal), link, hidden_states)[0]
+    return convolve(conv_of(module, module.is_causal, hidden_states), link, hidden_states)[0]
 
 
 def causal_conv2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool = True) -> Tensor:
     """`LTX2VideoCausalConv3d`."""
     if _leaves(module, link, hidden_states):
         return type(module).forward(module, hidden_states, causal)
-    return convolve(conv_of(module, causal), link, hidden_states)[0]
+    return convolve(conv_of(module, causal, hidden_states), link, hidden_states)[0]
 
 
 def _leaves(module: nn.Module, link: Link, x: Tensor) -> bool:
@@ -42,10 +42,13 @@ def _leaves(module: nn.Module, link: Link, x: Tensor) -> bool:
     return is_channels_last_3d(x) and resolve_precision(link.precision) == "exact"
 
 
-def conv_of(module: nn.Module, causal: bool) -> Conv:
-    """Return what an `LTXVideoCausalConv3d` or `LTX2VideoCausalConv3d` computes."""
+def conv_of(module: nn.Module, causal: bool, x: Tensor) -> Conv:
+    """Return what an `LTXVideoCausalConv3d` or `LTX2VideoCausalConv3d` computes of frames like these.
+
+    Copies of a single frame may as well all stand in front of it: then the op knows them for equal.
+    """
     conv = module.conv
-    tail_room = 0 if causal else (conv.kernel_size[0] - 1) // 2
+    tail_room = 0 if causal or x.shape[2] == 1 else (conv.kernel_size[0] - 1) // 2
     return Conv(
         conv.weight, conv.bias, stride=conv.stride, spatial_mode=conv.padding_mode, tail_room=tail_room
     )
@@ -124,12 +127,12 @@ def _residual_block(
         shifts, scales = (shift_1, shift_2), (scale_1, scale_2)
     device = inputs.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
-    conv = conv_of(module.conv1, causal)
+    conv = conv_of(module.conv1, causal, inputs)
     y = norm_silu(module.norm1, link, conv, inputs, scales[0], shifts[0], pool=pool)
     hidden, _ = convolve(conv, link, y, pool=pool)
     give(pool, y)
     hidden = _with_noise(hidden, module.per_channel_scale1, generator)
-    conv = conv_of(module.conv2, causal)
+    conv = conv_of(module.conv2, causal, hidden)
     if module.dropout.training and module.dropout.p > 0:
         y = module.dropout(norm_silu(module.norm2, link, None, hidden, scales[1], shifts[1]))
     else:
@@ -205,7 +208,7 @@ def upsample2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool
 
 
 def _upsample(module: nn.Module, link: Link, x: Tensor, causal: bool) -> Tensor:
-    y, _ = convolve(conv_of(module.conv, causal), link, x)
+    y, _ = convolve(conv_of(module.conv, causal, x), link, x)
     return channels_to_pixels(
         y,
         module.stride,
@@ -219,14 +222,14 @@ def downsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`LTXVideoDownsampler3d`: the doubled first frame is convolved once."""
     if _keeps_downsampler(module, link, hidden_states, module.conv.is_causal):
         return type(module).forward(module, hidden_states)
-    return _downsample(module, link, hidden_states)
+    return _downsample(module, link, hidden_states, module.conv.is_causal)
 
 
 def downsample2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool = True) -> Tensor:
     """`LTX2VideoDownsampler3d`."""
     if _keeps_downsampler(module, link, hidden_states, causal):
         return type(module).forward(module, hidden_states, causal)
-    return _downsample(module, link, hidden_states)
+    return _downsample(module, link, hidden_states, causal)
 
 
 def _keeps_downsampler(module: nn.Module, link: Link, x: Tensor, causal: bool) -> bool:
@@ -236,9 +239,9 @@ def _keeps_downsampler(module: nn.Module, link: Link, x: Tensor, causal: bool) -
     return not (causal or module.stride[0] == 1) or not fits_blocks(x.shape, module.stride, True)
 
 
-def _downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
+def _downsample(module: nn.Module, link: Link, x: Tensor, causal: bool) -> Tensor:
     options: dict[str, Any] = {"memory_format": memory_format_of(x), "repeats_first": True}
-    y, _ = convolve(conv_of(module.conv, causal=True), link, x)
+    y, _ = convolve(conv_of(module.conv, causal, x), link, x)
     y = pixels_to_channels(y, module.stride, **options)
     residual = pixels_to_channels(x, module.stride, **options)
     if module.group_size > 1:

@@ -80,7 +80,7 @@ def _encode(module: nn.Module, link: Link, x: Tensor, arguments: tuple[Any, ...]
     x = module.conv_in(x, *arguments[-1:])
     for block in (*module.down_blocks, module.mid_block):
         x = _run(module, block, x, *arguments)
-    conv = conv_of(module.conv_out, causal)
+    conv = conv_of(module.conv_out, causal, x)
     x, _ = convolve(conv, link, norm_silu(module.norm_out, link, conv, x))
     # One variance for all channels.
     return torch.cat([x, x[:, -1:].expand(-1, x.shape[1] - 2, -1, -1, -1)], dim=1).contiguous()
@@ -110,7 +110,7 @@ def _decode(
         )
         table = temb.view(x.size(0), -1, 1, 1, 1).unflatten(1, (2, -1))
         shift, scale = (table + module.scale_shift_table[None, ..., None, None, None]).unbind(dim=1)
-    conv = conv_of(module.conv_out, causal)
+    conv = conv_of(module.conv_out, causal, x)
     x, _ = convolve(conv, link, norm_silu(module.norm_out, link, conv, x, scale, shift))
     return channels_to_pixels(x, _patch(module), memory_format=torch.contiguous_format, width_first=True)
 

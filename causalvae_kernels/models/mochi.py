@@ -161,7 +161,6 @@ register_family(
         needs_no_rule={
             "Conv3d": "a pointwise convolution: nothing to pad",
             "Linear": "a matrix product over channels: of attention, or into and out of the model's widths",
-            "MochiRMSNorm": "a norm of attention",
         },
     )
 )
