@@ -9,6 +9,7 @@ from .conv import is_small
 from .cosmos_blocks import (
     CONV,
     NORM,
+    attention,
     causal_conv,
     conv_of,
     downsample,
@@ -105,6 +106,7 @@ register_family(
                 ),
                 why_resnet_left,
             ),
+            "CosmosCausalAttention": Rule(attention),
             "CosmosDownsample3d": Rule(downsample, why_left=why_downsample_left),
             "CosmosUpsample3d": Rule(upsample, why_left=why_upsample_left),
             NORM: Rule(norm, (("norm", "GroupNorm"),)),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import memory
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..ops import downsample_conv, upsample_conv
@@ -115,6 +116,14 @@ def why_resnet_left(module: nn.Module) -> str | None:
     return why_projection_left(module.conv1) or why_projection_left(module.conv2)
 
 
+def attention(
+    module: nn.Module, link: Link, hidden_states: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """`CosmosCausalAttention` as it is, but for the layout of its result: that of what it was given."""
+    out = type(module).forward(module, hidden_states, attention_mask)
+    return out.contiguous(memory_format=memory_format_of(hidden_states))
+
+
 def downsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosDownsample3d`: convolutions of stride 2 plus averages of what they skip, nothing padded."""
     x = hidden_states
@@ -172,7 +181,7 @@ def _doubled(x: Tensor) -> Tensor:
     if not may_write(x):
         return x.repeat_interleave(2, dim=2)[:, :, 1:]
     batch, channels, frames, height, width = x.shape
-    out = torch.empty(
+    out = memory.empty(
         (batch, channels, 2 * frames - 1, height, width),
         dtype=x.dtype,
         device=x.device,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import memory
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.op import explain
 from ..ops import group_norm_silu, group_norm_silu_
@@ -26,7 +27,7 @@ def frame_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
 def group_norm_frames(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """Return `group_norm_silu` of every frame of `x`, shape (B, C, T, H, W)."""
     if may_write(x, *(a for a in arguments if isinstance(a, Tensor))):
-        out = torch.empty_like(x, memory_format=memory_format_of(x))
+        out = memory.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
         group_norm_frames_(FrameBuffer(out, 0), x, *arguments, **options)
         return out
     frames = x.transpose(1, 2)
@@ -67,15 +68,15 @@ def inner_format(
         norm: One of its norms.
         classes: Names of the classes whose own `forward` would call the framework's norm.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.device.type not in ("cpu", "cuda"):
         return memory_format_of(x)
     if x.device.type == "cuda":
         return torch.channels_last_3d
     names = frozenset(classes)
     inside = (child for child in module.modules() if type(child).__name__ in names)
-    if x.device.type != "cpu" or any(rule_at_work(child, link) is None for child in inside):
-        return memory_format_of(x)
-    example = torch.empty((1, norm.num_channels, 1, *x.shape[3:]), dtype=x.dtype)
-    example = example.contiguous(memory_format=torch.channels_last_3d)
+    if any(rule_at_work(child, link) is None for child in inside):
+        return torch.contiguous_format
+    shape = (1, norm.num_channels, 1, *x.shape[3:])
+    example = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
     chosen = explain("group_norm_silu", example, norm.num_groups, **backend_options(link)).chosen
-    return torch.channels_last_3d if chosen == "cpu" else memory_format_of(x)
+    return torch.channels_last_3d if chosen == "cpu" else torch.contiguous_format

@@ -101,14 +101,8 @@ def up_block(
     module: nn.Module, link: Link, hidden_states: Tensor, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`MochiUpBlock3D`: the pixel shuffle is one write, in the layout of the activations."""
-    cache, new_cache = conv_cache or {}, {}
-    x = hidden_states
-    for i, block in enumerate(module.resnets):
-        key = f"resnet_{i}"
-        if torch.is_grad_enabled() and module.gradient_checkpointing:
-            x, new_cache[key] = module._gradient_checkpointing_func(block, x, cache.get(key))
-        else:
-            x, new_cache[key] = block(x, conv_cache=cache.get(key))
+    blocks = {f"resnet_{i}": block for i, block in enumerate(module.resnets)}
+    x, new_cache = _run(module, blocks, hidden_states, conv_cache)
     layout = memory_format_of(x)
     x = module.proj(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
     space = module.spatial_expansion
@@ -120,11 +114,30 @@ def decoder(
     module: nn.Module, link: Link, hidden_states: Tensor, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`MochiDecoder3D`, channels last from its first convolution on; its frames always are."""
-    if hidden_states.numel() and not is_small(link, hidden_states):
-        example = module.block_in.resnets[0].norm1.norm_layer
-        layout = inner_format(module, link, hidden_states, example, (_NORM, "MochiResnetBlock3D"))
-        hidden_states = hidden_states.contiguous(memory_format=layout)
-    return type(module).forward(module, hidden_states, conv_cache)
+    x = hidden_states
+    if x.numel() == 0 or is_small(link, x):
+        return type(module).forward(module, x, conv_cache)
+    example = module.block_in.resnets[0].norm1.norm_layer
+    layout = inner_format(module, link, x, example, (_NORM, "MochiResnetBlock3D"))
+    x = module.conv_in(x).contiguous(memory_format=layout)
+    blocks = {f"up_block_{i}": block for i, block in enumerate(module.up_blocks)}
+    x, new_cache = _run(module, {"block_in": module.block_in, **blocks}, x, conv_cache)
+    x, new_cache["block_out"] = module.block_out(x, conv_cache=(conv_cache or {}).get("block_out"))
+    x = module.nonlinearity(x).permute(0, 2, 3, 4, 1)
+    return module.proj_out(x).permute(0, 4, 1, 2, 3), new_cache
+
+
+def _run(
+    module: nn.Module, blocks: dict[str, nn.Module], x: Tensor, conv_cache: Cache
+) -> tuple[Tensor, dict[str, Any]]:
+    """Run blocks by the names of their caches, with checkpoints if the module has them."""
+    cache, new_cache = conv_cache or {}, {}
+    for key, block in blocks.items():
+        if torch.is_grad_enabled() and module.gradient_checkpointing:
+            x, new_cache[key] = module._gradient_checkpointing_func(block, x, cache.get(key))
+        else:
+            x, new_cache[key] = block(x, conv_cache=cache.get(key))
+    return x, new_cache
 
 
 def why_decoder_left(module: nn.Module) -> str | None:

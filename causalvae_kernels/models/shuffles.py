@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..core import memory
 from .conv import may_write
 
 
@@ -42,7 +43,7 @@ def channels_to_pixels(
         return pixels[:, :, dropped:].contiguous(memory_format=memory_format)
     batch, _, channels, frames, ft, height, fh, width, fw = blocks.shape
     shape = (batch, repeats * channels, frames * ft - dropped, height * fh, width * fw)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    out = memory.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     # The first block of frames is cut, so that it is written by itself.
     first, rest = (slice(0, 1), slice(dropped, None)), (slice(1, None), slice(None))
     pieces = [first, rest] if dropped else [(slice(None), slice(None))]
@@ -107,7 +108,7 @@ def pixels_to_channels(
     batch, channels, _, _, _, _, height, width = sources[0].shape
     frames = sum(source.shape[5] for source in sources)
     shape = (batch, channels * ft * fh * fw, frames, height, width)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    out = memory.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
     target, begin = out.unflatten(1, sources[0].shape[1:5]), 0
     for source in sources:
         target.narrow(5, begin, source.shape[5]).copy_(source)
