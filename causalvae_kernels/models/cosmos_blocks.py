@@ -11,10 +11,10 @@ from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..ops import downsample_conv, upsample_conv
 from ..temporal import BufferPool, FrameBuffer
-from .conv import Conv, convolve, is_small, may_write, why_weight_left
-from .frame_norms import frame_norm, leaves
+from .conv import Conv, convolve, leaves, may_write, why_weight_left
+from .frame_norms import frame_norm
 from .hooks import has_foreign_method, type_name, why_hooked
-from .norms import NormOp, backend_options, group_norm
+from .norms import NormOp, backend_options, group_norm, takes_norms
 from .producers import activated, give
 from .swap import Link, run
 
@@ -26,7 +26,7 @@ def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosCausalConv3d`."""
     x = hidden_states
     exact = resolve_precision(link.precision) == "exact"
-    if is_small(link, x) or x.numel() == 0 or (exact and is_channels_last_3d(x)):
+    if leaves(link, x) or (exact and is_channels_last_3d(x)):
         return type(module).forward(module, x)
     return convolve(conv_of(module), link, x)[0]
 
@@ -58,7 +58,7 @@ def why_conv_left(module: nn.Module) -> str | None:
 
 def norm(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosCausalGroupNorm`: one group is normalised frame by frame, several over the clip."""
-    if leaves(link, hidden_states, (module.norm,)):
+    if leaves(link, hidden_states) or not takes_norms((module.norm,), hidden_states):
         return type(module).forward(module, hidden_states)
     op = norm_of(module, link)
     return op.op(hidden_states, *op.arguments, silu=False, **op.options)
@@ -72,7 +72,7 @@ def norm_of(module: nn.Module, link: Link) -> NormOp:
 def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosResnetBlock3d`: norm and SiLU write what the convolution over space reads."""
     x = hidden_states
-    if leaves(link, x, (module.norm1.norm, module.norm2.norm)):
+    if leaves(link, x) or not takes_norms((module.norm1.norm, module.norm2.norm), x):
         return type(module).forward(module, x)
     device = x.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
@@ -128,7 +128,7 @@ def downsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosDownsample3d`: convolutions of stride 2 plus averages of what they skip, nothing padded."""
     x = hidden_states
     odd = module.spatial_downsample and (x.shape[3] % 2 or x.shape[4] % 2)
-    if is_small(link, x) or x.numel() == 0 or odd:
+    if leaves(link, x) or odd:
         return type(module).forward(module, x)
     if module.spatial_downsample:
         y = downsample_conv(x, module.conv1.weight, module.conv1.bias, **backend_options(link))
@@ -158,7 +158,7 @@ def _averaged(x: Tensor) -> Tensor:
 def upsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`CosmosUpsample3d`: pixels are repeated by the convolution, frames in one write."""
     x = hidden_states
-    if is_small(link, x) or x.numel() == 0:
+    if leaves(link, x):
         return type(module).forward(module, x)
     if module.temporal_upsample:
         x = _doubled(x)

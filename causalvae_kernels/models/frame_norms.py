@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core import memory
-from ..core.layout import is_channels_last_3d, memory_format_of
+from ..core.layout import memory_format_of
 from ..core.op import explain
 from ..ops import group_norm_silu, group_norm_silu_
 from ..temporal import FrameBuffer
-from .conv import is_small, may_write
-from .norms import NormOp, backend_options, group_norm_options, takes
+from .conv import may_write
+from .norms import NormOp, backend_options, group_norm_options
 from .swap import Link, rule_at_work
 
 
@@ -44,16 +44,6 @@ def group_norm_frames_(buffer: FrameBuffer, x: Tensor, *arguments: Any, **option
         group_norm_silu_(frames, given, *arguments, **options)
 
 
-def leaves(link: Link, x: Tensor, norms: Iterable[nn.GroupNorm] = ()) -> bool:
-    """Whether the original runs: it is quicker, or says what is wrong.
-
-    What is small is left to it in its own layout only: the framework's group norm loses digits in another.
-    """
-    if is_small(link, x) and not is_channels_last_3d(x):
-        return True
-    return x.numel() == 0 or not all(takes((norm.weight, norm.bias), x) for norm in norms)
-
-
 def inner_format(
     module: nn.Module, link: Link, x: Tensor, norm: nn.GroupNorm, classes: Iterable[str]
 ) -> torch.memory_format:
@@ -76,7 +66,7 @@ def inner_format(
     inside = (child for child in module.modules() if type(child).__name__ in names)
     if any(rule_at_work(child, link) is None for child in inside):
         return torch.contiguous_format
-    shape = (1, norm.num_channels, 1, *x.shape[3:])
+    shape = (x.shape[2], norm.num_channels, 1, *x.shape[3:])
     example = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
     chosen = explain("group_norm_silu", example, norm.num_groups, **backend_options(link)).chosen
     return torch.channels_last_3d if chosen == "cpu" else torch.contiguous_format

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..temporal import BufferPool, FrameBuffer
-from .conv import Conv, convolve, is_small, may_write, why_conv3d_left
+from .conv import Conv, convolve, leaves, may_write, why_conv3d_left
 from .norms import NormOp, rms_norm, takes
 from .producers import activated, give, silu
 from .shuffles import channels_to_pixels, fits_blocks, pixels_to_channels
@@ -23,23 +23,22 @@ from .swap import Link
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`LTXVideoCausalConv3d`."""
-    if _leaves(module, link, hidden_states):
+    if _keeps_conv(link, hidden_states):
         return type(module).forward(module, hidden_states)
     return convolve(conv_of(module, module.is_causal, hidden_states), link, hidden_states)[0]
 
 
 def causal_conv2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool = True) -> Tensor:
     """`LTX2VideoCausalConv3d`."""
-    if _leaves(module, link, hidden_states):
+    if _keeps_conv(link, hidden_states):
         return type(module).forward(module, hidden_states, causal)
     return convolve(conv_of(module, causal, hidden_states), link, hidden_states)[0]
 
 
-def _leaves(module: nn.Module, link: Link, x: Tensor) -> bool:
+def _keeps_conv(link: Link, x: Tensor) -> bool:
     """Whether the original convolves: small or no frames, or a layout that its `cat` changes."""
-    if is_small(link, x) or x.numel() == 0:
-        return True
-    return is_channels_last_3d(x) and resolve_precision(link.precision) == "exact"
+    exact = resolve_precision(link.precision) == "exact"
+    return leaves(link, x) or (exact and is_channels_last_3d(x))
 
 
 def conv_of(module: nn.Module, causal: bool, x: Tensor) -> Conv:
@@ -73,7 +72,7 @@ def resnet(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """`LTXVideoResnetBlock3d`: norm and SiLU write into the convolution's padded buffer."""
-    if is_small(link, inputs) or inputs.numel() == 0:
+    if leaves(link, inputs):
         return type(module).forward(module, inputs, temb, generator)
     return _residual_block(module, link, inputs, temb, generator, module.conv1.is_causal)
 
@@ -87,7 +86,7 @@ def resnet2(
     causal: bool = True,
 ) -> Tensor:
     """`LTX2VideoResnetBlock3d`."""
-    if is_small(link, inputs) or inputs.numel() == 0:
+    if leaves(link, inputs):
         return type(module).forward(module, inputs, temb, generator, causal)
     return _residual_block(module, link, inputs, temb, generator, causal)
 
@@ -137,6 +136,8 @@ def _residual_block(
         y = module.dropout(norm_silu(module.norm2, link, None, hidden, scales[1], shifts[1]))
     else:
         y = norm_silu(module.norm2, link, conv, hidden, scales[1], shifts[1], overwrite=True, pool=pool)
+    if y is not hidden:
+        give(pool, hidden)
     del hidden
     if module.norm3 is not None:
         inputs = module.norm3(inputs.movedim(1, -1)).movedim(-1, 1)
@@ -195,14 +196,14 @@ def _with_noise(x: Tensor, scale: Tensor | None, generator: torch.Generator | No
 
 def upsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`LTXVideoUpsampler3d`: convolution, residual and pixel shuffle in one write behind the convolution."""
-    if is_small(link, hidden_states) or hidden_states.numel() == 0:
+    if leaves(link, hidden_states):
         return type(module).forward(module, hidden_states)
     return _upsample(module, link, hidden_states, module.conv.is_causal)
 
 
 def upsample2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool = True) -> Tensor:
     """`LTX2VideoUpsampler3d`."""
-    if is_small(link, hidden_states) or hidden_states.numel() == 0:
+    if leaves(link, hidden_states):
         return type(module).forward(module, hidden_states, causal)
     return _upsample(module, link, hidden_states, causal)
 
@@ -234,7 +235,7 @@ def downsample2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bo
 
 def _keeps_downsampler(module: nn.Module, link: Link, x: Tensor, causal: bool) -> bool:
     """Whether the original runs: a kernel that looks ahead sees two different frames behind equal ones."""
-    if is_small(link, x) or x.numel() == 0 or module.stride[0] > 2:
+    if leaves(link, x) or module.stride[0] > 2:
         return True
     return not (causal or module.stride[0] == 1) or not fits_blocks(x.shape, module.stride, True)
 

@@ -12,8 +12,9 @@ from ..core.precision import resolve_precision
 from ..temporal import BufferPool
 from . import cogvideox_conv
 from .cogvideox_conv import conv_of
-from .conv import Conv, convolve, is_small, why_weight_left
-from .frame_norms import frame_norm, group_norm_frames, inner_format, leaves
+from .conv import Conv, convolve, is_small, leaves, why_weight_left
+from .frame_norms import frame_norm, group_norm_frames, inner_format
+from .norms import takes_norms
 from .producers import activated, give
 from .shuffles import channels_to_pixels, pixels_to_channels
 from .swap import Family, Link, Rule, register_family
@@ -30,7 +31,7 @@ def causal_conv(
     A downsampler's kernel is as large as its stride: what it reads becomes the channels of one pixel.
     """
     exact = resolve_precision(link.precision) == "exact"
-    if is_small(link, inputs) or inputs.numel() == 0 or (exact and is_channels_last_3d(inputs)):
+    if leaves(link, inputs) or (exact and is_channels_last_3d(inputs)):
         return type(module).forward(module, inputs, conv_cache)
     if not _is_patch(module):
         return convolve(conv_of(module), link, inputs)
@@ -66,7 +67,7 @@ def _is_patch(module: nn.Module) -> bool:
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     """`MochiChunkedGroupNorm3D`: every frame by itself, so that chunks of frames make no difference."""
-    if leaves(link, x, (module.norm_layer,)):
+    if leaves(link, x) or not takes_norms((module.norm_layer,), x):
         return type(module).forward(module, x)
     op = frame_norm(module.norm_layer, link)
     return group_norm_frames(x, *op.arguments, silu=False, **op.options)
@@ -77,7 +78,7 @@ def resnet(
 ) -> tuple[Tensor, dict[str, None]]:
     """`MochiResnetBlock3D`: norm and SiLU write into the convolution's padded buffer."""
     norm1, norm2 = module.norm1.norm_layer, module.norm2.norm_layer
-    if leaves(link, inputs, (norm1, norm2)):
+    if leaves(link, inputs) or not takes_norms((norm1, norm2), inputs):
         return type(module).forward(module, inputs, conv_cache)
     device = inputs.device.type
     pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None

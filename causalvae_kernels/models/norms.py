@@ -71,4 +71,9 @@ def takes(parameters: Iterable[Tensor | None], x: Tensor) -> bool:
     return x.numel() > 0 and all(type(p) in _PLAIN and p.dtype in allowed for p in given)
 
 
+def takes_norms(norms: Iterable[nn.GroupNorm], x: Tensor) -> bool:
+    """Whether the norm ops take the parameters of all these norms for `x`."""
+    return all(takes((norm.weight, norm.bias), x) for norm in norms)
+
+
 _PLAIN = (Tensor, nn.Parameter)

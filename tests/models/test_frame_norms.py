@@ -8,7 +8,9 @@ from torch import nn
 
 from causalvae_kernels import FrameBuffer
 from causalvae_kernels.core import native
-from causalvae_kernels.models.frame_norms import frame_norm, leaves
+from causalvae_kernels.models import conv
+from causalvae_kernels.models.frame_norms import frame_norm
+from causalvae_kernels.models.norms import takes_norms
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.workloads.cases import with_layout
 from tests.models.test_ltx import Copies
@@ -64,13 +66,11 @@ def test_nothing_is_copied(layout):
 
 def test_what_is_left_to_the_original(monkeypatch):
     """Small half precision in its own layout, nothing at all, and parameters that no op takes."""
-    from causalvae_kernels.models import conv
-
     monkeypatch.setattr(conv, "SMALL", 2**18)
     link, x = Link("Mochi", None, None), torch.randn(1, 8, 2, 3, 4).bfloat16()
-    norm = norm_of().bfloat16()
-    assert leaves(link, x, (norm,))
-    assert not leaves(link, x.contiguous(memory_format=torch.channels_last_3d), (norm,))
-    assert not leaves(link, x.float(), (norm.float(),))
-    assert leaves(link, x.float()[:0], (norm,))
-    assert leaves(link, x.float(), (norm.double(),))
+    assert conv.leaves(link, x) and conv.leaves(link, x.float()[:0])
+    assert not conv.leaves(link, x.contiguous(memory_format=torch.channels_last_3d))
+    assert not conv.leaves(link, x.float())
+    norm = norm_of()
+    assert takes_norms((norm, norm), x.float())
+    assert not takes_norms((norm, norm_of().double()), x.float())
