@@ -63,7 +63,7 @@ format: $(VENV)/.installed-test
 
 test: $(VENV)/.installed-test lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q --ignore=tests/aot
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/aot
 	@echo "== kernels compiled for GPUs that are not here"
 	@$(BIN)/python -m pytest -q -n auto tests/aot
 	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"
@@ -77,6 +77,8 @@ bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_conv3d.py --record=benchmarks/results/cpu-conv.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_pad3d.py --record=benchmarks/results/cpu-pad.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_norms.py --record=benchmarks/results/cpu-norms.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_upsample.py --record=benchmarks/results/cpu-upsample.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
 	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
 	@$(BIN)/python benchmarks/table.py

@@ -14,6 +14,7 @@ from .explain import explain
 from .frames import frames
 from .info import info
 from .reconstruct import reconstruct
+from .traffic import traffic
 from .train import train
 from .tune import tune
 from .verify import verify
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, tune, reconstruct, frames, train):
+for command in (info, explain, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..ops import downsample_conv, upsample_conv
 from ..temporal import BufferPool, FrameBuffer
+from .coders import pool_for
 from .conv import Conv, convolve, leaves, may_write, why_weight_left
 from .frame_norms import frame_norm
 from .hooks import has_foreign_method, type_name, why_hooked
@@ -74,8 +75,7 @@ def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     x = hidden_states
     if leaves(link, x) or not takes_norms((module.norm1.norm, module.norm2.norm), x):
         return type(module).forward(module, x)
-    device = x.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    pool = pool_for(x)
     residual = module.conv_shortcut(x)
     first, second = module.conv1, module.conv2
     y = activated(norm_of(module.norm1, link), link, conv_of(first.conv_s), x, pool=pool)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..temporal import BufferPool, FrameBuffer
+from .coders import pool_for
 from .conv import Conv, convolve, leaves, may_write, why_conv3d_left
 from .norms import NormOp, rms_norm, takes
 from .producers import activated, give, silu
@@ -124,8 +125,7 @@ def _residual_block(
         table = temb.unflatten(1, (4, -1)) + module.scale_shift_table[None, ..., None, None, None]
         shift_1, scale_1, shift_2, scale_2 = table.unbind(dim=1)
         shifts, scales = (shift_1, shift_2), (scale_1, scale_2)
-    device = inputs.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    pool = pool_for(inputs)
     conv = conv_of(module.conv1, causal, inputs)
     y = norm_silu(module.norm1, link, conv, inputs, scales[0], shifts[0], pool=pool)
     hidden, _ = convolve(conv, link, y, pool=pool)

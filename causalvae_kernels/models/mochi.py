@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
-from ..temporal import BufferPool
 from . import cogvideox_conv
+from .coders import pool_for
 from .cogvideox_conv import conv_of
 from .conv import Conv, convolve, is_small, leaves, why_weight_left
 from .frame_norms import frame_norm, group_norm_frames, inner_format
@@ -80,8 +80,7 @@ def resnet(
     norm1, norm2 = module.norm1.norm_layer, module.norm2.norm_layer
     if leaves(link, inputs) or not takes_norms((norm1, norm2), inputs):
         return type(module).forward(module, inputs, conv_cache)
-    device = inputs.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    pool = pool_for(inputs)
     conv = conv_of(module.conv1)
     y = activated(frame_norm(norm1, link), link, conv, inputs, pool=pool)
     hidden, _ = convolve(conv, link, y, pool=pool)

@@ -12,6 +12,7 @@ from .cases import (
 )
 from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
+from .modules import NORM_WORKLOADS, UPSAMPLE_WORKLOADS, NormWorkload, UpsampleWorkload
 from .norm_cases import NORM_CASES, NormCase, make_norm_call
 from .resampling import (
     DOWNSAMPLE_CASES,
@@ -29,14 +30,18 @@ __all__ = [
     "FULL_SIZE",
     "GATED",
     "NORM_CASES",
+    "NORM_WORKLOADS",
     "PAD_CASES",
     "UPSAMPLE_CASES",
+    "UPSAMPLE_WORKLOADS",
     "WORKLOADS",
     "ConvCase",
     "NormCase",
+    "NormWorkload",
     "DownsampleCase",
     "PadCase",
     "UpsampleCase",
+    "UpsampleWorkload",
     "Workload",
     "cogvideox_2b_config",
     "in_buffer",

@@ -25,6 +25,8 @@ HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 # One for each mechanism (CogVideoX's is compiled in its own file): tracing a decoder takes 20 s.
 COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
+# Models of which diffusers runs one clip at a time only (its attention mask has no dimension for heads).
+ONE_CLIP = ("HunyuanVideo15",)
 pytestmark = pytest.mark.parametrize("name", HERE)
 
 
@@ -53,6 +55,11 @@ def valid(name: str, frames: int) -> int:
     return frames if rule.comes_back(frames) else rule.nearest_valid(frames)[1]
 
 
+def batch_of(name: str) -> int:
+    """Return the size of a batch, more than one where the model takes it."""
+    return 1 if name in ONE_CLIP else 2
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("frames", [1, 5, 17])
@@ -60,7 +67,7 @@ def test_parity(name, frames, dtype, backend):
     tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
     handle = swap(other, backend=backend)
     assert replaced_names(handle), "nothing was replaced"
-    assert_parity(vae, other, clip_of(tiny, valid(name, frames), batch=2, dtype=dtype))
+    assert_parity(vae, other, clip_of(tiny, valid(name, frames), batch_of(name), dtype=dtype))
 
 
 @pytest.mark.parametrize("frames", [1, 9])
@@ -96,6 +103,10 @@ def tile(vae: torch.nn.Module, size: int) -> None:
     known = inspect.signature(vae.enable_tiling).parameters
     sizes = {"min": 2 * size, "stride": size}
     asked = {f"tile_sample_{k}_{axis}": v for k, v in sizes.items() for axis in ("height", "width")}
+    if "tile_latent_min_height" in known:
+        latents = 2 * size // vae.spatial_compression_ratio
+        asked |= {"tile_latent_min_height": latents, "tile_latent_min_width": latents}
+        asked["tile_overlap_factor"] = 0.5
     vae.enable_tiling(**{key: value for key, value in asked.items() if key in known})
 
 
@@ -104,6 +115,8 @@ def test_tiling(name, backend):
     tiny, vae, other = HERE[name], build(name), build(name)
     if "tile_sample_min_height" not in inspect.signature(vae.enable_tiling).parameters:
         pytest.skip("its tiles have a size of their own")
+    if name == "HunyuanImageRefiner":
+        pytest.skip("its tiled_encode steps by latents where pixels are meant, and fails at an odd rest")
     tile(vae, tiny.size)
     swap(other, backend=backend)
     tile(other, tiny.size)
@@ -242,7 +255,7 @@ def test_two_calls_are_strangers(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
     with swap(vae):
         expected = round_trip(vae, clip)
-        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch=2))
+        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch_of(name)))
         with pytest.raises(Exception, match=r".+"):
             vae.decode(expected[0][:, :1])
         got = round_trip(vae, clip)

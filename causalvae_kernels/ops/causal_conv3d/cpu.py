@@ -17,7 +17,9 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend, always
 from ...core.packed import find_packed
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from .spec import output_size, paddings, takes_winograd
+from .traffic import moves
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -124,5 +126,5 @@ def _why_not_into(out: Tensor, *arguments: object) -> str | None:
     return why_not(*arguments)
 
 
-CONV = Backend("cpu", _convolve, why_not, two_sources=always)
-CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=always)
+CONV = Backend("cpu", _convolve, why_not, two_sources=always, moves=moves)
+CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=always, moves=into(moves))

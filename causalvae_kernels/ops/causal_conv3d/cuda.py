@@ -17,9 +17,11 @@ from torch import Tensor
 from ...core import native
 from ...core.op import Backend
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from ..causal_pad3d.cuda import padded_copy
 from ..causal_pad3d.cuda import why_not as why_not_padded
 from .spec import Paddings, output_size, paddings
+from .traffic import moves_padded
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # As csrc/common/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
@@ -221,5 +223,5 @@ def _aligned(x: Tensor) -> Tensor:
     return x.clone() if x.data_ptr() % 16 else x
 
 
-CONV = Backend("cuda", _convolve, _why_not)
-CONV_ = Backend("cuda", _convolve_into, _why_not_into)
+CONV = Backend("cuda", _convolve, _why_not, moves=moves_padded)
+CONV_ = Backend("cuda", _convolve_into, _why_not_into, moves=into(moves_padded))

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ...core.op import Backend, always
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from ...core.triton_runtime import why_no_triton
 from ...core.tuned import Measurement
 from .shape_class import measured
+from .traffic import moves_with_packing
 from .triton_call import make_call
 from .triton_tiles import Tile, capability_of, choose
 
@@ -58,5 +60,5 @@ def tuned_tile(measurement: Measurement | None) -> Tile | None:
     return None if measurement.plan is None else Tile(**measurement.plan)
 
 
-CONV = Backend("triton", _convolve, _why_not, two_sources=always)
-CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=always)
+CONV = Backend("triton", _convolve, _why_not, two_sources=always, moves=moves_with_packing)
+CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=always, moves=into(moves_with_packing))

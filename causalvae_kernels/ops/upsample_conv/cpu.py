@@ -18,6 +18,7 @@ from ...core.packed import find_packed
 from ..causal_conv3d.cpu import DTYPES, why_not
 from .folding import fold_space, fold_time, phases, time_slices, with_zero_taps
 from .spec import folded_kernel, output_size, takes_winograd
+from .traffic import moves
 
 _ONES = (1, 1, 1)
 
@@ -166,4 +167,4 @@ def packing(weight: Tensor, scale: Sequence[int], isa: str) -> tuple[object, int
     return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases) * (3 if folds_time else 1)
 
 
-UPSAMPLE = Backend("cpu", _convolve, why_not)
+UPSAMPLE = Backend("cpu", _convolve, why_not, moves=moves)
