@@ -1,6 +1,14 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import cogvideox, hunyuanvideo, hunyuanvideo15, wan  # noqa: F401  (they register their families)
+from . import (  # noqa: F401  (each registers its families)
+    cogvideox,
+    cosmos,
+    hunyuanvideo,
+    hunyuanvideo15,
+    ltx,
+    mochi,
+    wan,
+)
 from .plan import MemoryPlan, plan_memory
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 
