@@ -23,6 +23,12 @@ def channels(model: nn.Module) -> tuple[int, int]:
     return model.config.in_channels, model.config.latent_channels
 
 
+def count_chunks(model: nn.Module, step: str, x: Tensor) -> int:
+    """Return in how many chunks `_encode` ("encode") or `_decode` takes a sample."""
+    frames, latents = chunk_sizes(model)
+    return max(x.shape[2] // (frames if step == "encode" else latents), 1)
+
+
 def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
     """Encode a chunk.
 

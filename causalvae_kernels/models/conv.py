@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.dry_run import is_plain_tensor
 from ..core.layout import memory_format_of
 from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
@@ -71,8 +72,11 @@ def convolve(
     state: Tensor | None = None,
     residual: Tensor | None = None,
     pool: BufferPool | None = None,
+    keeps: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve, add the residual; return the output and, where the convolution streams, the new state.
+
+    Without `keeps` there is no new state.
 
     With a pool, the output lies in storage of that pool where the backend can write into it.
     """
@@ -80,7 +84,7 @@ def convolve(
         **conv.options(link),
         "initial_state": state,
         "residual": residual,
-        "return_final_state": conv.streams,
+        "return_final_state": conv.streams and keeps,
     }
     may = pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
     if may and conv.temporal_mode != "valid" and conv.spatial_mode != "valid":
@@ -94,7 +98,7 @@ def convolve(
             ).storage
             return out, causal_conv3d_(out, x, conv.weight, conv.bias, **options)
     result = causal_conv3d(x, conv.weight, conv.bias, **options)
-    return result if conv.streams else (result, None)
+    return result if conv.streams and keeps else (result, None)
 
 
 def needs_no_room(conv: Conv, link: Link, x: Tensor, *, first: bool = True) -> bool:
@@ -177,7 +181,6 @@ def why_conv2d_left(conv: nn.Module, stride: int, padding: int) -> str | None:
 
 def why_weight_left(conv: nn.Module) -> str | None:
     """Weights of other types (quantised, distributed) bring their own rules for calling a convolution."""
-    plain = (Tensor, nn.Parameter)
-    if type(conv.weight) in plain and (conv.bias is None or type(conv.bias) in plain):
+    if is_plain_tensor(conv.weight) and (conv.bias is None or is_plain_tensor(conv.bias)):
         return None
     return f"its weight is a {type(conv.weight).__name__}"
