@@ -12,7 +12,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.models import coders, conv, wan_shortcuts
+from causalvae_kernels.models import coders, conv, plan_memory, wan_shortcuts
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.temporal import BufferPool
 from tests.models.helpers import assert_parity, round_trip
@@ -206,7 +206,7 @@ def test_what_a_hook_keeps_is_not_overwritten(name, path):
         seen.append([])
         vae = build(name)
         if swapped:
-            swap(vae)
+            swap(vae, backend=BACKENDS[-1])
         vae.decoder.get_submodule(path).register_forward_hook(keep)
         cache = places(vae.decoder)
         for i, chunk in enumerate(chunks):
@@ -222,7 +222,7 @@ def test_the_samplers_may_be_hooked(name):
     for swapped in (False, True):
         vae = build(name)
         if swapped:
-            swap(vae)
+            swap(vae, backend=BACKENDS[-1])
         kept = []
         found.append(kept)
         for module in vae.decoder.modules():
@@ -397,3 +397,9 @@ def test_the_decoder_compiles_in_one_graph():
         expected = vae.decode(z).sample
         vae.decoder = torch.compile(vae.decoder, backend="eager", fullgraph=True)
         assert near(vae.decode(z).sample, expected)
+
+
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_a_plan_of_frames_that_are_folded_into_patches(step):
+    plan = plan_memory(build("2.2"), 5, 32, 32, step=step)
+    assert plan.shape == ((1, 3, 5, 32, 32) if step == "encode" else (1, 5, 2, 2, 2)) and plan.untiled > 0
