@@ -112,6 +112,6 @@ register_family(
             NORM: Rule(norm, (("norm", "GroupNorm"),)),
             CONV: Rule(causal_conv, why_left=why_conv_left, exact=True),
         },
-        needs_no_rule={"Conv3d": "a pointwise convolution: nothing to pad"},
+        needs_no_rule={"GroupNorm": "the norm that it belongs to calls it"},
     )
 )

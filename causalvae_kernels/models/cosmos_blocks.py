@@ -12,7 +12,7 @@ from ..core.precision import resolve_precision
 from ..ops import downsample_conv, upsample_conv
 from ..temporal import BufferPool, FrameBuffer
 from .coders import pool_for
-from .conv import Conv, convolve, leaves, may_write, why_weight_left
+from .conv import Conv, added, convolve, leaves, may_write, why_weight_left
 from .frame_norms import frame_norm
 from .hooks import has_foreign_method, type_name, why_hooked
 from .norms import NormOp, backend_options, group_norm, takes_norms
@@ -132,8 +132,7 @@ def downsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
         return type(module).forward(module, x)
     if module.spatial_downsample:
         y = downsample_conv(x, module.conv1.weight, module.conv1.bias, **backend_options(link))
-        average = _averaged(x)
-        x = y.add_(average) if may_write(y, average) else y + average
+        x = added(y, _averaged(x))
     if module.temporal_downsample:
         residual, pairs = x[:, :, :1], (x.shape[2] - 1) // 2
         if pairs:
@@ -165,12 +164,10 @@ def upsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
         x, _ = convolve(conv_of(module.conv1), link, x, residual=x)
     if module.spatial_upsample:
         y = upsample_conv(x, module.conv2.weight, module.conv2.bias, scale=(1, 2, 2), **backend_options(link))
-        pixels, small = y.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)), x.unsqueeze(4).unsqueeze(6)
-        if may_write(y, x):
-            pixels.add_(small)
-            x = y
-        else:
-            x = (pixels + small).flatten(5, 6).flatten(3, 4)
+        pixels = y.unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
+        repeated = added(pixels, x.unsqueeze(4).unsqueeze(6))
+        # A view of one batch has any stride for it, by which nobody would know the layout again.
+        x = y if repeated is pixels else repeated.flatten(5, 6).flatten(3, 4)
     return module.conv3(x) if module.spatial_upsample or module.temporal_upsample else x
 
 

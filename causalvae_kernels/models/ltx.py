@@ -49,7 +49,7 @@ def _family(model: str, prefix: str, norm: str, rules: tuple[object, ...]) -> Fa
             f"{prefix}Downsampler3d": Rule(down_rule, convolution, _why_sampler_left),
         },
         needs_no_rule={
-            "Conv3d": "a pointwise convolution: nothing to pad",
+            "Conv3d": "pads no frames: it is pointwise, or the module that calls it pads",
             "LayerNorm": "normalises what a pointwise convolution reads",
             "Linear": "a projection of the time embedding",
         },

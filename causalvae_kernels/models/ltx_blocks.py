@@ -15,7 +15,7 @@ from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..temporal import BufferPool, FrameBuffer
 from .coders import pool_for
-from .conv import Conv, convolve, leaves, may_write, why_conv3d_left
+from .conv import Conv, added, convolve, leaves, why_conv3d_left
 from .norms import NormOp, rms_norm, takes
 from .producers import activated, give, silu
 from .shuffles import channels_to_pixels, fits_blocks, pixels_to_channels
@@ -247,4 +247,4 @@ def _downsample(module: nn.Module, link: Link, x: Tensor, causal: bool) -> Tenso
     residual = pixels_to_channels(x, module.stride, **options)
     if module.group_size > 1:
         residual = residual.unflatten(1, (-1, module.group_size)).mean(dim=2)
-    return y.add_(residual) if may_write(y, residual) else y + residual
+    return added(y, residual)

@@ -173,6 +173,8 @@ register_family(
         },
         needs_no_rule={
             "Conv3d": "a pointwise convolution: nothing to pad",
+            _SAFE: "the module that calls it pads",
+            "GroupNorm": "the norm that it belongs to calls it",
             "Linear": "a matrix product over channels: of attention, or into and out of the model's widths",
         },
     )

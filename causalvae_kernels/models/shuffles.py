@@ -33,6 +33,7 @@ def channels_to_pixels(
     Returns:
         Shape (B, C, T * ft, H * fh, W * fw), or ft - 1 frames less.
     """
+    dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
     repeats = 1 if residual is None else x.shape[1] // residual.shape[1]
     blocks = _blocks(x, factors, repeats, width_first)
     added = None if residual is None else _blocks(residual, factors, 1, width_first)
@@ -43,7 +44,7 @@ def channels_to_pixels(
         return pixels[:, :, dropped:].contiguous(memory_format=memory_format)
     batch, _, channels, frames, ft, height, fh, width, fw = blocks.shape
     shape = (batch, repeats * channels, frames * ft - dropped, height * fh, width * fw)
-    out = memory.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    out = memory.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format)
     # The first block of frames is cut, so that it is written by itself.
     first, rest = (slice(0, 1), slice(dropped, None)), (slice(1, None), slice(None))
     pieces = [first, rest] if dropped else [(slice(None), slice(None))]

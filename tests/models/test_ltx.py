@@ -220,6 +220,30 @@ def test_a_norm_with_a_weight_is_left():
     assert "over dimension 2" in left["decoder"]
 
 
+@pytest.mark.parametrize("name", ["LTX0.9.0", "LTX0.9.5", "LTX2", "Mochi", "Cosmos8x8x8"])
+def test_autocast_gives_the_models_dtypes(name):
+    """What a model adds to the result of a convolution is of a higher dtype there, and so is the sum."""
+    model, size = TINY_VAES[name].build(), TINY_VAES[name].size
+    clip = torch.rand(1, 3, 9, size, size) * 2 - 1
+
+    def types() -> tuple[list[torch.dtype], torch.Tensor]:
+        seen, hooks = [], []
+        for module in model.modules():
+            if type(module).__name__.endswith(("UpBlock3d", "DownBlock3D", "UpBlock3D", "DownBlock3d")):
+                hooks.append(module.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype)))
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            frames = model(clip).sample
+        for hook in hooks:
+            hook.remove()
+        return [*seen, frames.dtype], frames
+
+    expected, frames = types()
+    with swap(model):
+        got, same = types()
+    assert got == expected
+    assert (same.float() - frames.float()).abs().max() <= 0.1 * frames.float().abs().max()
+
+
 @pytest.mark.slow
 def test_real_widths():
     """Few layers and pixels, all channels."""
