@@ -13,6 +13,7 @@ from .bench import bench
 from .explain import explain
 from .frames import frames
 from .info import info
+from .plan import plan
 from .reconstruct import reconstruct
 from .traffic import traffic
 from .train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, traffic, tune, reconstruct, frames, train):
+for command in (info, explain, plan, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import dry_run
 from .errors import InvalidInput
 from .layout import memory_format_of
 from .precision import resolve_precision
@@ -63,6 +64,8 @@ class Backend:
         why_not: Takes the same; returns None if `call` can run, else a sentence.
         two_sources: Takes the same; whether it reads the state and the frames where they lie, so that
             nothing is gained by writing both into one buffer.
+        adds_in_place: Whether a residual may be the destination itself, because each of its elements is read
+            before it is written.
         moves: Takes what `call` takes; returns the bytes that it moves. None: it is made of the framework's
             operators, which can be counted one by one.
     """
@@ -71,6 +74,7 @@ class Backend:
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
     two_sources: Callable[..., bool] = never
+    adds_in_place: bool = False
     moves: Moves | None = None
 
 
@@ -113,7 +117,7 @@ class Op:
         self.prepare = prepare
         self.order = tuple(order)
         self.measured = measured
-        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]))
+        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]), adds_in_place=True)
         self.backends = {b.name: b for b in (first, *backends)}
         self._names = tuple(inspect.signature(reference).parameters)
         self._layout = tuple(self._names.index(n) for n in layout)
@@ -203,7 +207,12 @@ class Op:
 
 
 def _nobody_looks(arguments: Sequence[Any]) -> bool:
-    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator."""
+    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator.
+
+    A dry run looks on as what the backend does itself.
+    """
+    if dry_run.current() is not None:
+        return True
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()

@@ -7,7 +7,9 @@ from . import (  # noqa: F401  (each registers its families)
     hunyuanvideo15,
     ltx,
     mochi,
+    wan,
 )
+from .plan import MemoryPlan, plan_memory
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 
-__all__ = ["FAMILIES", "ReportEntry", "Swap", "restore", "swap"]
+__all__ = ["FAMILIES", "MemoryPlan", "ReportEntry", "Swap", "plan_memory", "restore", "swap"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,20 @@ from .swap import Link, run
 def wants_gradient(module: nn.Module, given: Iterable[Tensor]) -> bool:
     """Whether a gradient will go back through what a coder computes from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in (*given, *module.parameters()))
+
+
+def tensors_in(cache: Any) -> Iterator[Tensor]:
+    """Give the tensors of a nested cache."""
+    if isinstance(cache, Tensor):
+        yield cache
+    elif isinstance(cache, (list, tuple, dict)):
+        for part in cache.values() if isinstance(cache, dict) else cache:
+            yield from tensors_in(part)
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether dropout is on somewhere in a module: it draws in the layout that it sees."""
+    return any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in module.modules())
 
 
 def is_bypassable(module: nn.Module) -> bool:

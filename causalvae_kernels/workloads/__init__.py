@@ -16,6 +16,8 @@ from .modules import NORM_WORKLOADS, UPSAMPLE_WORKLOADS, NormWorkload, UpsampleW
 from .norm_cases import NORM_CASES, NormCase, make_norm_call
 from .resampling import (
     DOWNSAMPLE_CASES,
+    FULL_SIZE_DOWNSAMPLE,
+    FULL_SIZE_UPSAMPLE,
     UPSAMPLE_CASES,
     DownsampleCase,
     UpsampleCase,
@@ -28,6 +30,8 @@ __all__ = [
     "CONV_CASES",
     "DOWNSAMPLE_CASES",
     "FULL_SIZE",
+    "FULL_SIZE_DOWNSAMPLE",
+    "FULL_SIZE_UPSAMPLE",
     "GATED",
     "NORM_CASES",
     "NORM_WORKLOADS",

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <string>
 
+#include "../common/check.h"
+#include "../common/norm_check.h"
 #include "isa.h"
 #include "norm_layout.h"
 #include "parallel.h"

@@ -81,8 +81,8 @@ def test_the_tier_exact_gives_the_bits_of_the_model(name, frames):
 
 def test_restore_leaves_nothing_behind(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    expected = round_trip(vae, clip)  # Wan's class sets attributes when it runs
     before = [set(vars(module)) for module in vae.modules()]
-    expected = round_trip(vae, clip)
     handle = swap(vae)
     round_trip(vae, clip)
     handle.restore()

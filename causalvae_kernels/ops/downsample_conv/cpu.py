@@ -38,7 +38,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: boo
         native.describe(out),
         native.describe(x),
         native.describe(weight),
-        None if bias is None else bias.data_ptr(),
+        None if bias is None else native.address(bias),
         None,
         None,
         STRIDE,

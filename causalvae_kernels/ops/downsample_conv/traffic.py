@@ -1,4 +1,4 @@
-"""The bytes that our kernel of `downsample_conv` moves."""
+"""The bytes that our kernels of `downsample_conv` move."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def moves(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, p
         )
         read = frame * size[0]
     return [*passes, Pass("downsample_conv", read + bytes_of(weight, bias), written, True)]
+
+
+def moves_averaging_once(
+    x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str
+) -> list[Pass]:
+    """Return the same for a kernel that averages pairs in one pass, each frame read once."""
+    *averages, convolution = moves(x, weight, bias, compress_time, precision)
+    written = convolution.read - bytes_of(weight, bias)
+    return [*(p._replace(read=bytes_of(x), written=written) for p in averages), convolution]
