@@ -39,9 +39,8 @@ def group_norm_frames_(buffer: FrameBuffer, x: Tensor, *arguments: Any, **option
     """Write `group_norm_frames` into the body of a buffer; its frames are the batch of a view."""
     body = buffer.body
     for out, sample in zip(body.unbind(0), x.unbind(0), strict=True):
-        frames = FrameBuffer(out.transpose(0, 1).unsqueeze(2), 0)
-        given = frames.body if out.data_ptr() == sample.data_ptr() else sample.transpose(0, 1).unsqueeze(2)
-        group_norm_silu_(frames, given, *arguments, **options)
+        frames, target = (t.transpose(0, 1).unsqueeze(2) for t in (sample, out))
+        group_norm_silu_(FrameBuffer(target, 0), frames, *arguments, **options)
 
 
 def inner_format(

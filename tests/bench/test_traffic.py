@@ -228,7 +228,7 @@ def test_norms_declare_their_second_reading(backend):
     (step,) = declared("spatial_norm_silu_", backend, X, X, scale, scale, None, None, 2, 1e-5, True)
     assert (step.read, step.written) == (2 * X.nbytes + 2 * scale.nbytes, X.nbytes)
     assert total([step]) == spatial_spec.bytes_moved(X.shape, scale.shape[2:], BFLOAT16)
-    (step,) = declared("rms_norm_silu", backend, X, X, None, True)
+    (step,) = declared("rms_norm_silu", backend, X, X, None, 0.0, True)
     assert (step.read, step.written) == (X.nbytes, X.nbytes)
 
 
