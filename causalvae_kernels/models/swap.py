@@ -23,6 +23,7 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
+from ..temporal import frame_rule
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
@@ -73,10 +74,16 @@ class Family:
         kind = type_name(module)
         return self.rules.get(kind) or (self.adapted.get(kind) if link.frames == "any" else None)
 
+    def look_at(self, model: nn.Module) -> None:
+        """Look at the modules of a model before they are replaced; rules that are written know them."""
+
 
 @dataclass
 class Link:
-    """What all replacements of one swap share; `active` is cleared when it is taken out."""
+    """What all replacements of one swap share; `active` is cleared when it is taken out.
+
+    `own` holds the rules of a model of no registered family; they travel with it.
+    """
 
     family: str
     backend: str | None
@@ -85,6 +92,7 @@ class Link:
     frames: str = "as_is"
     active: bool = True
     warned: bool = False
+    own: Family | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,14 @@ def register_family(family: Family) -> None:
     FAMILIES[family.model] = family
 
 
+def register_recogniser(recognise: Callable[[nn.Module], Family]) -> None:
+    """Set what makes rules for a model of no family; it raises `InvalidInput` where it finds nothing."""
+    _RECOGNISERS[:] = [recognise]
+
+
+_RECOGNISERS: list[Callable[[nn.Module], Family]] = []
+
+
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
@@ -134,7 +150,8 @@ def rule_at_work(module: nn.Module, link: Link) -> Rule | None:
 
 def _rule_now(module: nn.Module, link: Link) -> Rule | None:
     """Return the rule unless the class's own `forward` is due."""
-    rule = FAMILIES[link.family].rule_of(module, link)
+    family = FAMILIES[link.family] if link.own is None else link.own
+    rule = family.rule_of(module, link)
     if rule is None or (rule.rests and _why_at_rest(module, link, rule)):
         return None
     return rule
@@ -286,6 +303,7 @@ class Swap:
         if not self._link.active:
             raise InvalidInput("refresh: this swap was restored; call swap() again")
         release_packed_weights(self.model.parameters())
+        self._family.look_at(self.model)
         for module in self.model.modules():
             rule = self._family.rule_of(module, self._link)
             if rule is None or has_foreign_method(module, run):
@@ -365,7 +383,8 @@ def swap(
     before `backward` does not hold for the recomputation.
 
     Args:
-        vae: An `AutoencoderKLCogVideoX`.
+        vae: A VAE of a family in `FAMILIES`. Of any other model those modules are replaced that show, when
+            they are run on a few random pixels, that they are causal convolutions (`models.generic`).
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
@@ -382,10 +401,11 @@ def swap(
         end.
 
     Raises:
-        InvalidInput: The model is of no family that has rules, or a word is unknown; or frames="any" is asked
-            of a model whose methods or blocks someone else replaced.
+        InvalidInput: The model is of no family that has rules and has no causal convolution that is
+            recognised, or a word is unknown; or frames="any" is asked of a model whose methods or blocks
+            someone else replaced, or whose rule is not known (`frame_rule`).
     """
-    family = _family_of(vae)
+    family, own = _family_of(vae)
     if backend is not None:
         check_choice("swap", "backend", backend, BACKEND.choices)
     if precision is not None:
@@ -393,8 +413,9 @@ def swap(
     if packed_budget is not None:
         check_packed_budget("swap", packed_budget)
     check_choice("swap", "frames", frames, FRAMES)
-    link = Link(family.model, backend, precision, packed_budget, frames)
+    link = Link(family.model, backend, precision, packed_budget, frames, own=own)
     if frames == "any":
+        frame_rule(vae)
         _check_adaptable(vae, family)
     restore(vae)
     return Swap(vae, family, link)
@@ -459,7 +480,8 @@ def _is_ours(method: object) -> bool:
     return isinstance(method, functools.partial) and method.func in (run, run_method)
 
 
-def _family_of(vae: object) -> Family:
+def _family_of(vae: object) -> tuple[Family, Family | None]:
+    """Return the family of a model, and the same again if it was made for this model alone."""
     if not isinstance(vae, nn.Module):
         raise InvalidInput(
             f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
@@ -470,6 +492,14 @@ def _family_of(vae: object) -> Family:
     for cls in type(vae).__mro__:
         family = FAMILIES.get(cls.__qualname__)
         if family is not None and cls.__module__.startswith("diffusers."):
-            return family
+            return family, None
     known = ", ".join(sorted(FAMILIES))
-    raise InvalidInput(f"swap: got a {type(vae).__name__}, expected one of: {known} (of diffusers)")
+    try:
+        (recognise,) = _RECOGNISERS
+        own = recognise(vae)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"swap: got a {type(vae).__name__}, expected one of: {known} (of diffusers), or a model with "
+            f"causal convolutions: {error}"
+        ) from None
+    return own, own
