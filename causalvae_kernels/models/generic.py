@@ -21,8 +21,9 @@ from ..core.precision import autocast_dtype
 from ..ops import causal_conv3d
 from .conv import is_small, why_weight_left
 from .hooks import type_name, why_globally_hooked
-from .probe import Modes, frozen, probe, setting_names
+from .probe import Modes, probe, why_not_confirmed
 from .swap import Family, Link, Rule, register_recogniser
+from .twin import CHANNELS, frozen, setting_names
 
 _LOOKED_FOR = (
     "modules that are an nn.Conv3d, or hold one and nothing else, and compute what causal_conv3d computes: "
@@ -56,17 +57,19 @@ class Table:
     Attributes:
         kinds: By name of the class.
         found: By `key`: the modes, or why the module is left.
+        alike: The same whatever the channels.
     """
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     found: dict[Hashable, Modes | str] = field(default_factory=dict)
+    alike: dict[Hashable, Modes | str] = field(default_factory=dict)
 
     def conv_of(self, module: nn.Module) -> nn.Module:
         """Return the `nn.Conv3d` of a module."""
         child = self.kinds[type_name(module)].child
         return module._modules.get(child) if child else module
 
-    def key(self, module: nn.Module) -> Hashable:
+    def key(self, module: nn.Module) -> tuple[Hashable, ...]:
         """Return everything that decides about what a module computes, but for its weights."""
         name = type_name(module)
         conv = self.conv_of(module)
@@ -74,6 +77,17 @@ class Table:
         values = [frozen(module.__dict__.get(setting, _MISSING)) for setting in own]
         values += [frozen(conv.__dict__.get(setting, _MISSING)) for setting in inner]
         return (name, *values, tuple(conv.weight.shape), conv.bias is None)
+
+    def probed(self, module: nn.Module, conv: nn.Module) -> Modes | str:
+        """Probe a module, once for all that differ in channels only, and confirm what was found."""
+        name, *settings, shape, no_bias = self.key(module)
+        names = [setting for part in self.kinds[name].settings for setting in part]
+        settings = [s for setting, s in zip(names, settings, strict=True) if setting not in CHANNELS]
+        alike = (name, *settings, shape[2:], no_bias)
+        if alike not in self.alike:
+            self.alike[alike] = probe(module, conv)
+        modes = self.alike[alike]
+        return modes if isinstance(modes, str) else why_not_confirmed(module, modes) or modes
 
     def modes(self, module: nn.Module) -> Modes | str:
         """Return what a module computes, or why it is left."""
@@ -128,7 +142,7 @@ class RecognisedFamily(Family):
             key = self.table.key(module)
             if key not in self.table.found:
                 reason = _why_call_left(kind.cls) or _why_conv_left(conv)
-                self.table.found[key] = reason or probe(module, conv)
+                self.table.found[key] = reason or self.table.probed(module, conv)
             # A wrapper that is left needs no rule: its convolution has one.
             if name not in self.rules and (child == "" or self.table.matches(module)):
                 bypasses = ((child, type_name(conv)),) if child else ()
@@ -245,6 +259,7 @@ def _add_kind(table: Table, module: nn.Module, child: str, conv: nn.Module) -> N
         table.kinds[name] = replace(known, settings=(own, inner))
         # Keys are longer now.
         table.found.clear()
+        table.alike.clear()
 
 
 def _parameters_of(cls: type) -> tuple[str, dict[str, Any]]:

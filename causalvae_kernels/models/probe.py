@@ -1,19 +1,17 @@
 """What a convolution module computes, found by running it: for classes that nobody wrote rules for.
 
-A twin of the module, with the same settings, random weights and no hooks, convolves a few random pixels in
-float64. Where its outputs are those of `causal_conv3d` with one choice of modes, for short and longer clips,
-and nothing about it has changed by running, the module computes that and nothing else.
+A twin of the module convolves a few random pixels in float64. Where its outputs are those of `causal_conv3d`
+with one choice of modes, for short and longer clips, and nothing about it has changed by running, the module
+computes that and nothing else. That twin has a few channels; one that has all of them is looked at briefly.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import types
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +19,12 @@ from torch import Tensor, nn
 from ..core.checks import FLOAT_DTYPES
 from ..ops import causal_conv3d
 from ..ops.causal_conv3d.spec import SPATIAL_MODES, TEMPORAL_MODES, output_size
+from .twin import Draw, frozen, make_twin, opaque_in, setting_names
 
-# What nn.Module keeps on every instance, and what hooks hang on it: no settings of the module.
-_INTERNAL = frozenset(nn.Module().__dict__) | {"forward", "_old_forward", "_hf_hook", "_diffusers_hook"}
-_SIMPLE = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 # The same sum in another order in float64 and float32; another padding makes a difference of order 1.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _FEW_CHANNELS = 8
+_NOT_TWICE = "its output is not the same twice: it keeps a state or draws random numbers"
 
 
 @dataclass(frozen=True)
@@ -44,35 +40,8 @@ class Modes:
     spatial: str
 
 
-def setting_names(module: nn.Module) -> Iterator[str]:
-    """Give the names of the attributes that are a module's own: no weights, children or hooks."""
-    return (name for name in module.__dict__ if name not in _INTERNAL)
-
-
-def frozen(value: Any) -> Hashable:
-    """Return a setting as something to compare, or `Opaque`: an object that may hold anything."""
-    if type(value) in _SIMPLE:
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple([frozen(item) for item in value])
-    if isinstance(value, _FUNCTIONS):
-        return f"{value.__module__}.{value.__qualname__}"
-    return Opaque(type(value).__name__)
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """An attribute that says nothing about a module.
-
-    Attributes:
-        type_name: Of the value.
-    """
-
-    type_name: str
-
-
 def probe(module: nn.Module, conv: nn.Module) -> Modes | str:
-    """Find out which `causal_conv3d` a module computes.
+    """Find out which `causal_conv3d` a module computes, on a twin with a few channels.
 
     Args:
         module: The module; its `forward` takes the frames.
@@ -83,26 +52,30 @@ def probe(module: nn.Module, conv: nn.Module) -> Modes | str:
     """
     for part in dict.fromkeys((module, conv)):
         for name in setting_names(part):
-            found = _opaque_in(frozen(part.__dict__[name]))
+            found = opaque_in(frozen(part.__dict__[name]))
             if found is not None:
                 return f"its attribute {name} holds a {found.type_name}, which may be a state"
+    words = ""
+    # Code that knows one dtype only, or derives sizes from channels, fails with the first ways to try.
+    ways = itertools.product((torch.float64, torch.float32), (_FEW_CHANNELS, None))
     with _aside():
-        for dtype in _TOLERANCE:
+        for dtype, channels in ways:
             try:
-                return _Probe(module, conv, dtype).run()
+                return _Probe(module, dtype, channels).run(conv.weight.dtype)
             except _Unlike as unlike:
                 return str(unlike)
             except Exception as error:  # whatever a class of somebody else's raises
-                words = f"{type(error).__name__}: {error}"
-        return f"its forward, called with frames alone, fails with {' '.join(words.split())[:200]}"
+                words = words or f"{type(error).__name__}: {error}"
+    return f"its forward, called with frames alone, fails with {' '.join(words.split())[:200]}"
 
 
-def _opaque_in(value: Hashable) -> Opaque | None:
-    if isinstance(value, Opaque):
-        return value
-    if isinstance(value, tuple):
-        return next((found for item in value if (found := _opaque_in(item))), None)
-    return None
+def why_not_confirmed(module: nn.Module, modes: Modes) -> str | None:
+    """Return how a module with all of its channels differs from what was found with a few, or None."""
+    try:
+        with _aside():
+            return _Probe(module, torch.float32, None).why_not(modes)
+    except _Unlike as unlike:
+        return str(unlike)
 
 
 @contextmanager
@@ -123,58 +96,55 @@ class _Unlike(Exception):
 class _Probe:
     """The twin of a module and the clips that it is run on, in one dtype."""
 
-    def __init__(self, module: nn.Module, conv: nn.Module, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.generator = torch.Generator().manual_seed(7)
-        self.own_dtype = conv.weight.dtype
-        self.module = _twin(module, self._random)
-        self.conv = self.module if conv is module else next(iter(self.module._modules.values()))
-        self.weight, self.bias = self.conv.weight, self.conv.bias
-        kernel, dilation = self.conv.kernel_size, self.conv.dilation
-        self.span, height, width = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+    def __init__(self, module: nn.Module, dtype: torch.dtype, channels: int | None) -> None:
+        self.draw = Draw(dtype, torch.Generator().manual_seed(7))
+        self.module = make_twin(module, self.draw, channels)
+        self.conv = next(iter(self.module._modules.values()), self.module)
+        spans = (d * (k - 1) for k, d in zip(self.conv.kernel_size, self.conv.dilation, strict=True))
+        self.span, height, width = spans
         # Larger than any halo, and no square, so that height and width cannot be mixed up.
         self.pixels = (height + 2, width + 3)
 
-    def run(self) -> Modes:
+    def run(self, own_dtype: torch.dtype) -> Modes:
         """Return the modes.
+
+        Args:
+            own_dtype: Of the weights of the module itself.
 
         Raises:
             _Unlike: It is no `causal_conv3d`.
         """
         long = self._clip(self.span + 3)
-        before = self._state()
-        first = self._output(long)
-        after = self._state()
-        changed = [name for name in after if after[name] != before.get(name)]
-        if changed:
-            raise _Unlike(f"its forward changes {', '.join(changed)}: it keeps a state between calls")
-        candidates = [modes for modes in _all_modes() if self._agrees(first, long, modes, few=True)]
-        candidates = [modes for modes in candidates if self._agrees(first, long, modes)]
+        first = self._output_without_trace(long)
+        candidates = [modes for modes in _all_modes() if self._agrees(first, long, modes)]
         if not candidates:
-            raise _Unlike(self._unlike(first, long))
+            raise _Unlike(self._why_unlike(first, long))
         for frames in sorted({1, 2, self.span + 1, self.span + 2}):
-            clip = self._clip(frames, batch=1 + (frames == 2))
             if frames <= self.span and candidates[0].temporal == "valid":
                 continue  # too short without padding, for both
+            clip = self._clip(frames, batch=1 + (frames == 2))
             output = self._output(clip)
             candidates = [modes for modes in candidates if self._agrees(output, clip, modes)]
             if not candidates:
                 raise _Unlike(f"with {frames} frames it computes something else than with {long.shape[2]}")
-        if not _close(self._output(long), first):
-            raise _Unlike("its output is not the same twice: it keeps a state or draws random numbers")
+        if not _close(self._output_without_trace(long), first):
+            raise _Unlike(_NOT_TWICE)
         self.module.train(not self.module.training)
-        if not _close(self._output(long), first):
+        if not _close(self._output_without_trace(long), first):
             raise _Unlike("it computes something else in training mode")
-        if self._state() != after:
-            raise _Unlike("its forward changes its attributes: it keeps a state between calls")
-        self._check_dtypes()
+        for dtype in dict.fromkeys((torch.float32, own_dtype)):
+            self._check_dtype(dtype)
         return candidates[0]
 
-    def _random(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, dtype=self.dtype, device="cpu") * 2 - 1
+    def why_not(self, modes: Modes) -> str | None:
+        """Return a sentence if the first channels are not those of these modes, else None."""
+        clip = self._clip(self.span + 1)
+        if self._agrees(self._output(clip), clip, modes, channels=_FEW_CHANNELS):
+            return None
+        return "it computes something else with all of its channels than with a few"
 
     def _clip(self, frames: int, batch: int = 1) -> Tensor:
-        return self._random(batch, self.weight.shape[1] * self.conv.groups, frames, *self.pixels)
+        return self.draw(batch, self.conv.weight.shape[1], frames, *self.pixels)
 
     def _output(self, clip: Tensor) -> Tensor:
         given = clip.clone()
@@ -185,37 +155,13 @@ class _Probe:
             raise _Unlike("its forward changes its input")
         return output
 
-    def _agrees(self, output: Tensor, clip: Tensor, modes: Modes, *, few: bool = False) -> bool:
-        """Whether `causal_conv3d` gives this output; with `few`, in a few of its channels."""
-        conv, channels = self.conv, slice(_FEW_CHANNELS if few else None)
-        size = output_size(
-            clip.shape, conv.kernel_size, conv.stride, conv.dilation, modes.temporal, modes.spatial
-        )
-        if output.shape != (clip.shape[0], self.weight.shape[0], *size):
-            return False
-        expected = causal_conv3d(
-            clip,
-            self.weight[channels],
-            None if self.bias is None else self.bias[channels],
-            stride=tuple(conv.stride),
-            dilation=tuple(conv.dilation),
-            temporal_mode=modes.temporal,
-            spatial_mode=modes.spatial,
-            backend="reference",
-            precision="high",
-        )
-        return _close(output[:, channels], expected)
-
-    def _unlike(self, output: Tensor, clip: Tensor) -> str:
-        """Say how the module differs."""
-        changed = clip.clone()
-        changed[:, :, -1] += 1
-        told = (
-            f"{clip.shape[2]} frames become {output.shape[2]}" if output.dim() == 5 else "not five dimensions"
-        )
-        if output.dim() == 5 and not _close(self._output(changed)[:, :, :-1], output[:, :, :-1]):
-            return f"it looks at frames that come later, so it is not causal ({told})"
-        return f"it is none of the convolutions that causal_conv3d computes ({told})"
+    def _output_without_trace(self, clip: Tensor) -> Tensor:
+        before = self._state()
+        output = self._output(clip)
+        changed = [name for name, value in self._state().items() if value != before.get(name, _Unlike)]
+        if changed:
+            raise _Unlike(f"its forward changes {', '.join(changed)}: it keeps a state between calls")
+        return output
 
     def _state(self) -> dict[str, Hashable]:
         """Return everything that running the twin could change."""
@@ -226,48 +172,56 @@ class _Probe:
             state.update({name: tensor._version for name, tensor in tensors})
         return state
 
-    def _check_dtypes(self) -> None:
-        """Require the dtype of the input for the output, also in that of the real weights."""
-        for dtype in dict.fromkeys((torch.float32, self.own_dtype)):
-            if dtype not in FLOAT_DTYPES:
-                continue
-            module = copy.deepcopy(self.module).to(dtype)
-            try:
-                output = type(module).forward(module, self._clip(self.span + 1).to(dtype))
-            except NotImplementedError:  # this processor's convolutions do not know the dtype
-                continue
-            if output.dtype != dtype:
-                raise _Unlike(f"its output is {output.dtype} for {dtype}")
+    def _agrees(self, output: Tensor, clip: Tensor, modes: Modes, channels: int | None = None) -> bool:
+        """Whether `causal_conv3d` gives this output, in the first channels if so many are told."""
+        conv = self.conv
+        steps = {"stride": tuple(conv.stride), "dilation": tuple(conv.dilation)}
+        size = output_size(clip.shape, conv.kernel_size, *steps.values(), modes.temporal, modes.spatial)
+        if output.shape != (clip.shape[0], conv.weight.shape[0], *size):
+            return False
+        expected = causal_conv3d(
+            clip,
+            conv.weight[:channels],
+            None if conv.bias is None else conv.bias[:channels],
+            temporal_mode=modes.temporal,
+            spatial_mode=modes.spatial,
+            **steps,
+            backend="reference",
+            precision="high",
+        )
+        return _close(output[:, :channels], expected)
+
+    def _why_unlike(self, output: Tensor, clip: Tensor) -> str:
+        """Say how the module differs."""
+        if output.dim() != 5:
+            return f"its output has shape {tuple(output.shape)}, expected five dimensions"
+        if not _close(self._output(clip), output):
+            return _NOT_TWICE
+        told = f"{clip.shape[2]} frames become {output.shape[2]}"
+        changed = clip.clone()
+        changed[:, :, -1] += 1
+        if not _close(self._output(changed)[:, :, :-1], output[:, :, :-1]):
+            return f"it looks at frames that come later, so it is not causal ({told})"
+        return f"it is none of the convolutions that causal_conv3d computes ({told})"
+
+    def _check_dtype(self, dtype: torch.dtype) -> None:
+        """Require the dtype of the input for the output."""
+        if dtype not in FLOAT_DTYPES:
+            return
+        module = copy.deepcopy(self.module).to(dtype)
+        try:
+            output = type(module).forward(module, self._clip(self.span + 1).to(dtype))
+        except NotImplementedError:  # the convolutions of this processor do not know the dtype
+            return
+        if output.dtype != dtype:
+            raise _Unlike(f"its output is {output.dtype} for {dtype}")
 
 
-def _all_modes() -> list[Modes]:
-    return [Modes(*words) for words in itertools.product(TEMPORAL_MODES, SPATIAL_MODES)]
-
-
-def _twin(module: nn.Module, random: Any) -> nn.Module:
-    """Return a module of the same class and settings on the CPU, with random weights and nothing shared."""
-    twin = type(module).__new__(type(module))
-    nn.Module.__init__(twin)
-    for name in setting_names(module):
-        twin.__dict__[name] = copy.deepcopy(module.__dict__[name])
-    twin.training = module.training
-    for name, parameter in module._parameters.items():
-        weight = None if parameter is None else nn.Parameter(random(*parameter.shape), requires_grad=False)
-        twin._parameters[name] = weight
-    for name, buffer in module._buffers.items():
-        if buffer is not None:
-            buffer = buffer.detach().to(
-                "cpu", random(1).dtype if buffer.is_floating_point() else None, copy=True
-            )
-        twin._buffers[name] = buffer
-    for name, child in module._modules.items():
-        twin._modules[name] = None if child is None else _twin(child, random)
-    return twin
+def _all_modes() -> Iterator[Modes]:
+    return (Modes(*words) for words in itertools.product(TEMPORAL_MODES, SPATIAL_MODES))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    return (
-        a.shape == b.shape
-        and a.dtype == b.dtype
-        and bool((a - b).abs().max() <= _TOLERANCE[b.dtype] * b.abs().max())
-    )
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return b.numel() == 0 or bool((a - b).abs().max() <= _TOLERANCE[b.dtype] * b.abs().max())
