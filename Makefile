@@ -63,7 +63,7 @@ format: $(VENV)/.installed-test
 
 test: $(VENV)/.installed-test lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q --ignore=tests/aot
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/aot
 	@echo "== kernels compiled for GPUs that are not here"
 	@$(BIN)/python -m pytest -q -n auto tests/aot
 	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"

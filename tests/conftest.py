@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,13 @@ from causalvae_kernels.core import env, native
 from causalvae_kernels.core.triton_runtime import interpreting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the cores among the processes of pytest-xdist: threads that wait for a core spin."""
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
 
 
 def _native_backends() -> list[tuple[str, str | None]]:

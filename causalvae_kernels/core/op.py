@@ -36,6 +36,16 @@ def can_always(*arguments: Any) -> str | None:
     return None
 
 
+def always(*arguments: Any) -> bool:
+    """The `two_sources` of a backend that reads state and frames where they lie, in every call."""
+    return True
+
+
+def never(*arguments: Any) -> bool:
+    """The `two_sources` of a backend that wants state and frames in one buffer."""
+    return False
+
+
 def nothing_measured(*arguments: Any) -> Measurement | None:
     """The `measured` of an op whose kernels were not compared."""
     return None
@@ -50,14 +60,14 @@ class Backend:
         call: Takes the op's arguments and the precision tier; returns a fresh tensor, or None if the op
             works in place.
         why_not: Takes the same; returns None if `call` can run, else a sentence.
-        two_sources: Whether it reads the state and the frames where they lie, so that nothing is gained by
-            writing both into one buffer.
+        two_sources: Takes the same; whether it reads the state and the frames where they lie, so that
+            nothing is gained by writing both into one buffer.
     """
 
     name: str
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
-    two_sources: bool = False
+    two_sources: Callable[..., bool] = never
 
 
 class Op:

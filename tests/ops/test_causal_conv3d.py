@@ -48,6 +48,50 @@ def test_aten_in_float64(case, seed):
     assert compare(got, expected, expected).passed
 
 
+# (temporal mode, dtype): whether one slice of the weights, or their sum, gives a single first frame's output.
+IMAGES = {
+    ("zeros", torch.float32): True,
+    ("zeros", torch.bfloat16): True,
+    ("replicate", torch.float32): True,
+    ("replicate", torch.bfloat16): False,  # a rounded sum costs digits where taps cancel
+}
+
+
+@pytest.mark.parametrize(("mode", "low"), IMAGES, ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"spatial_mode": "reflect"}, {"stride": 2}, {"dilation": 2}], ids=str
+)
+def test_an_image_takes_a_kernel_of_one_frame_on_aten(mode, low, options, monkeypatch):
+    seen = []
+    original = aten._in_pieces
+    monkeypatch.setattr(
+        aten, "_in_pieces", lambda f, x, w, *a: seen.append((x.shape[2], w.shape[2])) or original(f, x, w, *a)
+    )
+    x, weight = torch.randn(2, 8, 1, 9, 7).to(low), torch.randn(6, 8, 3, 3, 3).to(low)
+    weight[:, :, 0] = -weight[:, :, 2]  # taps that cancel
+    call = {"x": x, "weight": weight, "bias": None, "temporal_mode": mode, **options}
+    comparison = compare_conv(call, "aten")
+    assert comparison.passed, comparison
+    assert seen == [(1, 1) if IMAGES[mode, low] else (1 + 2 * options.get("dilation", 1), 3)]
+    seen.clear()
+    causal_conv3d(**call, backend="aten", precision="exact")
+    past = torch.zeros(2, 8, 2 * options.get("dilation", 1), 9, 7).to(low)
+    causal_conv3d(**call, initial_state=past, backend="aten")
+    assert all(taps == 3 for _, taps in seen) and len(seen) == 2
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+def test_an_image_in_a_buffer_on_aten(mode):
+    """A producer needs no head-room, and what lies in front of the body is neither read nor written."""
+    x, weight = torch.randn(1, 4, 1, 5, 6), torch.randn(3, 4, 3, 3, 3)
+    buffer = in_buffer(x, 2)
+    buffer.storage[:, :, :2] = float("nan")
+    got, state = causal_conv3d(buffer, weight, temporal_mode=mode, return_final_state=True, backend="aten")
+    expected, after = causal_conv3d(x, weight, temporal_mode=mode, return_final_state=True, backend="aten")
+    assert torch.equal(got, expected) and torch.equal(state, after)
+    assert buffer.storage[:, :, :2].isnan().all()
+
+
 def test_reference_is_what_a_causal_convolution_is(seed):
     """The definition, element by element, without any padding function."""
     generator = torch.Generator().manual_seed(seed)

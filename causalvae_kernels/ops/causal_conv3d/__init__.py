@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...core.precision import autocast_dtype
+from ...core.precision import autocast_dtype, resolve_precision
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
@@ -166,8 +166,13 @@ def reads_two_sources(
     """
     if autocast_dtype(x) is not None:
         return False  # a copy is made anyway
-    choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
-    return _CONV.choose(_arguments(x, weight, bias, **options), **choice).two_sources
+    arguments = _arguments(x, weight, bias, **options)
+    return _reads_apart(_CONV, arguments, packed_or_aten(weight, backend), precision)
+
+
+def _reads_apart(op: Op, arguments: tuple[Any, ...], backend: str | None, precision: str | None) -> bool:
+    """Whether the backend that this call takes reads the state where it lies."""
+    return op.choose(arguments, backend, precision).two_sources(*arguments, resolve_precision(precision))
 
 
 def _source(
@@ -186,7 +191,7 @@ def _source(
     _check_head_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
     if _may_read_apart(x, given):
         arguments = (*destination, *_arguments(x.body, weight, bias, **steps, **given))
-        if op.choose(arguments, **choice).two_sources:
+        if _reads_apart(op, arguments, **choice):
             return x.body, x.body, given
     seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
     return x.storage, seen, _fill(x, backend=choice["backend"], **given)

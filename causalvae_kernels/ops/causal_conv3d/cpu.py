@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core import memory, native
 from ...core.layout import memory_format_of
-from ...core.op import Backend
+from ...core.op import Backend, always
 from ...core.packed import find_packed
 from ...core.precision import why_not_exact
 from .spec import output_size, paddings, takes_winograd
@@ -124,5 +124,5 @@ def _why_not_into(out: Tensor, *arguments: object) -> str | None:
     return why_not(*arguments)
 
 
-CONV = Backend("cpu", _convolve, why_not, two_sources=True)
-CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=True)
+CONV = Backend("cpu", _convolve, why_not, two_sources=always)
+CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=always)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.op import Backend
+from ...core.op import Backend, always
 from ...core.precision import why_not_exact
 from ...core.triton_runtime import why_no_triton
 from ...core.tuned import Measurement
@@ -58,5 +58,5 @@ def tuned_tile(measurement: Measurement | None) -> Tile | None:
     return None if measurement.plan is None else Tile(**measurement.plan)
 
 
-CONV = Backend("triton", _convolve, _why_not, two_sources=True)
-CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=True)
+CONV = Backend("triton", _convolve, _why_not, two_sources=always)
+CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=always)

@@ -1,0 +1,275 @@
+"""What every family's swap must keep, on tiny models: the contract that a new family is held to.
+
+What a family alone has is tested in its own file; CogVideoX's further contract in `test_swap_cogvideox.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+
+from causalvae_kernels import frame_rule, restore, swap
+from causalvae_kernels.core import native
+from causalvae_kernels.models import FAMILIES
+from causalvae_kernels.parity import round_trip
+from tests.models.helpers import assert_parity, replaced_names
+from tests.temporal.tiny_vaes import TINY_VAES, TinyVAE
+
+HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
+BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
+# One for each mechanism (CogVideoX's is compiled in its own file): tracing a decoder takes 20 s.
+COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
+pytestmark = pytest.mark.parametrize("name", HERE)
+
+
+@functools.cache
+def _built(name: str) -> torch.nn.Module:
+    return HERE[name].build()
+
+
+def build(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """Return a fresh copy of a tiny model."""
+    return copy.deepcopy(_built(name)).to(dtype)
+
+
+def clip_of(
+    tiny: TinyVAE, frames: int, batch: int = 1, times: int = 1, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Return a clip `times` as high and wide as the smallest one that the model takes."""
+    generator = torch.Generator().manual_seed(frames)
+    size = (batch, tiny.channels, frames, tiny.size * times, tiny.size * times)
+    return (torch.rand(size, generator=generator) * 2 - 1).to(dtype)
+
+
+def valid(name: str, frames: int) -> int:
+    """Return the number of frames next to this one that makes the round trip."""
+    rule = frame_rule(_built(name))
+    return frames if rule.comes_back(frames) else rule.nearest_valid(frames)[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_parity(name, frames, dtype, backend):
+    tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
+    handle = swap(other, backend=backend)
+    assert replaced_names(handle), "nothing was replaced"
+    assert_parity(vae, other, clip_of(tiny, valid(name, frames), batch=2, dtype=dtype))
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_the_tier_exact_gives_the_bits_of_the_model(name, frames):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, frames))
+    expected = round_trip(vae, clip)
+    with swap(vae, precision="exact"):
+        got = round_trip(vae, clip)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_restore_leaves_nothing_behind(name):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    before = [set(vars(module)) for module in vae.modules()]
+    expected = round_trip(vae, clip)
+    handle = swap(vae)
+    round_trip(vae, clip)
+    handle.restore()
+    assert [set(vars(module)) for module in vae.modules()] == before
+    assert all(torch.equal(a, b) for a, b in zip(round_trip(vae, clip), expected, strict=True))
+
+
+def test_every_module_that_is_left_has_a_reason(name):
+    with swap(build(name)) as handle:
+        left = [entry for entry in handle.report if not entry.replaced]
+    assert all(entry.reason for entry in left)
+    unknown = [f"{e.name} ({e.type_name})" for e in left if "no rule names this class" in e.reason]
+    assert not unknown, f"neither a rule nor needs_no_rule names: {unknown}"
+
+
+def tile(vae: torch.nn.Module, size: int) -> None:
+    """Switch diffusers' tiling on, with tiles of twice the model's smallest frames."""
+    known = inspect.signature(vae.enable_tiling).parameters
+    sizes = {"min": 2 * size, "stride": size}
+    asked = {f"tile_sample_{k}_{axis}": v for k, v in sizes.items() for axis in ("height", "width")}
+    vae.enable_tiling(**{key: value for key, value in asked.items() if key in known})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tiling(name, backend):
+    tiny, vae, other = HERE[name], build(name), build(name)
+    if "tile_sample_min_height" not in inspect.signature(vae.enable_tiling).parameters:
+        pytest.skip("its tiles have a size of their own")
+    tile(vae, tiny.size)
+    swap(other, backend=backend)
+    tile(other, tiny.size)
+    clip = clip_of(tiny, valid(name, 5), times=3)
+    assert_parity(vae, other, clip, lambda model: tile(model, tiny.size))
+    assert not torch.equal(round_trip(other, clip)[1], round_trip(build(name), clip)[1]), "nothing was tiled"
+
+
+def test_slicing(name):
+    tiny, vae, other = HERE[name], build(name), build(name)
+    swap(other)
+    for model in (vae, other):
+        model.enable_slicing()
+    clip = clip_of(tiny, valid(name, 5), batch=3)
+    assert_parity(vae, other, clip, lambda model: model.enable_slicing())
+
+
+def _gradients(
+    vae: torch.nn.Module, clip: torch.Tensor, checkpointing: bool
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    vae.train().requires_grad_(True)
+    if checkpointing:
+        vae.enable_gradient_checkpointing()
+    clip = clip.clone().requires_grad_()
+    torch.manual_seed(0)
+    out = vae(clip).sample
+    (out.square().mean() + out.mean()).backward()
+    return out.detach(), clip.grad, {key: p.grad for key, p in vae.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_mode_and_gradients(name, checkpointing):
+    vae = build(name).double()
+    if checkpointing and not vae._supports_gradient_checkpointing:
+        pytest.skip("the model has no gradient checkpointing")
+    clip = clip_of(HERE[name], valid(name, 5)).double()
+    expected = _gradients(copy.deepcopy(vae), clip, checkpointing=False)
+    swap(vae)
+    out, clip_grad, grads = _gradients(vae, clip, checkpointing)
+    assert torch.allclose(out, expected[0], rtol=1e-6, atol=1e-8)
+    assert torch.allclose(clip_grad, expected[1], rtol=1e-6, atol=1e-8)
+    for key, grad in expected[2].items():
+        assert (grad is None) == (grads[key] is None), key
+        assert grad is None or torch.allclose(grads[key], grad, rtol=1e-6, atol=1e-8), key
+
+
+def test_inference_and_training_agree(name):
+    """What is written in place without gradients, and what is fresh with them, is the same."""
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
+    with swap(vae):
+        inference = round_trip(vae, clip)
+        vae.requires_grad_(True)
+        latents = vae.encode(clip).latent_dist.mode()
+        frames = vae.decode(inference[0]).sample
+    assert latents.requires_grad and frames.requires_grad
+    for got, expected in zip((latents, frames), inference, strict=True):
+        scale = expected.abs().max()
+        assert (got.detach() - expected).abs().max() <= 1e-4 * scale
+
+
+def test_save_and_load(name, tmp_path):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    expected = round_trip(vae, clip)
+    keys = list(vae.state_dict())
+    with swap(vae):
+        assert list(vae.state_dict()) == keys
+        vae.save_pretrained(tmp_path)
+    loaded = type(vae).from_pretrained(tmp_path).eval().requires_grad_(False)
+    HERE[name].prepare(loaded)
+    assert all(torch.equal(a, b) for a, b in zip(round_trip(loaded, clip), expected, strict=True))
+    swap(loaded)
+    assert_parity(vae, loaded, clip)
+
+
+def test_casting_a_swapped_model(name):
+    vae, other = build(name, torch.bfloat16), build(name)
+    swap(other)
+    clip = clip_of(HERE[name], valid(name, 5))
+    round_trip(other, clip)
+    other.to(torch.bfloat16)
+    assert_parity(vae, other, clip.bfloat16())
+
+
+def test_deep_copies_and_pickles_use_their_own_weights(name):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    swap(vae)
+    file = io.BytesIO()
+    torch.save(vae, file)
+    file.seek(0)
+    twins = copy.deepcopy(vae), pickle.loads(pickle.dumps(vae)), torch.load(file, weights_only=False)
+    expected = round_trip(vae, clip)
+    for twin in twins:
+        assert all(torch.equal(a, b) for a, b in zip(round_trip(twin, clip), expected, strict=True))
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.mul_(1.1)
+        fresh = build(name)
+        fresh.load_state_dict(twin.state_dict())
+        assert_parity(fresh, twin, clip)
+        restore(twin)
+        assert not any("forward" in module.__dict__ for module in twin.modules())
+    assert all(torch.equal(a, b) for a, b in zip(round_trip(vae, clip), expected, strict=True))
+
+
+def test_hooks_on_leaf_modules_see_every_call(name):
+    """Layerwise casting and offloading hook the leaves: their inputs and outputs must be the originals'."""
+
+    def seen_by(vae: torch.nn.Module, clip: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        seen: list[tuple[str, torch.Tensor]] = []
+        hooks = []
+        for path, module in vae.named_modules():
+            if not list(module.children()) and module._parameters:
+
+                def note(_m: object, given: tuple, out: object, path: str = path) -> None:
+                    if isinstance(out, torch.Tensor) and isinstance(given[0], torch.Tensor):
+                        seen.append((path, out.detach().clone()))
+
+                hooks.append(module.register_forward_hook(note))
+        round_trip(vae, clip)
+        for hook in hooks:
+            hook.remove()
+        return seen
+
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    expected = seen_by(vae, clip)
+    with swap(vae):
+        got = seen_by(vae, clip)
+        assert [path for path, _ in got] == [path for path, _ in expected]
+        for (path, a), (_, b) in zip(got, expected, strict=True):
+            scale = b.abs().max().clamp_min(1e-3)
+            assert a.shape == b.shape and (a - b).abs().max() <= 1e-3 * scale, path
+
+
+def test_two_calls_are_strangers(name):
+    """No module keeps frames: what is encoded and decoded before changes nothing."""
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
+    with swap(vae):
+        expected = round_trip(vae, clip)
+        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch=2))
+        with pytest.raises(Exception, match=r".+"):
+            vae.decode(expected[0][:, :1])
+        got = round_trip(vae, clip)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_the_decoder_compiles(name):
+    if name not in COMPILED:
+        pytest.skip("tracing takes long; a family of the same mechanism is compiled")
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    with torch.no_grad(), swap(vae):
+        latents = round_trip(vae, clip)[0]
+        expected = vae.decode(latents).sample
+        vae.decoder = torch.compile(vae.decoder, backend="eager")
+        got = vae.decode(latents).sample
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_any_number_of_frames(name):
+    """As many frames come out as went in, and the first of them are those of the padded clip."""
+    vae, other, tiny = build(name), build(name), HERE[name]
+    rule = frame_rule(vae)
+    with torch.no_grad(), swap(vae, frames="any"), swap(other):
+        for frames in (1, 2, 3, 4, 5, 6, 8, 9, 13, 16, 17):
+            clip = clip_of(tiny, frames)
+            out = vae(clip).sample
+            assert out.shape[rule.time_dim] == frames
+            if rule.comes_back(frames):
+                whole = round_trip(other, clip)[1]
+                assert (out - whole).abs().max() <= 1e-4 * whole.abs().max()
