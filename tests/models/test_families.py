@@ -25,6 +25,8 @@ HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 # One for each mechanism (CogVideoX's is compiled in its own file): tracing a decoder takes 20 s.
 COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
+# Slices and checkpoints fail in diffusers' own model (`test_magvit.py`): its modules keep their caches.
+STATEFUL = ("Magvit(EasyAnimate)",)
 pytestmark = pytest.mark.parametrize("name", HERE)
 
 
@@ -113,6 +115,8 @@ def test_tiling(name, backend):
 
 
 def test_slicing(name):
+    if name in STATEFUL:
+        pytest.skip("the model of diffusers fails when it decodes a second slice")
     tiny, vae, other = HERE[name], build(name), build(name)
     swap(other)
     for model in (vae, other):
@@ -137,8 +141,8 @@ def _gradients(
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_mode_and_gradients(name, checkpointing):
     vae = build(name).double()
-    if checkpointing and not vae._supports_gradient_checkpointing:
-        pytest.skip("the model has no gradient checkpointing")
+    if checkpointing and (name in STATEFUL or not vae._supports_gradient_checkpointing):
+        pytest.skip("the model has no gradient checkpointing, or one that fails in diffusers")
     clip = clip_of(HERE[name], valid(name, 5)).double()
     expected = _gradients(copy.deepcopy(vae), clip, checkpointing=False)
     swap(vae)
