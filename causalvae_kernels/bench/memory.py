@@ -37,6 +37,22 @@ def peak_allocated(fn: Callable[[], object], device: torch.device | str = "cpu")
     return _peak_on_cpu(fn)
 
 
+def available(device: torch.device | str = "cpu") -> int | None:
+    """Bytes that could be allocated now without swapping; None where the system does not say."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name == "MemAvailable":
+                    return int(value.split()[0]) * 1024
+    except OSError:
+        pass  # not Linux
+    return None
+
+
 def _peak_on_cuda(fn: Callable[[], object], device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
