@@ -11,6 +11,7 @@ import typer
 
 from .bench import bench
 from .explain import explain
+from .families import families
 from .frames import frames
 from .info import info
 from .reconstruct import reconstruct
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, verify, bench, tune, reconstruct, frames, train):
+for command in (info, explain, families, verify, bench, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -37,8 +37,8 @@ def verify(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="A diffusers folder with an AutoencoderKLCogVideoX or, with --family, that class; default: a "
-            "small VAE, random weights."
+            help="A diffusers folder with an AutoencoderKLCogVideoX or, with --family, that class; default: "
+            "a small VAE, random weights."
         ),
     ] = None,
     family: Annotated[
@@ -78,7 +78,14 @@ def verify(
     if family is not None:
         _check_alone("--family", {"--quick": quick or None, "--seed": seed})
         asked = Asked(
-            family, weights, frames, size, dtype or "float32", backend, rounds or DEFAULT_ROUNDS, where
+            family,
+            weights,
+            frames,
+            size,
+            dtype or "float32",
+            backend,
+            DEFAULT_ROUNDS if rounds is None else rounds,
+            where,
         )
         verify_family(asked, as_json=as_json)
         return

@@ -104,7 +104,7 @@ def _page(
     vae: Any, class_name: str, asked: Asked, size: tuple[int, ...] | None, bar: Progress, task: TaskID
 ) -> Page:
     unit, rule = check.spatial_unit(vae), frame_rule(vae)
-    height, width = size or (2 * unit, 3 * unit)
+    height, width = size or (max(2 * unit, 32), max(3 * unit, 48))
     if height % unit or width % unit:
         raise InvalidInput(f"--size: got {height}x{width}, expected multiples of {unit} for {class_name}")
     frames = asked.frames or rule.nearest(DEFAULT_FRAMES, below=False) or DEFAULT_FRAMES

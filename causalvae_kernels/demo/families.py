@@ -1,0 +1,143 @@
+"""What is replaced in which family, told by the rules themselves: for a table, a page and JSON."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models import FAMILIES
+from ..models.generic import recognise
+from ..models.swap import Family, Link, Swap
+from ..temporal import frame_rule
+from ..temporal.model_rules import FAMILIES as KNOWN
+from .family_check import build
+
+CONTRACT = "tests/models/test_families.py"
+_CHECKOUT = Path(__file__).parents[2]
+
+_INTRODUCTION = """# Families
+
+What `swap` replaces in which VAE of diffusers, written by `causalvae-kernels families --markdown` from the rules
+themselves. A class without rules of its own has its causal convolutions recognised by what they compute
+(`models/generic.py`): a module that is or holds one `nn.Conv3d` is run on a few random pixels with random weights,
+and replaced where its outputs are those of `causal_conv3d` for every length of clip and nothing about it has
+changed. So has every other model that has such modules; one that has none is refused, and the error says what was
+looked for.
+
+Every family with rules is held to one contract ({contract}): encode and decode with 1, 5 and 17 frames, two clips
+at a time, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy; the tier
+`exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving and loading, casting, deep copies,
+pickles, hooks, `torch.compile`; and any number of frames in, the same number out. What a family alone has is
+tested in the files of its own. `causalvae-kernels verify --family NAME --weights FOLDER` does the same with weights
+that you have. What is left runs as diffusers wrote it; `handle.report` says it module by module.
+"""
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What is known about one class.
+
+    Attributes:
+        model: The class.
+        has_rules: Whether somebody wrote rules for it.
+        replaced: Classes of modules that are replaced, and what replaces them.
+        left: Classes that are left, and why.
+        frames: Which numbers of frames make the round trip as shipped, in words.
+        adapted: Which numbers the model runs with `frames="any"`; others are padded and cropped.
+        tests: Files of tests of its own, where the tests are there.
+    """
+
+    model: str
+    has_rules: bool
+    replaced: dict[str, str]
+    left: dict[str, str]
+    frames: str
+    adapted: str
+    tests: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self)
+
+
+def all_families() -> Iterator[FamilyFacts]:
+    """Give the classes with rules, then those whose convolutions are recognised."""
+    for model in sorted(FAMILIES):
+        yield _written(FAMILIES[model])
+    for model in sorted(set(KNOWN) - set(FAMILIES)):
+        yield _recognised(model)
+
+
+def _written(family: Family) -> FamilyFacts:
+    rules = {**family.rules, **family.adapted}
+    replaced = {name: _first_sentences(rule.forward) for name, rule in rules.items()}
+    modules = {rule.forward.__module__.rpartition(".")[2] for rule in rules.values()}
+    return _facts(family.model, True, replaced, dict(family.needs_no_rule), _tests_of(modules))
+
+
+def _recognised(model: str) -> FamilyFacts:
+    """Recognise the convolutions of a small model with random weights."""
+    vae = build(model, None, torch.float32)
+    family = recognise(vae)
+    handle = Swap(vae, family, Link(family.model, None, None, own=family))
+    report = handle.report
+    handle.restore()
+    replaced = {entry.type_name: "`causal_conv3d`" for entry in report if entry.replaced}
+    left = {e.type_name: e.reason for e in report if not e.replaced and e.type_name not in replaced}
+    partly = {e.type_name: e.reason for e in report if not e.replaced and e.type_name in replaced}
+    replaced |= {name: f"`causal_conv3d`, but for those of which {reason}" for name, reason in partly.items()}
+    return _facts(model, False, replaced, left, ())
+
+
+def _facts(
+    model: str, has_rules: bool, replaced: dict[str, str], left: dict[str, str], tests: tuple[str, ...]
+) -> FamilyFacts:
+    rule = frame_rule(model)
+    words = rule.words(), rule.words(adapted=True)
+    return FamilyFacts(model, has_rules, replaced, left, *words, tests)
+
+
+def _first_sentences(function: Any) -> str:
+    """Return the first paragraph of a docstring without the name of the class in front."""
+    text = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    name, colon, rest = text.partition(": ")
+    return rest if colon and name.startswith("`") else text
+
+
+def _tests_of(modules: set[str]) -> tuple[str, ...]:
+    """Return the files of tests whose name begins like that of a file of rules."""
+    families = {module.partition("_")[0] for module in modules}
+    found = []
+    for path in sorted((_CHECKOUT / "tests" / "models").glob("test_*.py")):
+        name = path.stem.removeprefix("test_").removeprefix("swap_").partition("_")[0]
+        if any(name.startswith(family) or family.startswith(name) for family in families):
+            found.append(path.name)
+    return tuple(found)
+
+
+def markdown(families: list[FamilyFacts]) -> str:
+    """Return the page `docs/families.md`."""
+    lines = [_INTRODUCTION.format(contract=f"`{CONTRACT}`")]
+    lines += ["| class | replaced | left | frames as shipped | tests of its own |", "|---|---|---|---|---|"]
+    for family in families:
+        tests = ", ".join(f"`{name}`" for name in family.tests) or (
+            "the contract" if family.has_rules else "`test_generic.py`"
+        )
+        replaced = f"{len(family.replaced)} classes" if family.has_rules else "recognised convolutions"
+        name = f"[{family.model}](#{family.model.lower()})"
+        lines.append(f"| {name} | {replaced} | {len(family.left)} classes | {family.frames} | {tests} |")
+    for family in families:
+        lines += ["", f"## {family.model}", ""]
+        if not family.has_rules:
+            lines += ["No rules of its own; this is what is recognised in a small model.", ""]
+        lines += ["| module | what runs |", "|---|---|"]
+        lines += [f"| `{name}` | {words} |" for name, words in family.replaced.items()]
+        lines += [f"| `{name}` | left: {words} |" for name, words in family.left.items()]
+        adapted = "" if family.adapted == family.frames else f' With `frames="any"`: {family.adapted}.'
+        lines += ["", f"Frames as shipped: {family.frames}.{adapted}"]
+    return "\n".join(lines) + "\n"
