@@ -23,7 +23,7 @@ def families(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Write docs/families.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
-    """Show which modules of which VAE are replaced, which are left and why, and which frame counts it takes."""
+    """Show which modules of which VAE are replaced, which are left and why, and what frames it takes."""
     if as_markdown and as_json:
         raise InvalidInput("--markdown: does not go with --json")
     require("diffusers", "families")

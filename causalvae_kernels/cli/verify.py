@@ -77,16 +77,8 @@ def verify(
     options = {"--frames": frames, "--size": size, "--dtype": dtype, "--backend": backend, "--rounds": rounds}
     if family is not None:
         _check_alone("--family", {"--quick": quick or None, "--seed": seed})
-        asked = Asked(
-            family,
-            weights,
-            frames,
-            size,
-            dtype or "float32",
-            backend,
-            DEFAULT_ROUNDS if rounds is None else rounds,
-            where,
-        )
+        rounds = DEFAULT_ROUNDS if rounds is None else rounds
+        asked = Asked(family, weights, frames, size, dtype or "float32", backend, rounds, where)
         verify_family(asked, as_json=as_json)
         return
     for option, value in options.items():

@@ -17,24 +17,25 @@ from ..temporal import frame_rule
 from ..temporal.model_rules import FAMILIES as KNOWN
 from .family_check import build
 
-CONTRACT = "tests/models/test_families.py"
 _CHECKOUT = Path(__file__).parents[2]
 
 _INTRODUCTION = """# Families
 
-What `swap` replaces in which VAE of diffusers, written by `causalvae-kernels families --markdown` from the rules
-themselves. A class without rules of its own has its causal convolutions recognised by what they compute
-(`models/generic.py`): a module that is or holds one `nn.Conv3d` is run on a few random pixels with random weights,
-and replaced where its outputs are those of `causal_conv3d` for every length of clip and nothing about it has
-changed. So has every other model that has such modules; one that has none is refused, and the error says what was
-looked for.
+What `swap` replaces in which VAE of diffusers, written by `causalvae-kernels families --markdown` from the
+rules themselves.
 
-Every family with rules is held to one contract ({contract}): encode and decode with 1, 5 and 17 frames, two clips
-at a time, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy; the tier
-`exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving and loading, casting, deep copies,
-pickles, hooks, `torch.compile`; and any number of frames in, the same number out. What a family alone has is
-tested in the files of its own. `causalvae-kernels verify --family NAME --weights FOLDER` does the same with weights
-that you have. What is left runs as diffusers wrote it; `handle.report` says it module by module.
+A class without rules of its own has its causal convolutions recognised by what they compute: a module that
+is or holds one `nn.Conv3d` is run on a few random pixels with random weights, and is replaced where its
+outputs are those of `causal_conv3d` for every length of clip and nothing about it has changed. So has every
+other model that has such modules; one that has none is refused, and the error says what was looked for.
+
+Every family with rules is held to one contract, `tests/models/test_families.py`: encode and decode with 1,
+5 and 17 frames, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy;
+the tier `exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving, loading,
+casting, deep copies, pickles, hooks, `torch.compile`; and any number of frames in, the same number out.
+What a family alone has is tested in files of its own. `causalvae-kernels verify --family NAME --weights
+FOLDER` looks at weights that you have. What is left runs as diffusers wrote it; `handle.report` says it
+module by module.
 """
 
 
@@ -74,9 +75,11 @@ def all_families() -> Iterator[FamilyFacts]:
 
 
 def _written(family: Family) -> FamilyFacts:
-    rules = {**family.rules, **family.adapted}
-    replaced = {name: _first_sentences(rule.forward) for name, rule in rules.items()}
-    modules = {rule.forward.__module__.rpartition(".")[2] for rule in rules.values()}
+    replaced = {name: _first_sentence(rule.forward) for name, rule in family.rules.items()}
+    adapted = {n: _first_sentence(r.forward) for n, r in family.adapted.items() if n not in replaced}
+    replaced |= {name: f'with `frames="any"`: {words}' for name, words in adapted.items()}
+    rules = (*family.rules.values(), *family.adapted.values())
+    modules = {rule.forward.__module__.rpartition(".")[2] for rule in rules}
     return _facts(family.model, True, replaced, dict(family.needs_no_rule), _tests_of(modules))
 
 
@@ -90,7 +93,7 @@ def _recognised(model: str) -> FamilyFacts:
     replaced = {entry.type_name: "`causal_conv3d`" for entry in report if entry.replaced}
     left = {e.type_name: e.reason for e in report if not e.replaced and e.type_name not in replaced}
     partly = {e.type_name: e.reason for e in report if not e.replaced and e.type_name in replaced}
-    replaced |= {name: f"`causal_conv3d`, but for those of which {reason}" for name, reason in partly.items()}
+    replaced |= {name: f"`causal_conv3d`; others are left: {reason}" for name, reason in partly.items()}
     return _facts(model, False, replaced, left, ())
 
 
@@ -102,11 +105,17 @@ def _facts(
     return FamilyFacts(model, has_rules, replaced, left, *words, tests)
 
 
-def _first_sentences(function: Any) -> str:
-    """Return the first paragraph of a docstring without the name of the class in front."""
-    text = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
-    name, colon, rest = text.partition(": ")
-    return rest if colon and name.startswith("`") else text
+def _first_sentence(function: Any) -> str:
+    """Return what a docstring says first, without the name of the class; else what that of its file says."""
+    text = _first_paragraph(function)
+    name, _, rest = text.partition(": ")
+    if name.startswith("`"):
+        text = rest or (text if " " in text else _first_paragraph(inspect.getmodule(function)))
+    return text.removesuffix(".")
+
+
+def _first_paragraph(thing: Any) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def _tests_of(modules: set[str]) -> tuple[str, ...]:
@@ -122,15 +131,18 @@ def _tests_of(modules: set[str]) -> tuple[str, ...]:
 
 def markdown(families: list[FamilyFacts]) -> str:
     """Return the page `docs/families.md`."""
-    lines = [_INTRODUCTION.format(contract=f"`{CONTRACT}`")]
-    lines += ["| class | replaced | left | frames as shipped | tests of its own |", "|---|---|---|---|---|"]
+    lines = [
+        _INTRODUCTION,
+        "| class | replaced | left | frames as shipped | tests |",
+        "|---|---|---|---|---|",
+    ]
     for family in families:
-        tests = ", ".join(f"`{name}`" for name in family.tests) or (
-            "the contract" if family.has_rules else "`test_generic.py`"
-        )
-        replaced = f"{len(family.replaced)} classes" if family.has_rules else "recognised convolutions"
+        generic = ("the contract",) if family.has_rules else ("`test_generic.py`",)
+        tests = ", ".join((*generic, *(f"`{name}`" for name in family.tests)))
+        kind = "rules for {}" if family.has_rules else "recognised in {}"
         name = f"[{family.model}](#{family.model.lower()})"
-        lines.append(f"| {name} | {replaced} | {len(family.left)} classes | {family.frames} | {tests} |")
+        replaced, left = (kind.format(_classes(family.replaced)), _classes(family.left))
+        lines.append(f"| {name} | {replaced} | {left} | {family.frames} | {tests} |")
     for family in families:
         lines += ["", f"## {family.model}", ""]
         if not family.has_rules:
@@ -138,6 +150,10 @@ def markdown(families: list[FamilyFacts]) -> str:
         lines += ["| module | what runs |", "|---|---|"]
         lines += [f"| `{name}` | {words} |" for name, words in family.replaced.items()]
         lines += [f"| `{name}` | left: {words} |" for name, words in family.left.items()]
-        adapted = "" if family.adapted == family.frames else f' With `frames="any"`: {family.adapted}.'
+        adapted = "" if family.adapted == family.frames else f' With `frames="any"` it runs {family.adapted}.'
         lines += ["", f"Frames as shipped: {family.frames}.{adapted}"]
     return "\n".join(lines) + "\n"
+
+
+def _classes(found: dict[str, str]) -> str:
+    return "1 class" if len(found) == 1 else f"{len(found)} classes"

@@ -140,9 +140,6 @@ register_family(
             ),
             "Conv3d": Rule(pointwise, (), why_pointwise_left),
         },
-        needs_no_rule={
-            "GroupNorm": "the block that it belongs to runs it",
-            "Linear": "attention is left alone",
-        },
+        needs_no_rule={"GroupNorm": "the block that it belongs to runs it"},
     )
 )
