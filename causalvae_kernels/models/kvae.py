@@ -22,7 +22,7 @@ _NORM, _SPATIAL = "KVAECachedGroupNorm", "KVAECachedSpatialNorm3D"
 
 
 def cached_conv(module: nn.Module, link: Link, input: Tensor, cache: dict[str, Any]) -> Tensor:
-    """`KVAECachedCausalConv3d`: one convolution that repeats frames and pixels as it reads; caches as before."""
+    """`KVAECachedCausalConv3d`: one convolution, which repeats frames and pixels itself; caches as before."""
     if is_small(link, input) or not _fits(module, input, cache):
         return type(module).forward(module, input, cache)
     if module.stride[0] == 1:
@@ -151,13 +151,8 @@ def _stream(
 
 def _conv_of(module: nn.Module) -> Conv:
     conv = module.conv
-    return Conv(
-        conv.weight,
-        conv.bias,
-        stride=tuple(conv.stride),
-        spatial_mode="replicate",
-        streams=conv.stride[0] == 1,
-    )
+    stride = tuple(conv.stride)
+    return Conv(conv.weight, conv.bias, stride, spatial_mode="replicate", streams=stride[0] == 1)
 
 
 def _with_edges(module: nn.Module, frames: Tensor) -> Tensor:
