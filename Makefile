@@ -69,7 +69,7 @@ test: $(VENV)/.installed-test lint
 	@echo "== the tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/ops/test_causal_pad3d.py \
 	  tests/ops/test_causal_pad3d_triton.py tests/ops/test_causal_conv3d.py tests/ops/test_triton_conv.py \
-	  tests/ops/test_conv_epilogue.py tests/bench/test_providers.py
+	  tests/ops/test_conv_epilogue.py tests/ops/test_resampling_triton.py tests/bench/test_providers.py
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/ops/test_norms.py tests/ops/test_norms_triton.py \
 	  -k "oracle or itself or finite or pieces or registers"
 
@@ -77,6 +77,8 @@ bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_conv3d.py --record=benchmarks/results/cpu-conv.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_pad3d.py --record=benchmarks/results/cpu-pad.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_norms.py --record=benchmarks/results/cpu-norms.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_upsample.py --record=benchmarks/results/cpu-upsample.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
 	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
 	@$(BIN)/python benchmarks/table.py

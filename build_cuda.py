@@ -25,7 +25,7 @@ USUAL_NVCC = "/usr/local/cuda/bin/nvcc"
 # Without NDEBUG the assertions inside CUTLASS's kernels are function calls, and ptxas then waits for every
 # tensor-core instruction (C7510).
 FLAGS = "-O3 -std=c++17 -DNDEBUG --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden"
-MODULE = ["csrc/module_cuda.cpp", "csrc/bindings_index.cpp"]
+MODULE = ["csrc/module_cuda.cpp", "csrc/bindings_index.cpp", "csrc/bindings_norm_rehearsals.cpp"]
 # Those that take longest come first: about a minute of a core each for sm_90a, seconds for the others.
 FOLDERS = ("csrc/cuda/sm90/*.cu", "csrc/cuda/sm80/*.cu", "csrc/cuda/*.cu", "csrc/common/*.cpp")
 SOURCES = [

@@ -1,6 +1,7 @@
-"""Write the README's tables and the plot from the committed records: python benchmarks/table.py.
+"""Write the README's tables and the plots from the committed records: python benchmarks/table.py.
 
-A record that is not there is skipped with a message, and what stands in the README stays.
+A record that is not there is skipped with a message, and what stands in the README stays. What a record does
+not hold yet has no column.
 """
 
 from __future__ import annotations
@@ -12,29 +13,73 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from causalvae_kernels.bench.plot import plot_record
+from causalvae_kernels.bench.module_providers import OURS
+from causalvae_kernels.bench.plot import Stack, plot_record, plot_shares
 from causalvae_kernels.bench.record import geometric_mean, most_threads
 from causalvae_kernels.workloads import GATED
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOT = "docs/cpu-conv.png"
+SHARES = "docs/cpu-vae.png"
 
 
 def vae_table(record: dict[str, Any]) -> str:
-    """Return the Markdown table of encode and decode, from pytest-benchmark's own JSON."""
-    lines = [
-        "| widths, frames×height×width | step | dtype | diffusers | swapped | speedup | peak memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Return the Markdown table of encode and decode, from pytest-benchmark's own JSON, under its plot."""
+    infos = [entry["extra_info"] for entry in record["benchmarks"]]
+    further = [column for column in _FURTHER if any(column[1] in info for info in infos)]
+    headings = ["widths, frames×height×width", "step", "dtype", "diffusers", "swapped", "speedup"]
+    headings += ["peak memory", *(heading for heading, _, _ in further)]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for entry in record["benchmarks"]:
-        dtype, widths, size, step = entry["name"].partition("[")[2].rstrip("]").split("-")
-        e = entry["extra_info"]
-        lines.append(
-            f"| {widths}, {size.replace('x', '×')} | {step} | {dtype} | {e['reference_p50_ms']:.1f} ms "
-            f"| {e['swapped_p50_ms']:.1f} ms | {e['speedup_p50']:.2f}× "
-            f"| {e['reference_peak_mib']:.0f} → {e['swapped_peak_mib']:.0f} MiB |"
-        )
+        e, (widths, size, step, dtype) = entry["extra_info"], _what(entry)
+        cells = [f"{widths}, {size}", step, dtype, f"{e['reference_p50_ms']:.1f} ms"]
+        cells += [f"{e['swapped_p50_ms']:.1f} ms", f"{e['speedup_p50']:.2f}×"]
+        cells += [f"{e['reference_peak_mib']:.0f} → {e['swapped_peak_mib']:.0f} MiB"]
+        cells += [words(e) if key in e else "" for _, key, words in further]
+        lines.append(f"| {' | '.join(cells)} |")
+    if _stacks(record):
+        lines[:0] = [f"![Share of each kind of operator in the time of encode and decode]({SHARES})", ""]
     return "\n".join(lines)
+
+
+def _what(entry: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return widths, frames×height×width, step and dtype of a benchmark of the whole model."""
+    dtype, widths, size, step = entry["name"].partition("[")[2].rstrip("]").split("-")
+    return widths, size.replace("x", "×"), step, dtype
+
+
+def _bytes_words(info: dict[str, Any]) -> str:
+    key = "bytes_besides_convolutions"
+    return f"{info[f'swapped_{key}'] / info[f'reference_{key}']:.2f}×"
+
+
+def _error_words(info: dict[str, Any]) -> str:
+    errors = info["relative_error"]
+    return f"{errors['reference']:.1e} → {errors['swapped']:.1e}"
+
+
+# (heading, what an entry must hold, its cell)
+_FURTHER = (
+    ("bytes besides convolutions", "swapped_bytes_besides_convolutions", _bytes_words),
+    ("error against float64", "relative_error", _error_words),
+)
+
+
+def _stacks(record: dict[str, Any]) -> list[Stack]:
+    """Return the bars of the model at its own widths."""
+    stacks = []
+    for entry in record["benchmarks"]:
+        e, (widths, size, step, dtype) = entry["extra_info"], _what(entry)
+        if widths == "2b" and "swapped_ms_by_group" in e:
+            groups = (e["reference_ms_by_group"], e["swapped_ms_by_group"])
+            stacks.append(Stack(f"{step} {size}, {dtype}", *groups))
+    return stacks
+
+
+def _plot_shares(path: Path, record: dict[str, Any]) -> None:
+    facts = record["machine_info"]
+    title = f"{facts['processor']}, {facts['torch_isa']}, threads: {facts['threads']}, torch "
+    plot_shares(path, _stacks(record), title + facts["versions"]["torch"])
 
 
 def conv_table(record: dict[str, Any]) -> str:
@@ -95,11 +140,36 @@ def pad_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def module_table(record: dict[str, Any]) -> str:
+    """Return the Markdown table of norms or upsamplers, those with the most threads."""
+    rows = most_threads(record["rows"])
+    names = list(dict.fromkeys(name for row in rows for name in row["providers"]))
+    ours = [name for name in OURS if name in names]
+    headings = ["op", "workload", "dtype", *(f"{name}, ms" for name in names)]
+    headings += [name.replace("ours", "speedup", 1) for name in ours] + ["bytes"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for row in rows:
+        providers, faster = row["providers"], row["speedup_p50"]
+        cells = [f"`{row['op']}`", row["workload"], row["dtype"]]
+        cells += [_time_words(providers[name]) if name in providers else "" for name in names]
+        cells += [f"{faster[name]['diffusers']:.2f}×" if name in faster else "" for name in ours]
+        lines.append(f"| {' | '.join(cells)} | {row['bytes_ratio']:.1f}× fewer |")
+    return "\n".join(lines)
+
+
+def _time_words(provider: dict[str, Any]) -> str:
+    """Return the median and how far the middle three fifths of the runs scatter."""
+    spread = (provider["p80_ms"] - provider["p20_ms"]) / 2 / provider["p50_ms"]
+    return f"{provider['p50_ms']:.2f} ± {100 * spread:.0f} %"
+
+
 # (record, mark in the README, what is written between the marks)
 BLOCKS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("cpu.json", "bench", vae_table),
     ("cpu-conv.json", "bench-conv", conv_table),
     ("cpu-pad.json", "bench-pad", pad_table),
+    ("cpu-norms.json", "bench-norms", module_table),
+    ("cpu-upsample.json", "bench-upsample", module_table),
 )
 
 
@@ -116,8 +186,8 @@ def put(text: str, mark: str, block: str) -> str:
 
 
 def main(root: Path = ROOT) -> None:
-    """Replace what stands between the marks, and the plot."""
-    readme, plot = root / "README.md", root / PLOT
+    """Replace what stands between the marks, and the plots."""
+    readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, mark, table in BLOCKS:
         path = root / "benchmarks" / "results" / name
@@ -127,7 +197,9 @@ def main(root: Path = ROOT) -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         text = put(text, mark, table(record))
         if table is conv_table:
-            _replace(plot, lambda temporary, record=record: plot_record(temporary, record))
+            _replace(root / PLOT, lambda temporary, record=record: plot_record(temporary, record))
+        if table is vae_table and _stacks(record):
+            _replace(root / SHARES, lambda temporary, record=record: _plot_shares(temporary, record))
     _replace(readme, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

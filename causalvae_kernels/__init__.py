@@ -5,7 +5,7 @@ from .core.op import explain
 from .core.packed import packed_size, release_packed_weights, use_packed_budget
 from .core.precision import use_precision
 from .core.selection import use_backend
-from .models import restore, swap
+from .models import MemoryPlan, plan_memory, restore, swap
 from .ops import (
     causal_conv3d,
     causal_conv3d_,
@@ -31,6 +31,7 @@ __all__ = [
     "FramePlan",
     "FrameRule",
     "InvalidInput",
+    "MemoryPlan",
     "causal_conv3d",
     "causal_conv3d_",
     "causal_pad3d",
@@ -43,6 +44,7 @@ __all__ = [
     "packed_size",
     "pad_frames",
     "plan_frames",
+    "plan_memory",
     "release_packed_weights",
     "restore",
     "rms_norm_silu",

@@ -12,6 +12,7 @@
 
 #include "common/causal_pad3d.h"
 #include "common/check.h"
+#include "common/gpu_norms.h"
 #include "common/implicit_conv.h"
 
 namespace cvk {
@@ -30,6 +31,14 @@ inline Tensor5 view(const Tensor& t) {
 inline std::optional<Tensor5> view(const std::optional<Tensor>& t) {
   if (!t) return std::nullopt;
   return view(*t);
+}
+
+using Address = std::optional<uintptr_t>;
+
+inline const void* pointer(const char* op, const char* name, const Address& address) {
+  require(!address || *address != 0, op,
+          std::string(name) + " has a null address, expected one, or None for no " + name);
+  return reinterpret_cast<const void*>(address.value_or(0));
 }
 
 inline const Tensor5* pointer(const std::optional<Tensor5>& t) { return t ? &*t : nullptr; }
@@ -76,6 +85,42 @@ inline ImplicitConv conv_arguments(const Tensor& out, const Tensor& x, const Ten
   std::copy(after.begin(), after.end(), conv.after);
   conv.dtype = parse_dtype("causal_conv3d", dtype);
   return conv;
+}
+
+// `factor` and `offset` are scale and shift and must outlive the result.
+inline GpuGroupNorm group_norm_arguments(const Tensor& out, const Tensor& x,
+                                         const std::optional<Tensor5>& factor,
+                                         const std::optional<Tensor5>& offset, const Address& weight,
+                                         const Address& bias, const std::string& parameters, int64_t groups,
+                                         double eps, bool silu, bool lone_first,
+                                         const std::array<int64_t, 3>& repeat, const std::string& dtype,
+                                         uintptr_t workspace, int64_t workspace_floats) {
+  constexpr const char* op = "group_norm";
+  GpuGroupNorm norm;
+  norm.x = view(x);
+  norm.out = view(out);
+  norm.modulation = {pointer(factor), pointer(offset), lone_first, {repeat[0], repeat[1], repeat[2]}};
+  norm.weight = pointer(op, "weight", weight);
+  norm.bias = pointer(op, "bias", bias);
+  norm.parameters = parse_dtype(op, parameters);
+  norm.groups = groups;
+  norm.eps = eps;
+  norm.silu = silu;
+  norm.dtype = parse_dtype(op, dtype);
+  norm.workspace = reinterpret_cast<float*>(workspace);
+  norm.workspace_floats = workspace_floats;
+  return norm;
+}
+
+inline GpuRmsNorm rms_norm_arguments(const Tensor& out, const Tensor& x, uintptr_t weight,
+                                     const Address& bias, bool silu, const std::string& dtype) {
+  constexpr const char* op = "rms_norm";
+  return {view(x),
+          view(out),
+          pointer(op, "weight", weight),
+          pointer(op, "bias", bias),
+          silu,
+          parse_dtype(op, dtype)};
 }
 
 }  // namespace cvk

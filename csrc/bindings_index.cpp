@@ -49,6 +49,7 @@ void check_conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::o
 
 void bind_index(py::module_& m) {
   using py::arg;
+  bind_norm_rehearsals(m);
   py::class_<TimeTaps>(m, "TimeTaps", py::module_local(),
                        "What a convolution reads of time: see csrc/common/index.h.")
       .def_readonly("first", &TimeTaps::first)

@@ -6,5 +6,6 @@
 namespace cvk {
 
 void bind_index(pybind11::module_& m);
+void bind_norm_rehearsals(pybind11::module_& m);
 
 }  // namespace cvk

@@ -10,14 +10,6 @@ namespace py = pybind11;
 namespace cvk {
 namespace {
 
-using Address = std::optional<uintptr_t>;
-
-const float* floats(const char* op, const char* name, const Address& address) {
-  require(!address || *address != 0, op,
-          std::string(name) + " has a null address, expected one, or None for no " + name);
-  return reinterpret_cast<const float*>(address.value_or(0));
-}
-
 void group(const Tensor& out, const Tensor& x, const std::optional<Tensor>& scale,
            const std::optional<Tensor>& shift, const Address& weight, const Address& bias, int64_t groups,
            double eps, bool silu, bool lone_first, const std::array<int64_t, 3>& repeat,
@@ -29,8 +21,8 @@ void group(const Tensor& out, const Tensor& x, const std::optional<Tensor>& scal
   norm.out = view(out);
   norm.scale = pointer(factor);
   norm.shift = pointer(offset);
-  norm.weight = floats(op, "weight", weight);
-  norm.bias = floats(op, "bias", bias);
+  norm.weight = static_cast<const float*>(pointer(op, "weight", weight));
+  norm.bias = static_cast<const float*>(pointer(op, "bias", bias));
   norm.groups = groups;
   norm.eps = eps;
   norm.silu = silu;
@@ -48,8 +40,8 @@ void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bi
   RmsNorm norm{};
   norm.x = view(x);
   norm.out = view(out);
-  norm.weight = floats(op, "weight", weight);
-  norm.bias = floats(op, "bias", bias);
+  norm.weight = static_cast<const float*>(pointer(op, "weight", weight));
+  norm.bias = static_cast<const float*>(pointer(op, "bias", bias));
   norm.silu = silu;
   norm.dtype = parse_dtype(op, dtype);
   const Isa chosen = parse_supported_isa(isa);

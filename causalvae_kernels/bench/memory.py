@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
+
+from ..core.allocations import cpu_allocations
 
 
 def peak_allocated(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -37,22 +37,6 @@ def peak_allocated(fn: Callable[[], object], device: torch.device | str = "cpu")
     return _peak_on_cpu(fn)
 
 
-def available(device: torch.device | str = "cpu") -> int | None:
-    """Bytes that could be allocated now without swapping; None where the system does not say."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as lines:
-            for line in lines:
-                name, _, value = line.partition(":")
-                if name == "MemAvailable":
-                    return int(value.split()[0]) * 1024
-    except OSError:
-        pass  # not Linux
-    return None
-
-
 def _peak_on_cuda(fn: Callable[[], object], device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -63,30 +47,8 @@ def _peak_on_cuda(fn: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_on_cpu(fn: Callable[[], object]) -> int:
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet_kineto(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        fn()
-    # The aggregated statistics of the profiler keep only what each operator has left over; the peak needs the
-    # single events, and these are in the raw results alone.
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
     live = peak = 0
-    for event in events:
-        if event.device_type() != torch.autograd.DeviceType.CPU:
-            continue
-        live += event.nbytes()
+    for size in cpu_allocations(fn):
+        live += size
         peak = max(peak, live)
     return peak
-
-
-@contextmanager
-def _quiet_kineto() -> Iterator[None]:
-    """Keeps the profiler's library from writing log lines to stderr; it reads this when it starts."""
-    name = "KINETO_LOG_LEVEL"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, "6")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)

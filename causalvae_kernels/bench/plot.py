@@ -1,12 +1,14 @@
-"""The plot of a record: for each workload, how many times faster than the first provider the others are."""
+"""The plots of records: how many times faster than the first provider the others are; where time goes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .record import Row, most_threads
+from .shares import GROUPS
 
 _COLOURS = {
     "diffusers": "#9aa5b1",
@@ -16,6 +18,8 @@ _COLOURS = {
     "ours": "#d1495b",
     "ours channels_last_3d": "#00798c",
 }
+
+_GROUPS = dict(zip(GROUPS, ("#00798c", "#66a182", "#edae49", "#d1495b", "#8d96a3", "#d5d9de"), strict=True))
 
 
 def plot_record(path: str | Path, record: Mapping[str, Any]) -> None:
@@ -87,3 +91,60 @@ def _title(record: Mapping[str, Any], row: Row) -> str:
         f"{row['op']}: {machine['processor']}, {machine['torch_isa']}, threads: {row['threads']}, "
         f"torch {torch_version}"
     )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Where the time of a model goes.
+
+    Attributes:
+        name: What ran.
+        reference: Milliseconds by group of operators, as shipped.
+        swapped: The same, swapped.
+    """
+
+    name: str
+    reference: Mapping[str, float]
+    swapped: Mapping[str, float]
+
+
+def plot_shares(path: str | Path, stacks: Sequence[Stack], title: str) -> None:
+    """Write a PNG file with two bars for each: the time as shipped is 1, and ours is what it takes of that.
+
+    matplotlib must be installed.
+
+    Args:
+        path: The file.
+        stacks: At least one; their groups are those of `shares.GROUPS`.
+        title: Above the bars.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 1.6 + 0.62 * len(stacks)), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    places, labels = [], []
+    for index, stack in enumerate(stacks):
+        whole = sum(stack.reference.values())
+        for offset, words, parts in ((-0.2, "diffusers", stack.reference), (0.2, "swapped", stack.swapped)):
+            left = 0.0
+            for group in GROUPS:
+                share = parts[group] / whole
+                label = group if not places else None
+                axes.barh(index + offset, share, 0.36, left, color=_GROUPS[group], label=label)
+                if share >= _LEAST_LABELLED:
+                    where = (left + share / 2, index + offset)
+                    axes.text(*where, f"{100 * share:.0f}", fontsize=6, ha="center", va="center")
+                left += share
+            places.append(index + offset)
+            labels.append(f"{stack.name}, {words}")
+    axes.set_yticks(places, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("of the time that diffusers takes; in the bars per cent", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.01)
+    figure.legend(loc="outside lower center", ncols=len(GROUPS), frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.savefig(Path(path), format="png")
+
+
+_LEAST_LABELLED = 0.03

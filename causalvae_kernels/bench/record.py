@@ -59,7 +59,7 @@ def conv_row(
             "percent_of_limit": _percent(rate, limits["fma_gflops"]),
             "relative_error": errors[name],
         }
-    row = _row("causal_conv3d", workload, dtype, threads, backend, providers)
+    row = _row("causal_conv3d", workload.name, dtype, threads, backend, providers)
     row["flops"] = work
     row["speedup_p50"] = _speedups(timings, ours, CONV_BASELINES)
     return row
@@ -91,18 +91,61 @@ def pad_row(
             "gbps": rate,
             "percent_of_limit": _percent(rate, limits["copy_gbps"]),
         }
-    row = _row("causal_pad3d", workload, dtype, threads, backend, providers)
+    row = _row("causal_pad3d", workload.name, dtype, threads, backend, providers)
     row["bytes_ratio"] = providers[PAD_BASELINES[0]]["bytes"] / providers[ours[0]]["bytes"]
     row["speedup_p50"] = _speedups(timings, [n for n in timings if n not in PAD_BASELINES], PAD_BASELINES)
     return row
 
 
+def module_row(
+    op: str,
+    name: str,
+    dtype: torch.dtype,
+    timings: Mapping[str, Timing],
+    errors: Mapping[str, float],
+    moved: Mapping[str, int],
+    *,
+    threads: int,
+    backend: str,
+    limits: Limits,
+) -> Row:
+    """Return the row of a norm or an upsampler, whose bytes were counted.
+
+    Args:
+        op: Name of the op.
+        name: Of the workload.
+        dtype: Of all tensors.
+        timings: One per provider, their samples taken in the same rounds; those of `CONV_BASELINES` are
+            diffusers', the others ours.
+        errors: Relative error of each provider against float64.
+        moved: The bytes that each moves, as `count_traffic` has them.
+        threads: torch's number of threads.
+        backend: What ran ours.
+        limits: What `measure_limits` gave for this number of threads.
+    """
+    providers = {}
+    for provider, timing in timings.items():
+        rate = moved[provider] / timing.p50_ms / 1e6
+        providers[provider] = {
+            **timing.as_dict(),
+            "bytes": moved[provider],
+            "gbps": rate,
+            "percent_of_limit": _percent(rate, limits["copy_gbps"]),
+            "relative_error": errors[provider],
+        }
+    row = _row(op, name, dtype, threads, backend, providers)
+    ours = [provider for provider in timings if provider not in CONV_BASELINES]
+    row["bytes_ratio"] = moved[CONV_BASELINES[0]] / min(moved[provider] for provider in ours)
+    row["speedup_p50"] = _speedups(timings, ours, CONV_BASELINES)
+    return row
+
+
 def _row(
-    op: str, workload: Workload, dtype: torch.dtype, threads: int, backend: str, providers: dict[str, Any]
+    op: str, name: str, dtype: torch.dtype, threads: int, backend: str, providers: dict[str, Any]
 ) -> Row:
     return {
         "op": op,
-        "workload": workload.name,
+        "workload": name,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": threads,
         "backend": backend,
@@ -157,10 +200,15 @@ def make_record(rows: Sequence[Row], limits: Mapping[int, Limits]) -> dict[str, 
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON; the file is there whole, or as it was before."""
+    """Write a record as JSON, numbers with five digits; the file is there whole, or as it was before."""
+    write_json(path, _rounded(record))
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write plain data as JSON; the file is there whole, or as it was before."""
     temporary = path.with_name(f".partial-{path.name}")
     try:
-        temporary.write_text(json.dumps(_rounded(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

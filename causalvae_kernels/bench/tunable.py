@@ -14,7 +14,7 @@ from ..ops.causal_pad3d.size_class import TUNED as PAD_TUNED
 from ..ops.downsample_conv.shape_class import TUNED as DOWNSAMPLE_TUNED
 from ..ops.norms.measured import GROUP_NORM, RMS_NORM, SPATIAL_NORM
 from ..ops.upsample_conv.shape_class import TUNED as UPSAMPLE_TUNED
-from . import tune_gpu_conv, tune_gpu_pad, tune_norms, tune_resampling
+from . import tune_gpu_conv, tune_gpu_pad, tune_gpu_resampling, tune_norms, tune_resampling
 from .race import Job
 
 # What a table's rows are of unless they say otherwise.
@@ -50,6 +50,8 @@ TUNABLE: dict[str, dict[str, Tunable]] = {
     "cuda": {
         "causal_conv3d": Tunable(CONV_TUNED, tune_gpu_conv.jobs),
         "causal_pad3d": Tunable(PAD_TUNED, tune_gpu_pad.jobs),
+        "downsample_conv": Tunable(DOWNSAMPLE_TUNED, tune_gpu_resampling.downsample_jobs),
+        "upsample_conv": Tunable(UPSAMPLE_TUNED, tune_gpu_resampling.upsample_jobs),
         **_norms(tune_norms.gpu_jobs),
     },
 }

@@ -14,7 +14,9 @@ from .explain import explain
 from .families import families
 from .frames import frames
 from .info import info
+from .plan import plan
 from .reconstruct import reconstruct
+from .traffic import traffic
 from .train import train
 from .tune import tune
 from .verify import verify
@@ -26,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, families, verify, bench, tune, reconstruct, frames, train):
+for command in (info, explain, families, plan, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,15 @@ from ..demo.outputs import written_whole
 from ..parity import ConvOracle, check_conv, check_pad
 from ..workloads import FULL_SIZE, GATED, WORKLOADS, Workload, in_buffer
 from .bench_gpu import bench_gpu
-from .common import check_least, check_word, one_sentence_errors, parse_dtype, progress_bar, stdout
+from .common import (
+    check_file,
+    check_least,
+    check_word,
+    one_sentence_errors,
+    parse_dtype,
+    progress_bar,
+    stdout,
+)
 from .floors import print_floors
 
 OPS = ("causal_conv3d", "causal_pad3d")
@@ -81,7 +88,7 @@ def bench(
     default_dtypes = ("bfloat16",) if gpu else ("float32", "bfloat16")
     dtypes = [parse_dtype(word) for word in dict.fromkeys(dtype or default_dtypes)]
     for option, path in (("--json", json_file), ("--png", png_file)):
-        _check_file(option, path)
+        check_file(option, path)
     if op == "causal_conv3d":
         require("diffusers", "bench")
     if png_file is not None:
@@ -125,18 +132,6 @@ def _chosen(op: str, names: list[str], known: Mapping[str, Workload]) -> list[Wo
                 "expected one whose kernel has more"
             )
     return [workload for workload in chosen if workload.kernel_size[0] > 1]
-
-
-def _check_file(option: str, path: Path | None) -> None:
-    """Refuse a file that cannot be written, before anything is measured."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InvalidInput(f"{option}: {path} is a folder, expected a file")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"{option}: {path.parent} is no folder, expected one that exists")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InvalidInput(f"{option}: {path.parent} is not writable")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -169,3 +170,23 @@ def check_word(option: str, word: str | None, words: tuple[str, ...]) -> None:
     """
     if word is not None and word not in words:
         raise InvalidInput(f"{option}: got {word!r}, expected one of {', '.join(words)}")
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written, before anything is measured.
+
+    Args:
+        option: Its name.
+        path: The file, or None.
+
+    Raises:
+        InvalidInput: It is a folder, or in none that can be written into.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InvalidInput(f"{option}: {path} is a folder, expected a file")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{option}: {path.parent} is no folder, expected one that exists")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{option}: {path.parent} is not writable")

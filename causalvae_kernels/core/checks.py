@@ -72,6 +72,12 @@ def int_tuple(op: str, name: str, value: object, length: int) -> tuple[int, ...]
     return items
 
 
+def check_bytes(op: str, name: str, size: object) -> None:
+    """Require a number of bytes: an int of 0 or more."""
+    if type(size) is not int or size < 0:
+        raise InvalidInput(f"{op}: {name} is {size!r}, expected a number of bytes, 0 or more")
+
+
 def check_count(op: str, name: str, value: object, most: int | None = None) -> int:
     """Return a number of things as an int.
 

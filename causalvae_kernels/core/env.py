@@ -81,6 +81,12 @@ PACKED_MIB = Variable(
     "a quarter of the machine's memory",
     number=True,
 )
+MEMORY_MIB = Variable(
+    "CAUSALVAE_KERNELS_MEMORY_MIB",
+    'How many MiB an encode or decode may take before swap(tiling="auto") tiles it.',
+    "what is free on the device",
+    number=True,
+)
 SKIP_BUILD = Variable(
     "CAUSALVAE_KERNELS_SKIP_BUILD",
     "Set to 1 while installing: no native module is built.",
@@ -92,4 +98,12 @@ CUDA_ARCH_LIST = Variable(
     "80;90a",
 )
 
-TABLE: tuple[Variable, ...] = (BACKEND, PRECISION, CPU_ISA, PACKED_MIB, SKIP_BUILD, CUDA_ARCH_LIST)
+TABLE: tuple[Variable, ...] = (
+    BACKEND,
+    PRECISION,
+    CPU_ISA,
+    PACKED_MIB,
+    MEMORY_MIB,
+    SKIP_BUILD,
+    CUDA_ARCH_LIST,
+)

@@ -10,12 +10,15 @@ import functools
 import importlib
 import os
 import re
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import env
+from . import dry_run, env
+from .dry_run import address
 from .errors import BackendUnavailable
 
 CPU = "causalvae_kernels._C_cpu"
@@ -61,7 +64,7 @@ def why_no_cpu() -> str | None:
 
 
 def cpu_module() -> ModuleType:
-    """Return the native CPU module, loading it on the first call.
+    """Return the native CPU module, loading it on the first call; in a dry run one that computes nothing.
 
     Raises:
         BackendUnavailable: It cannot be used; the message is `why_no_cpu()`.
@@ -70,7 +73,25 @@ def cpu_module() -> ModuleType:
     module, _ = _load()
     if module is None or reason is not None:
         raise BackendUnavailable(reason)
-    return module
+    return module if dry_run.current() is None else _WithoutKernels(module)
+
+
+class _WithoutKernels:
+    """The module for tensors without data: what it knows of sizes, and kernels that do nothing."""
+
+    def __init__(self, module: ModuleType) -> None:
+        for name in ("supported_isas", "compiled_isas", "winograd_packed_floats"):
+            setattr(self, name, getattr(module, name))
+
+    def fingerprint(self, *_: Any) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _do_nothing
+
+
+def _do_nothing(*_: Any) -> None:
+    pass
 
 
 def cpu_isa() -> str:
@@ -117,6 +138,8 @@ def why_no_cuda(device: torch.device) -> str | None:
     module, reason = _load(CUDA)
     if module is None:
         return reason
+    if dry_run.current() is not None:
+        return dry_run.why_not_on_gpu()
     if device.type != "cuda" or torch.version.cuda is None:
         return f"the tensor is on {device}, the kernel runs on an NVIDIA GPU"
     if cuda_arch(device) is not None:
@@ -172,4 +195,4 @@ def current_stream(device: torch.device) -> tuple[int, int]:
 
 def describe(tensor: Tensor) -> TensorArgument:
     """Return (address, sizes, strides in elements): a tensor as the native modules take it."""
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+    return address(tensor), tuple(tensor.shape), tensor.stride()

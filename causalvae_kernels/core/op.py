@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import dry_run
 from .errors import InvalidInput
 from .layout import memory_format_of
 from .precision import resolve_precision
 from .selection import Explanation, explain_selection, select
+from .traffic import Moves
 from .tuned import Measurement
 
 NAMESPACE = "causalvae_kernels"
@@ -62,12 +64,18 @@ class Backend:
         why_not: Takes the same; returns None if `call` can run, else a sentence.
         two_sources: Takes the same; whether it reads the state and the frames where they lie, so that
             nothing is gained by writing both into one buffer.
+        adds_in_place: Whether a residual may be the destination itself, because each of its elements is read
+            before it is written.
+        moves: Takes what `call` takes; returns the bytes that it moves. None: it is made of the framework's
+            operators, which can be counted one by one.
     """
 
     name: str
     call: Callable[..., Tensor | None]
     why_not: Callable[..., str | None] = can_always
     two_sources: Callable[..., bool] = never
+    adds_in_place: bool = False
+    moves: Moves | None = None
 
 
 class Op:
@@ -109,7 +117,7 @@ class Op:
         self.prepare = prepare
         self.order = tuple(order)
         self.measured = measured
-        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]))
+        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]), adds_in_place=True)
         self.backends = {b.name: b for b in (first, *backends)}
         self._names = tuple(inspect.signature(reference).parameters)
         self._layout = tuple(self._names.index(n) for n in layout)
@@ -127,7 +135,7 @@ class Op:
         """
         precision = resolve_precision(precision)
         if _nobody_looks(arguments):
-            return self._run(*arguments, backend, precision)
+            return self.run(*arguments, backend, precision)
         return self._operator(*arguments, backend or "", precision)
 
     def choose(self, arguments: Sequence[Any], backend: str | None, precision: str | None) -> Backend:
@@ -145,19 +153,24 @@ class Op:
         prepared = self.prepare(*arguments, **keywords)
         return explain_selection(self, prepared, backend, resolve_precision(precision))
 
+    def place(self, name: str) -> int | None:
+        """Return where an argument of the operator stands, or None: it has no such argument."""
+        return self._names.index(name) if name in self._names else None
+
     def _register(self, mutates: tuple[str, ...]) -> None:
         schema = torch.library.infer_schema(self.reference, mutates_args=mutates)
         arguments, returns = schema.rsplit(" -> ", 1)
         _LIBRARY.define(f"{self.name}{arguments[:-1]}, str backend, str precision) -> {returns}", tags=_TAGS)
         qualified = f"{NAMESPACE}::{self.name}"
-        _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, self._fake, lib=_LIBRARY)
         if self._vjp is not None:
             torch.library.register_autograd(
                 qualified, self._backward, setup_context=self._setup_context, lib=_LIBRARY
             )
 
-    def _run(self, *arguments: Any) -> Tensor | None:
+    def run(self, *arguments: Any) -> Tensor | None:
+        """Choose a backend and call it, as the operator does; the last arguments are its name and a tier."""
         *arguments, backend, precision = arguments
         precision = precision or "high"
         result = select(self, arguments, backend, precision).call(*arguments, precision)
@@ -194,7 +207,12 @@ class Op:
 
 
 def _nobody_looks(arguments: Sequence[Any]) -> bool:
-    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator."""
+    """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator.
+
+    A dry run looks on as what the backend does itself.
+    """
+    if dry_run.current() is not None:
+        return True
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()

@@ -8,7 +8,6 @@ elements is compared as well.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +15,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from . import env, native
-from .errors import InvalidInput
+from . import env, machine_memory, native
+from .checks import check_bytes
+from .dry_run import address, current, is_plain_tensor
 
 Key = tuple[object, ...]
-_PLAIN = (Tensor, nn.Parameter)
-
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
 _packs: dict[Key, _Pack] = {}
 # Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
@@ -47,16 +45,6 @@ class _Pack:
         )
 
 
-def check_packed_budget(op: str, size: object) -> None:
-    """Require a number of bytes.
-
-    Raises:
-        InvalidInput: It is something else, or negative.
-    """
-    if type(size) is not int or size < 0:
-        raise InvalidInput(f"{op}: got a packed budget of {size!r}, expected a number of bytes, 0 or more")
-
-
 @contextmanager
 def use_packed_budget(size: int) -> Iterator[None]:
     """Set how much memory packed weights may take together, for calls inside the context.
@@ -68,7 +56,7 @@ def use_packed_budget(size: int) -> Iterator[None]:
     Raises:
         InvalidInput: `size` is not a number of bytes.
     """
-    check_packed_budget("use_packed_budget", size)
+    check_bytes("use_packed_budget", "size", size)
     token = _budget.set(size)
     try:
         yield
@@ -86,23 +74,23 @@ def packed_budget() -> int:
     if size is not None:
         return size
     given = env.PACKED_MIB.get()
-    return _memory() // 4 if given is None else int(given) * 2**20
+    return machine_memory.total() // 4 if given is None else int(given) * 2**20
 
 
 def packed_size() -> int:
     """Return how many bytes packed weights take now."""
     _sweep()
-    return sum(pack.packed.nbytes for pack in list(_packs.values()))
+    return sum(pack.packed.nbytes for pack in list(_registry().values()))
 
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     """Free what is packed of these weights, or everything; the next call packs again."""
-    if not _packs:
+    if not _registry():
         return
     addresses = None
     if weights is not None:
-        addresses = {w.data_ptr() for w in weights if type(w) in _PLAIN and w.device.type == "cpu"}
-    for key in list(_packs):
+        addresses = {address(w) for w in weights if is_plain_tensor(w) and w.device.type == "cpu"}
+    for key in list(_registry()):
         if addresses is None or key[0] in addresses:
             _forget(key)
     _sweep()
@@ -110,7 +98,7 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
 
 def has_room(weight: Tensor, kind: object, size: int) -> bool:
     """Tell whether packed weights are kept already, or would be."""
-    return _key(weight, kind) in _packs or packed_size() + size <= packed_budget()
+    return _key(weight, kind) in _registry() or packed_size() + size <= packed_budget()
 
 
 def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tensor]) -> Tensor | None:
@@ -126,11 +114,11 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         The packed weights, or None where the budget has no room for them.
     """
     key = _key(weight, kind)
-    kept = _packs.get(key)
+    kept = _registry().get(key)
     if kept is not None and kept.holds_for(weight):
         return kept.packed
     with _lock:
-        kept = _packs.get(key)  # another thread may have packed them meanwhile
+        kept = _registry().get(key)  # another thread may have packed them meanwhile
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
@@ -141,30 +129,39 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         if not weight.is_inference():  # whose views do not tell what they are views of
             finalizer = weakref.finalize(weight._base if weight._is_view() else weight, _drop, key, storage)
             finalizer.atexit = False
-        new = _Pack(storage, _version(weight), _checksum(weight), pack(), finalizer)
-        _packs[key] = new
+        packed = pack()
+        if current() is not None:
+            current().exclude(packed)
+        new = _Pack(storage, _version(weight), _checksum(weight), packed, finalizer)
+        _registry()[key] = new
     return new.packed
 
 
+def _registry() -> dict[Key, _Pack]:
+    """Return what is kept: in a dry run what that run would keep."""
+    run = current()
+    return _packs if run is None else run.packs
+
+
 def _key(weight: Tensor, kind: object) -> Key:
-    return (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
+    return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
 
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:
     """Free the pack of weights that are gone, unless others have their place by now."""
-    pack = _packs.get(key)
+    pack = _registry().get(key)
     if pack is not None and pack.storage is storage:
-        _packs.pop(key, None)
+        _registry().pop(key, None)
 
 
 def _forget(key: Key) -> None:
-    pack = _packs.pop(key, None)
+    pack = _registry().pop(key, None)
     if pack is not None and pack.finalizer is not None:
         pack.finalizer.detach()
 
 
 def _sweep() -> None:
-    for key, pack in list(_packs.items()):
+    for key, pack in list(_registry().items()):
         if pack.storage.expired():
             _forget(key)
 
@@ -175,19 +172,3 @@ def _version(weight: Tensor) -> int | None:
 
 def _checksum(weight: Tensor) -> int:
     return native.cpu_module().fingerprint(native.describe(weight), weight.element_size())
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this process may use: the machine's, or its container's."""
-    found = [8 * 2**30]  # neither is known
-    try:
-        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    except (AttributeError, ValueError, OSError):
-        pass  # not POSIX
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="utf-8") as file:
-                found += [int(word) for word in file.read().split() if word.isdecimal()]
-        except OSError:
-            pass  # no container of this kind
-    return min(found)

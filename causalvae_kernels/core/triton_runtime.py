@@ -13,6 +13,8 @@ from importlib import metadata
 
 import torch
 
+from . import dry_run
+
 OLDEST = (3, 6)
 LEAST_CAPABILITY = (8, 0)
 
@@ -24,7 +26,7 @@ def interpreting() -> bool:
 
 def why_no_triton(device: torch.device) -> str | None:
     """Return why no Triton kernel can run on tensors of this device, as a sentence, or None if it can."""
-    missing = _why_not_installed()
+    missing = _why_not_installed() or dry_run.why_not_on_gpu()
     if missing is not None:
         return missing
     if interpreting():

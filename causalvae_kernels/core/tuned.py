@@ -224,7 +224,7 @@ def architecture_of(device: torch.device) -> str | None:
     On a CPU it is the instruction set of our kernels ("avx512"), on a GPU its architecture ("sm90").
     """
     if device.type == "cuda":
-        return gpu_architecture(device)
+        return gpu_architecture(device) if torch.cuda.is_available() else None  # None: in a dry run alone
     if device.type != "cpu" or native.why_no_cpu() is not None:
         return None
     return native.cpu_isa()

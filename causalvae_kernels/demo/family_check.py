@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bench.memory import available, peak_allocated
+from ..bench.memory import peak_allocated
 from ..bench.timing import percentile, time_providers
+from ..core import machine_memory
 from ..core.errors import InvalidInput
 from ..models import FAMILIES, swap
 from ..ops.causal_conv3d.spec import error_factor
@@ -204,12 +205,12 @@ def _truth(vae: nn.Module, clip: Tensor, dtype: torch.dtype) -> tuple[Tensor, Te
 
 def _oracle_dtype(vae: nn.Module, clip: Tensor) -> tuple[torch.dtype | None, str]:
     """Return in which dtype there is room for the oracle on the CPU, and a note where it is not float64."""
-    room = available()
+    room = machine_memory.free()
     weights = sum(parameter.numel() for parameter in vae.parameters())
     elements = peak_allocated(lambda: round_trip(vae, clip), clip.device) / clip.itemsize
     for dtype in (torch.float64, torch.float32):
         needed = (weights + elements) * dtype.itemsize
-        if room is None or needed < 0.9 * room:
+        if needed < 0.9 * room:
             note = f"against float32: float64 needs {_gib(needed * 2)}"
             return dtype, "" if dtype == torch.float64 else note
         if clip.dtype == torch.float32:

@@ -1,6 +1,7 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import cogvideox, generic, kvae, magvit  # noqa: F401  (register their rules)
+from . import cogvideox, generic, hunyuanvideo, hunyuanvideo15, kvae, magvit, wan  # noqa: F401  (they register)
+from .plan import MemoryPlan, plan_memory
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 
-__all__ = ["FAMILIES", "ReportEntry", "Swap", "restore", "swap"]
+__all__ = ["FAMILIES", "MemoryPlan", "ReportEntry", "Swap", "plan_memory", "restore", "swap"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .cogvideox_blocks import resnet, spatial_norm, why_resnet_left
-from .cogvideox_chunks import channels, chunk_sizes, decode_chunk, encode_chunk
+from .cogvideox_chunks import channels, chunk_sizes, count_chunks, decode_chunk, encode_chunk
 from .cogvideox_coders import decoder, encoder
 from .cogvideox_conv import causal_conv, why_conv_left
 from .cogvideox_resample import downsample, up_block, upsample, why_downsample_left, why_upsample_left
@@ -47,6 +47,7 @@ register_family(
         },
         adapted={"CogVideoXUpBlock3D": Rule(up_block, exact=True, rests=False)},
         chunks=ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels),
+        count_chunks=count_chunks,
         needs_no_rule={
             "GroupNorm": "the block that it belongs to runs it",
             _SAFE: "a pointwise convolution: nothing to pad",

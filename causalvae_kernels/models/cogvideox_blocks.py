@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from ..ops import causal_conv3d, spatial_norm_silu, spatial_norm_silu_
 from ..temporal import BufferPool, FrameBuffer
-from .cogvideox_conv import cache_fits, conv_of, state_of, why_conv_left
+from .chunk_count import Low
+from .cogvideox_conv import cache_fits, conv_of, take_state, why_conv_left
 from .conv import convolve, is_small, why_weight_left
 from .hooks import is_plain, type_name
+from .low_memory import fits, residual_pair
 from .norms import NormOp, backend_options, group_norm, group_norm_options, takes
 from .producers import Held, activated, give, silu
 from .swap import Link, rule_at_work, run
@@ -61,6 +64,7 @@ def residual_block(
     zq: Tensor | None,
     conv_cache: Cache,
     pool: BufferPool | None = None,
+    low: Low | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Run a residual block; at no time are more than three activations there.
 
@@ -75,8 +79,9 @@ def residual_block(
         zq: The latents, for spatial norms.
         conv_cache: As diffusers passes it.
         pool: Where storage comes from and goes to, or None.
+        low: Of a chunk that takes as little memory as it can, or None.
     """
-    cache, new_cache = conv_cache or {}, {}
+    cache, new_cache = {} if conv_cache is None else conv_cache, {}
     owned, x = held.owned, held.take()
     if not (
         cache_fits(module.conv1, x, cache.get("conv1")) and cache_fits(module.conv2, x, cache.get("conv2"))
@@ -86,10 +91,33 @@ def residual_block(
     if module.in_channels != module.out_channels:
         residual, frees = _shortcut(module, link, x, cache, new_cache), True
     norm = Norm(link, zq, cache, new_cache, pool)
+    if low is not None and owned and not (module.dropout.training and module.dropout.p > 0):
+        convs = conv_of(module.conv1), conv_of(module.conv2)
+        norms = norm.fused(module.norm1, x), norm.fused(module.norm2, x)
+        if fits(link, x, residual, convs, norms):
+            held.tensor = x
+            del x
+
+            def between(hidden: Tensor) -> None:
+                if temb is not None:
+                    hidden.add_(module.temb_proj(F.silu(temb))[:, :, None, None, None])
+
+            states = tuple(
+                functools.partial(take_state, conv, cache, key, low)
+                for conv, key in zip(convs, ("conv1", "conv2"), strict=True)
+            )
+            keeps = not low.last
+            out, new = residual_pair(link, held, residual, convs, norms, states, between, pool, keeps=keeps)
+            new_cache["conv1"], new_cache["conv2"] = new
+            if zq is not None:
+                new_cache["norm1"] = new_cache["norm2"] = _no_caches()
+            return out, new_cache
     y = norm(module, "norm1", module.conv1, x, overwrite=owned and residual is not x)
     del x
-    conv = conv_of(module.conv1)
-    hidden, new_cache["conv1"] = convolve(conv, link, y, state_of(conv, cache.get("conv1")), pool=pool)
+    conv, keeps = conv_of(module.conv1), low is None or not low.last
+    state = take_state(conv, cache, "conv1", low)
+    hidden, new_cache["conv1"] = convolve(conv, link, y, state, pool=pool, keeps=keeps)
+    del state
     give(pool, y)
     del y
     if temb is not None:
@@ -99,8 +127,10 @@ def residual_block(
     else:
         y = norm(module, "norm2", module.conv2, hidden, overwrite=True)
     del hidden
-    conv, state = conv_of(module.conv2), cache.get("conv2")
-    hidden, new_cache["conv2"] = convolve(conv, link, y, state_of(conv, state), residual=residual, pool=pool)
+    conv = conv_of(module.conv2)
+    state = take_state(conv, cache, "conv2", low)
+    hidden, new_cache["conv2"] = convolve(conv, link, y, state, residual=residual, pool=pool, keeps=keeps)
+    del state
     give(pool, y)
     if frees:
         give(pool, residual)
@@ -155,7 +185,7 @@ class Norm:
             overwrite: Whether `x` may be overwritten.
         """
         module, memory = getattr(parent, name), None if conv is None else conv_of(conv)
-        norm = self._fused(module, x)
+        norm = self.fused(module, x)
         if norm is None:
             return silu(self.link, memory, self._called(module, name, x), self.pool)
         if self.zq is not None:
@@ -168,7 +198,7 @@ class Norm:
         y, self.new_cache[name] = norm(x, self.zq, conv_cache=self.cache.get(name))
         return y
 
-    def _fused(self, norm: nn.Module, x: Tensor) -> NormOp | None:
+    def fused(self, norm: nn.Module, x: Tensor) -> NormOp | None:
         """Return the norm as an op, or None: the module is called."""
         if self.zq is None:
             if type_name(norm) != "GroupNorm" or not is_plain(norm, run) or not _takes(norm, x):

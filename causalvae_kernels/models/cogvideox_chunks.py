@@ -6,32 +6,11 @@ a cache for each, in a dictionary of the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..core.errors import InvalidInput
-
-Caches = dict[tuple[int, int, int], Any]
-"""The `conv_cache` of the model by sample of the batch (0 without slicing) and corner of the tile."""
-
-
-class Tiles(NamedTuple):
-    """Overlapping tiles, (height, width) each.
-
-    Attributes:
-        size: Of a tile that goes in.
-        step: From tile to tile.
-        blend: Of what comes out, as much is blended with the neighbour above and the one to the left.
-        kept: Of what comes out, as much is kept.
-    """
-
-    size: tuple[int, int]
-    step: tuple[int, int]
-    blend: tuple[int, int]
-    kept: tuple[int, int]
+from .tiles import Caches, Tiles, run_parts
 
 
 def chunk_sizes(model: nn.Module) -> tuple[int, int]:
@@ -42,6 +21,12 @@ def chunk_sizes(model: nn.Module) -> tuple[int, int]:
 def channels(model: nn.Module) -> tuple[int, int]:
     """Return how many channels frames and latents have."""
     return model.config.in_channels, model.config.latent_channels
+
+
+def count_chunks(model: nn.Module, step: str, x: Tensor) -> int:
+    """Return in how many chunks `_encode` ("encode") or `_decode` takes a sample."""
+    frames, latents = chunk_sizes(model)
+    return max(x.shape[2] // (frames if step == "encode" else latents), 1)
 
 
 def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
@@ -62,7 +47,7 @@ def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
 
     samples = (model.tile_sample_min_height, model.tile_sample_min_width)
     latents = (model.tile_latent_min_height, model.tile_latent_min_width)
-    moments = _run(_encode, model, frames, caches, _tiles(model, frames, samples, latents))
+    moments = run_parts(_encode, model, frames, caches, _tiles(model, frames, samples, latents))
     return DiagonalGaussianDistribution(moments)
 
 
@@ -82,7 +67,7 @@ def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
     """
     small = (model.tile_latent_min_height, model.tile_latent_min_width)
     large = (model.tile_sample_min_height, model.tile_sample_min_width)
-    return _run(_decode, model, latents, caches, _tiles(model, latents, small, large))
+    return run_parts(_decode, model, latents, caches, _tiles(model, latents, small, large))
 
 
 def _encode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
@@ -103,47 +88,3 @@ def _tiles(model: nn.Module, x: Tensor, size: tuple[int, int], out: tuple[int, i
     step = tuple(int(length * (1 - part)) for length, part in zip(size, overlap, strict=True))
     blend = tuple(int(length * part) for length, part in zip(out, overlap, strict=True))
     return Tiles(size, step, blend, tuple(a - b for a, b in zip(out, blend, strict=True)))
-
-
-def _run(
-    step: Callable[..., Any], model: nn.Module, x: Tensor, caches: Caches, tiles: Tiles | None
-) -> Tensor:
-    """Run samples one by one where slicing is on, and tiles one by one where there are any."""
-    hook = getattr(model, "_hf_hook", None)
-    if hasattr(hook, "pre_forward"):
-        hook.pre_forward(model)  # as diffusers' apply_forward_hook does: offloaded weights come back
-    samples = x.split(1) if model.use_slicing else (x,)
-    tops = range(0, x.shape[3], tiles.step[0]) if tiles else (0,)
-    lefts = range(0, x.shape[4], tiles.step[1]) if tiles else (0,)
-    places = {(n, top, left) for n in range(len(samples)) for top in tops for left in lefts}
-    if caches and caches.keys() != places:
-        raise InvalidInput(
-            "the model's tiling or slicing was changed while a stream is open: set them before it begins"
-        )
-
-    def run(n: int, top: int, left: int) -> Tensor:
-        part = samples[n]
-        if tiles:
-            part = part[:, :, :, top : top + tiles.size[0], left : left + tiles.size[1]]
-        out, caches[n, top, left] = step(model, part, caches.pop((n, top, left), None))
-        return out
-
-    done = []
-    for n in range(len(samples)):
-        rows = [[run(n, top, left) for left in lefts] for top in tops]
-        done.append(_blended(model, rows, tiles) if tiles else rows[0][0])
-    return torch.cat(done) if len(done) > 1 else done[0]
-
-
-def _blended(model: nn.Module, rows: list[list[Tensor]], tiles: Tiles) -> Tensor:
-    strips = []
-    for i, row in enumerate(rows):
-        strip = []
-        for j, tile in enumerate(row):
-            if i > 0:
-                tile = model.blend_v(rows[i - 1][j], tile, tiles.blend[0])
-            if j > 0:
-                tile = model.blend_h(row[j - 1], tile, tiles.blend[1])
-            strip.append(tile[:, :, :, : tiles.kept[0], : tiles.kept[1]])
-        strips.append(torch.cat(strip, dim=4))
-    return torch.cat(strips, dim=3)

@@ -6,7 +6,6 @@ A module alone cannot know whether its caller still needs what it passes. Here t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
-from ..core.op import explain
 from ..temporal import BufferPool
+from .chunk_count import Low, next_chunk
+from .coders import group_norm_format, is_bypassable, pool_for, samplers, tensors_in, wants_gradient
 from .cogvideox_blocks import Cache, Norm, is_pointwise, residual_block
-from .cogvideox_conv import cache_fits, conv_of, state_of
+from .cogvideox_conv import cache_fits, conv_of, take_state
 from .cogvideox_resample import upsample
 from .conv import convolve, is_small
 from .frames import knows_first_chunk
@@ -30,27 +30,29 @@ def encoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXEncoder3D`."""
+    low = next_chunk(link)
     blocks = {f"down_block_{i}": block for i, block in enumerate(module.down_blocks)}
     blocks["mid_block"] = module.mid_block
     if not _owns_activations(module, link, sample, temb, conv_cache, blocks):
         return type(module).forward(module, sample, temb, conv_cache)
     if is_small(link, sample, module.conv_in.conv.out_channels * sample[:, 0].numel()):
         return type(module).forward(module, sample, temb, conv_cache)
-    return _run(module, link, sample, temb, conv_cache, blocks, zq=False)
+    return _run(module, link, sample, temb, conv_cache, blocks, low, zq=False)
 
 
 def decoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
     """`CogVideoXDecoder3D`."""
+    low = next_chunk(link)
     blocks = {f"up_block_{i}": block for i, block in enumerate(module.up_blocks)}
     blocks = {"mid_block": module.mid_block, **blocks}
     if not _owns_activations(module, link, sample, temb, conv_cache, blocks):
         return type(module).forward(module, sample, temb, conv_cache)
-    times = math.prod(8 if s.compress_time else 4 for block in blocks.values() for s in _samplers(block))
+    times = math.prod(8 if s.compress_time else 4 for block in blocks.values() for s in samplers(block))
     if is_small(link, sample, module.conv_out.conv.in_channels * sample[:, 0].numel() * times):
         return type(module).forward(module, sample, temb, conv_cache)
-    return _run(module, link, sample, temb, conv_cache, blocks, zq=True)
+    return _run(module, link, sample, temb, conv_cache, blocks, low, zq=True)
 
 
 def _owns_activations(
@@ -71,7 +73,7 @@ def _owns_activations(
         not torch.compiler.is_compiling()
         and sample.numel() > 0
         and (temb is None or not temb.requires_grad)
-        and not (torch.is_grad_enabled() and _wants_gradient(module, sample, cache))
+        and not wants_gradient(module, (sample, *tensors_in(cache)))
         and all(_block_at_work(block, link) for block in blocks.values())
         and _norm_at_work(module.norm_out, link)
         and type_name(module.conv_act) == "SiLU"
@@ -81,30 +83,16 @@ def _owns_activations(
     )
 
 
-def _wants_gradient(module: nn.Module, sample: Tensor, cache: dict[str, Any]) -> bool:
-    given = (sample, *module.parameters(), *_tensors_in(cache))
-    return any(tensor.requires_grad for tensor in given)
-
-
-def _tensors_in(cache: Any) -> Iterator[Tensor]:
-    """Give the tensors of a nested cache."""
-    if isinstance(cache, Tensor):
-        yield cache
-    elif isinstance(cache, dict):
-        for part in cache.values():
-            yield from _tensors_in(part)
-
-
 def _block_at_work(block: nn.Module, link: Link) -> bool:
-    if type_name(block) not in _BLOCKS or not is_plain(block, run) or _is_compiled(block):
+    if type_name(block) not in _BLOCKS or not is_bypassable(block):
         return False
-    return all(rule_at_work(sampler, link) is not None for sampler in _samplers(block)) and all(
+    return all(rule_at_work(sampler, link) is not None for sampler in samplers(block)) and all(
         _resnet_at_work(resnet, link) for resnet in block.resnets
     )
 
 
 def _resnet_at_work(resnet: nn.Module, link: Link) -> bool:
-    if rule_at_work(resnet, link) is None or _is_compiled(resnet):
+    if rule_at_work(resnet, link) is None or not is_bypassable(resnet):
         return False
     if resnet.dropout.training and resnet.dropout.p > 0:
         return False
@@ -124,14 +112,6 @@ def _norm_at_work(norm: nn.Module, link: Link) -> bool:
     return rule_at_work(norm, link) is not None
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _samplers(block: nn.Module) -> Iterable[nn.Module]:
-    return getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ()
-
-
 _BLOCKS = ("CogVideoXDownBlock3D", "CogVideoXMidBlock3D", "CogVideoXUpBlock3D")
 
 
@@ -142,45 +122,31 @@ def _run(
     temb: Tensor | None,
     conv_cache: Cache,
     blocks: dict[str, nn.Module],
+    low: Low | None,
     *,
     zq: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
-    cache, new_cache = conv_cache or {}, {}
-    sample = sample.contiguous(memory_format=_inner_format(module, link, sample))
-    # On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
-    device = sample.device.type
-    pool = BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
+    cache, new_cache = {} if conv_cache is None else conv_cache, {}
+    keeps = low is None or not low.last
+    conv = module.conv_in.conv
+    inner = group_norm_format(conv, math.gcd(conv.out_channels, 32), link, sample)
+    sample, pool = sample.contiguous(memory_format=inner), pool_for(sample)
     pass_ = _Pass(
-        link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk()
+        link, temb, sample if zq else None, pool, zq and link.frames == "any" and knows_first_chunk(), low
     )
     conv = conv_of(module.conv_in)
-    x, new_cache["conv_in"] = convolve(conv, link, sample, state_of(conv, cache.get("conv_in")))
+    state = take_state(conv, cache, "conv_in", low)
+    x, new_cache["conv_in"] = convolve(conv, link, sample, state, keeps=keeps)
+    del state
     held = Held(x, owned=True)
     del x
     for name, block in blocks.items():
         new_cache[name] = pass_.block(block, held, cache.get(name))
     norm = Norm(link, pass_.zq, cache, new_cache, pool)
     y, conv = norm(module, "norm_out", module.conv_out, held.take(), overwrite=True), conv_of(module.conv_out)
-    out, new_cache["conv_out"] = convolve(conv, link, y, state_of(conv, cache.get("conv_out")))
+    state = take_state(conv, cache, "conv_out", low)
+    out, new_cache["conv_out"] = convolve(conv, link, y, state, keeps=keeps)
     return out.contiguous(memory_format=memory_format_of(conv.weight)), new_cache
-
-
-def _inner_format(module: nn.Module, link: Link, sample: Tensor) -> torch.memory_format:
-    """Return the layout of all activations: channels_last_3d wherever the norms are good at it.
-
-    On a CPU those are ours: the framework's takes a copy. Decoding with CogVideoX-2b's widths, 3 latents of
-    12x18, two Zen 4 cores: 3.90 s in the contiguous layout and 3.62 s in this one, bfloat16 3.37 and 2.94 s.
-    """
-    if sample.device.type == "cuda":
-        return torch.channels_last_3d
-    conv, last = module.conv_in.conv, torch.channels_last_3d
-    if sample.device.type == "cpu":
-        shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
-        example = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=last)
-        choice = {"backend": link.backend, "precision": link.precision}
-        if explain("group_norm_silu", example, math.gcd(conv.out_channels, 32), **choice).chosen == "cpu":
-            return last
-    return memory_format_of(conv.weight)
 
 
 @dataclass(frozen=True)
@@ -193,6 +159,7 @@ class _Pass:
         zq: The latents, for spatial norms.
         pool: Where storage comes from and goes to, or None.
         adapts: Whether the first chunk is the one without a cache, for upsamplers.
+        low: Of a chunk that takes as little memory as it can, or None.
     """
 
     link: Link
@@ -200,16 +167,17 @@ class _Pass:
     zq: Tensor | None
     pool: BufferPool | None
     adapts: bool
+    low: Low | None = None
 
     def block(self, module: nn.Module, held: Held, conv_cache: Cache) -> dict[str, Any]:
         """Run a block of residual blocks and samplers on the activation; return its new cache."""
-        cache, new_cache = conv_cache or {}, {}
+        cache, new_cache = {} if conv_cache is None else conv_cache, {}
         for i, resnet in enumerate(module.resnets):
             key = f"resnet_{i}"
             held.tensor, new_cache[key] = residual_block(
-                resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool
+                resnet, self.link, held, self.temb, self.zq, cache.get(key), self.pool, self.low
             )
-        for sampler in _samplers(module):
+        for sampler in samplers(module):
             if self.pool is not None:
                 self.pool.clear()
             if self.adapts:

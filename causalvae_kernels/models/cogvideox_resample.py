@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import downsample_conv, upsample_conv
-from .conv import why_weight_left
+from .conv import why_conv2d_left
 from .frames import knows_first_chunk
 from .swap import Link
 
@@ -76,20 +76,11 @@ def up_block(
     return out, cache
 
 
-def _why_resample_left(module: nn.Module, stride: int, padding: int) -> str | None:
-    conv = module.conv
-    found = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    expected = ((3, 3), (stride, stride), (padding, padding), (1, 1), 1, "zeros")
-    if found != expected:
-        return f"its convolution is {conv}, the rule is for {expected}"
-    return why_weight_left(conv)
-
-
 def why_upsample_left(module: nn.Module) -> str | None:
     """Return why the rule is not for this `CogVideoXUpsample3D`, or None."""
-    return _why_resample_left(module, stride=1, padding=1)
+    return why_conv2d_left(module.conv, stride=1, padding=1)
 
 
 def why_downsample_left(module: nn.Module) -> str | None:
     """Return why the rule is not for this `CogVideoXDownsample3D`, or None."""
-    return _why_resample_left(module, stride=2, padding=0)
+    return why_conv2d_left(module.conv, stride=2, padding=0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.dry_run import is_plain_tensor
 from ..core.layout import memory_format_of
 from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
@@ -71,8 +72,11 @@ def convolve(
     state: Tensor | None = None,
     residual: Tensor | None = None,
     pool: BufferPool | None = None,
+    keeps: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve, add the residual; return the output and, where the convolution streams, the new state.
+
+    Without `keeps` there is no new state.
 
     With a pool, the output lies in storage of that pool where the backend can write into it.
     """
@@ -80,7 +84,7 @@ def convolve(
         **conv.options(link),
         "initial_state": state,
         "residual": residual,
-        "return_final_state": conv.streams,
+        "return_final_state": conv.streams and keeps,
     }
     may = pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
     if may and conv.temporal_mode != "valid" and conv.spatial_mode != "valid":
@@ -94,12 +98,21 @@ def convolve(
             ).storage
             return out, causal_conv3d_(out, x, conv.weight, conv.bias, **options)
     result = causal_conv3d(x, conv.weight, conv.bias, **options)
-    return result if conv.streams else (result, None)
+    return result if conv.streams and keeps else (result, None)
 
 
-def needs_no_room(conv: Conv, link: Link, x: Tensor) -> bool:
-    """Whether the convolution of something like `x` reads its past where it lies, not in front of `x`."""
-    return reads_two_sources(x, conv.weight, conv.bias, **conv.options(link))
+def needs_no_room(conv: Conv, link: Link, x: Tensor, *, first: bool = True) -> bool:
+    """Whether the convolution of something like `x` reads its past where it lies, not in front of `x`.
+
+    Args:
+        conv: The convolution.
+        link: Of the swap.
+        x: As large as its input.
+        first: Whether the video begins with `x`: there is no state.
+    """
+    # Of a state, only its size matters here.
+    state = None if first or not conv.head_room else x[:, :, :1].expand(-1, -1, conv.head_room, -1, -1)
+    return reads_two_sources(x, conv.weight, conv.bias, initial_state=state, **conv.options(link))
 
 
 def may_write(*tensors: Tensor | None) -> bool:
@@ -137,12 +150,12 @@ def why_conv3d_left(conv: nn.Module, padding: Sequence[int]) -> str | None:
     """Return why an `nn.Conv3d` is not what `causal_conv3d` computes, or None.
 
     Args:
-        conv: The convolution.
+        conv: The convolution; or an `nn.Conv2d`, which is one of a single frame.
         padding: What its own `padding` is, if the module around it was left as it was built.
     """
-    if tuple(conv.dilation) != (1, 1, 1):
+    if any(d != 1 for d in conv.dilation):
         return f"dilation is {conv.dilation}; the module pads time as if it were 1"
-    if any(k % 2 == 0 for k in conv.kernel_size[1:]) or not all(s in (1, 2) for s in conv.stride):
+    if any(k % 2 == 0 for k in conv.kernel_size[-2:]) or not all(s in (1, 2) for s in conv.stride):
         return f"kernel size {conv.kernel_size} with stride {conv.stride} is not one that causal_conv3d takes"
     if conv.groups != 1 or conv.padding_mode != "zeros":
         return f"groups={conv.groups}, padding_mode={conv.padding_mode!r} is not what causal_conv3d does"
@@ -151,9 +164,23 @@ def why_conv3d_left(conv: nn.Module, padding: Sequence[int]) -> str | None:
     return why_weight_left(conv)
 
 
+def why_conv2d_left(conv: nn.Module, stride: int, padding: int) -> str | None:
+    """Return why an `nn.Conv2d` is not the one behind a change of resolution, or None.
+
+    Args:
+        conv: The convolution.
+        stride: What the resampling op has.
+        padding: What the module around it leaves to the convolution.
+    """
+    found = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
+    expected = ((3, 3), (stride, stride), (padding, padding), (1, 1), 1, "zeros")
+    if found != expected:
+        return f"its convolution is {conv}, the rule is for {expected}"
+    return why_weight_left(conv)
+
+
 def why_weight_left(conv: nn.Module) -> str | None:
     """Weights of other types (quantised, distributed) bring their own rules for calling a convolution."""
-    plain = (Tensor, nn.Parameter)
-    if type(conv.weight) in plain and (conv.bias is None or type(conv.bias) in plain):
+    if is_plain_tensor(conv.weight) and (conv.bias is None or is_plain_tensor(conv.bias)):
         return None
     return f"its weight is a {type(conv.weight).__name__}"

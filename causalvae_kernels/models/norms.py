@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.dry_run import is_plain_tensor
 from ..ops import group_norm_silu, group_norm_silu_, rms_norm_silu, rms_norm_silu_
 from .swap import Link
 
@@ -67,7 +68,4 @@ def takes(parameters: Iterable[Tensor | None], x: Tensor) -> bool:
     half = x.dtype in (torch.bfloat16, torch.float16)
     allowed = (x.dtype, torch.float32) if half else (x.dtype,)
     given = [p for p in parameters if p is not None]
-    return x.numel() > 0 and all(type(p) in _PLAIN and p.dtype in allowed for p in given)
-
-
-_PLAIN = (Tensor, nn.Parameter)
+    return x.numel() > 0 and all(is_plain_tensor(p) and p.dtype in allowed for p in given)

@@ -42,6 +42,7 @@ def activated(
     *,
     overwrite: bool = False,
     pool: BufferPool | None = None,
+    first: bool = True,
 ) -> Tensor | FrameBuffer:
     """Return SiLU of a norm of `x`, where possible in the memory that a convolution reads.
 
@@ -52,17 +53,20 @@ def activated(
         x: The activation.
         overwrite: Whether `x` may be overwritten.
         pool: Where the memory comes from, or None.
+        first: Whether `conv` will be given no state.
     """
-    buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite=overwrite, pool=pool)
+    buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite, pool, first)
     if buffer is None:
         return norm.op(x, *norm.arguments, **norm.options)
     norm.into(buffer, x, *norm.arguments, **norm.options)
     return _readable(buffer)
 
 
-def silu(link: Link, conv: Conv | None, y: Tensor, pool: BufferPool | None = None) -> Tensor | FrameBuffer:
+def silu(
+    link: Link, conv: Conv | None, y: Tensor, pool: BufferPool | None = None, first: bool = True
+) -> Tensor | FrameBuffer:
     """Return SiLU of `y`, which a hook may keep, where possible in the memory that a convolution reads."""
-    buffer = _destination(link, conv, y, y.dtype, (), overwrite=False, pool=pool)
+    buffer = _destination(link, conv, y, y.dtype, (), False, pool, first)
     if buffer is None:
         return F.silu(y)
     torch.ops.aten.silu.out(y, out=buffer.body)
@@ -85,15 +89,15 @@ def _destination(
     x: Tensor,
     dtype: torch.dtype,
     reads: Sequence[Tensor],
-    *,
     overwrite: bool,
     pool: BufferPool | None,
+    first: bool,
 ) -> FrameBuffer | None:
     """Return where to write what `conv` reads; None: a gradient or a compiler wants a fresh tensor."""
     if conv is None or not may_write(x, *reads):
         return None
     head_room, halo = conv.head_room, conv.halo
-    if dtype == x.dtype and needs_no_room(conv, link, x):
+    if dtype == x.dtype and needs_no_room(conv, link, x, first=first):
         if overwrite:
             return FrameBuffer(x, 0)
         head_room, halo = 0, NO_HALO

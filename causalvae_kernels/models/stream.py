@@ -199,8 +199,8 @@ def encode_stream(
         codec: Of its family.
         frames: Tensors of shape (B, C, t, H, W), any t, all else equal.
         num_frames: How many frames there are in all. With it, the chunks are those of one call of `encode`,
-            where the first chunk takes what does not divide, and so are the numbers. Without, the chunks are
-            of 9, 8, 8, … frames.
+            where the first chunk takes what does not divide, and so are the numbers. Without, CogVideoX's
+            chunks are of 9, 8, 8, … frames. Wan's are of 5, 4, 4, … in both cases, as in one call.
         sample_posterior: Draw latents, rather than take the mode.
         generator: Of random numbers.
 
@@ -239,9 +239,10 @@ def decode_stream(
         latents: Tensors of shape (B, C, l, h, w), any l, all else equal.
         num_frames: How many frames to return in all; default: `latents.num_frames` if there is such an
             attribute (what `encode_stream` returns has it), which is read at the beginning and, if it is None
-            then, at the end; else all that the latents hold (CogVideoX: 4L-3). If it is known at the
+            then, at the end; else all that the latents hold (4L-3). If it is known at the
             beginning, the chunks are those of one call of `decode`, where the first chunk takes what does not
-            divide, and so are the numbers. Else, the chunks are of 3, 2, 2, … latents.
+            divide, and so are the numbers. Else, CogVideoX's chunks are of 3, 2, 2, … latents. Wan's latents
+            are decoded one by one in both cases, as in one call.
 
     Returns:
         An iterator of frames, shape (B, 3, t, H, W), the dtype of the model. Its `num_frames` is the number
@@ -258,7 +259,10 @@ def _check(call: str, link: Any, codec: ChunkCodec | None, num_frames: int | Non
     if link.frames != "any":
         raise InvalidInput(f'{call}: this swap keeps diffusers\' counts; call swap(vae, frames="any")')
     if codec is None:
-        raise InvalidInput(f"{call}: models of this family do not run in chunks")
+        raise InvalidInput(
+            f"{call}: there is no stream for the models of this family; encode and decode take any number of "
+            "frames in one call"
+        )
     if not link.active:
         raise InvalidInput(f"{call}: this swap was restored; call swap() again")
     if num_frames is not None:

@@ -18,15 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ..core.checks import check_choice, check_count
+from ..core.checks import check_bytes, check_choice, check_count
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
-from ..core.packed import check_packed_budget, release_packed_weights, use_packed_budget
+from ..core.packed import release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
 from ..temporal import frame_rule
+from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
+from .plan import STEPS
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
+from .tiling import TILINGS
+from .tiling import chosen as chosen_tiling
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Family:
         needs_no_rule: Classes of modules that are left on purpose, with the reason.
         adapted: Further rules, for a model that takes any number of frames.
         chunks: How an adapted model runs chunk by chunk.
+        count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
+            `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
     """
 
     model: str
@@ -68,6 +74,7 @@ class Family:
     needs_no_rule: dict[str, str]
     adapted: dict[str, Rule] = field(default_factory=dict)
     chunks: ChunkCodec | None = None
+    count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
         """Return the rule for a module, or None."""
@@ -90,9 +97,18 @@ class Link:
     precision: str | None
     packed_budget: int | None = None
     frames: str = "as_is"
+    memory: str = "normal"
+    tiling: str = "as_is"
+    memory_budget: int | None = None
+    needed: dict[Any, tuple[int, int]] = field(default_factory=dict)
     active: bool = True
     warned: bool = False
     own: Family | None = None
+
+    @property
+    def rules(self) -> Family:
+        """The rules that hold."""
+        return FAMILIES[self.family] if self.own is None else self.own
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,7 @@ class ReportEntry:
 
 
 FAMILIES: dict[str, Family] = {}
+MEMORY = ("normal", "low")
 
 
 def register_family(family: Family) -> None:
@@ -150,18 +167,46 @@ def rule_at_work(module: nn.Module, link: Link) -> Rule | None:
 
 def _rule_now(module: nn.Module, link: Link) -> Rule | None:
     """Return the rule unless the class's own `forward` is due."""
-    family = FAMILIES[link.family] if link.own is None else link.own
-    rule = family.rule_of(module, link)
+    rule = link.rules.rule_of(module, link)
     if rule is None or (rule.rests and _why_at_rest(module, link, rule)):
         return None
     return rule
 
 
 def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: Any) -> Any:
-    """A method of an adapted model: of `frames.METHODS`, or the class's own when the swap was taken out."""
-    if link.active:
-        return METHODS[name](model, link, *args, **kwargs)
-    return getattr(type(model), name)(model, *args, **kwargs)
+    """A method of the model: of `frames.METHODS`, or the class's own, tiled as the swap has it."""
+    own = functools.partial(getattr(type(model), name), model)
+    if not link.active:
+        return own(*args, **kwargs)
+    if name in _LOOPS:
+        if torch.compiler.is_compiling():
+            return own(*args, **kwargs)
+        x = _first(args, kwargs)
+        with chunks_of(link, link.rules.count_chunks(model, name.removeprefix("_"), x)):
+            return own(*args, **kwargs)
+    if link.frames == "any":
+        own = functools.partial(METHODS[name], model, link)
+    if link.tiling == "as_is":
+        return own(*args, **kwargs)
+    with chosen_tiling(model, link, name, _first(args, kwargs)):
+        return own(*args, **kwargs)
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """Return the first argument, however it was passed."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _replaced_methods(link: Link) -> tuple[str, ...]:
+    """Return the methods of the model that this swap replaces."""
+    names = tuple(METHODS) if link.frames == "any" else ()
+    tiled = STEPS if link.tiling == "auto" else ()
+    counted = link.memory == "low" and link.rules.count_chunks is not None
+    return tuple(dict.fromkeys((*names, *tiled, *(_LOOPS if counted else ()))))
+
+
+# Where a model's loops over chunks are.
+_LOOPS = ("_encode", "_decode")
 
 
 def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
@@ -310,11 +355,10 @@ class Swap:
                 continue
             if _why_unfit(module, rule) is None:
                 module.forward = functools.partial(run, module, self._link)
-        if self._link.frames == "any":
-            for name in METHODS:
-                place = _place_of(self.model, name)
-                if not has_foreign_method(self.model, run_method, name, place):
-                    setattr(self.model, place, functools.partial(run_method, self.model, self._link, name))
+        for name in _replaced_methods(self._link):
+            place = _place_of(self.model, name)
+            if not has_foreign_method(self.model, run_method, name, place):
+                setattr(self.model, place, functools.partial(run_method, self.model, self._link, name))
 
     def restore(self) -> None:
         """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
@@ -372,6 +416,9 @@ def swap(
     precision: str | None = None,
     packed_budget: int | None = None,
     frames: str = "as_is",
+    memory: str = "normal",
+    tiling: str = "as_is",
+    memory_budget: int | None = None,
 ) -> Swap:
     """Put the package's ops into a diffusers VAE, in place.
 
@@ -395,6 +442,13 @@ def swap(
             what `encode` returns carries it. Latents are plain tensors: without `num_frames=`, or
             `handle.num_frames(n)` around the call, they decode to all frames that they hold (CogVideoX:
             4L-3). "as_is": as diffusers does it.
+        tiling: "auto": a call is tiled only if its peak in one piece, which is planned once for each shape
+            (`plan_memory`), does not fit into the memory that is free; in one piece there are no overlapping
+            windows in time either. "as_is": as it is set on the model.
+        memory_budget: How many bytes a call may take in one piece with tiling="auto"; default: the
+            environment, what is free on the device.
+        memory: "low": where no gradient is recorded, residual blocks take the smallest peak that their order
+            of work allows: one activation, its buffer, and a few frames (docs/memory.md).
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
@@ -411,23 +465,33 @@ def swap(
     if precision is not None:
         check_choice("swap", "precision", precision, TIERS)
     if packed_budget is not None:
-        check_packed_budget("swap", packed_budget)
+        check_bytes("swap", "packed_budget", packed_budget)
     check_choice("swap", "frames", frames, FRAMES)
-    link = Link(family.model, backend, precision, packed_budget, frames, own=own)
-    if frames == "any":
-        frame_rule(vae)
-        _check_adaptable(vae, family)
+    check_choice("swap", "memory", memory, MEMORY)
+    check_choice("swap", "tiling", tiling, TILINGS)
+    if memory_budget is not None:
+        check_bytes("swap", "memory_budget", memory_budget)
+    link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
+    link.own = own
+    _check_adaptable(vae, family, link)
     restore(vae)
     return Swap(vae, family, link)
 
 
-def _check_adaptable(vae: nn.Module, family: Family) -> None:
-    """Refuse what would give a wrong number of frames."""
-    for name in METHODS:
-        if has_foreign_method(vae, run_method, name, _place_of(vae, name)):
-            raise InvalidInput(
-                f'swap: frames="any" replaces {name} of the model, which someone else replaced'
-            )
+def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
+    """Refuse what would give a wrong number of frames, or leave the tiling as it is."""
+    for name in _replaced_methods(link):
+        if name not in _LOOPS and has_foreign_method(vae, run_method, name, _place_of(vae, name)):
+            asked = 'frames="any"' if link.frames == "any" else 'tiling="auto"'
+            raise InvalidInput(f"swap: {asked} replaces {name} of the model, which someone else replaced")
+    if link.frames != "any":
+        return
+    try:
+        frame_rule(vae)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f'swap: frames="any" needs to know which frame counts a {family.model} takes: {error}'
+        ) from error
     for name, module in vae.named_modules():
         if type_name(module) in family.adapted and has_foreign_method(module, run):
             raise InvalidInput(
@@ -453,7 +517,7 @@ def _place_of(model: nn.Module, name: str) -> str:
 
 
 _WRAPPED = "_old_forward"
-_REPLACED = tuple(dict.fromkeys(("forward", *METHODS, _WRAPPED)))
+_REPLACED = tuple(dict.fromkeys(("forward", *METHODS, *_LOOPS, _WRAPPED)))
 
 
 def _take_out(module: nn.Module, link: Link) -> None:

@@ -1,6 +1,8 @@
 """Parity: the tolerance rule, streams against the whole, outputs of a benchmark, a report for a machine."""
 
 from .compare import Comparison, compare, compare_exactly
+from .decode import compare_decodes, decode_in_float64
+from .modules import check_module
 from .norms import compare_norm
 from .outputs import ConvOracle, ParityFailure, check_conv, check_pad
 from .report import (
@@ -21,15 +23,18 @@ __all__ = [
     "ParityFailure",
     "ParityResult",
     "check_conv",
+    "check_module",
     "check_pad",
     "compare",
     "compare_conv",
+    "compare_decodes",
     "compare_downsample",
     "compare_exactly",
     "compare_norm",
     "compare_pad",
     "compare_round_trips",
     "compare_upsample",
+    "decode_in_float64",
     "round_trip",
     "run_in_chunks",
     "verify_ops",

@@ -315,15 +315,21 @@ def compare_round_trips(
         yield "encode", compare_exactly(got[0], latents)
         yield "decode", compare_exactly(got[1], frames)
         return
-    # A second draw of the reference's rounding errors: with two clips in the batch the framework takes
-    # other convolution kernels; norms and everything else stay per clip.
-    twice = round_trip(reference, torch.cat([clip, clip]))
+    draws = [(latents, frames)]
+    if type(reference).__name__ not in _ONE_CLIP:
+        # A second draw of the reference's rounding errors: with two clips in the batch the framework takes
+        # other convolution kernels; norms and everything else stay per clip.
+        draws.append(tuple(t[: clip.shape[0]] for t in round_trip(reference, torch.cat([clip, clip]))))
     truth = round_trip(oracle, clip.double().to(next(oracle.parameters()).device))
     factor = error_factor(latents.dtype, winograd=True)
-    for step, result, one, two, exact in zip(
-        ("encode", "decode"), got, (latents, frames), twice, truth, strict=True
+    for step, result, references, exact in zip(
+        ("encode", "decode"), got, zip(*draws, strict=True), truth, strict=True
     ):
-        yield step, compare(result, [one, two[: clip.shape[0]]], exact, *factor)
+        yield step, compare(result, list(references), exact, *factor)
+
+
+_ONE_CLIP = ("AutoencoderKLHunyuanVideo15",)
+"""Models that fail at batches of more than one clip: this one's attention mask has no dimension for heads."""
 
 
 def _short(dtype: torch.dtype) -> str:

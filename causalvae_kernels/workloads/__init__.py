@@ -12,9 +12,12 @@ from .cases import (
 )
 from .convolutions import FULL_SIZE, GATED, WORKLOADS, Workload
 from .inputs import make_video
+from .modules import NORM_WORKLOADS, UPSAMPLE_WORKLOADS, NormWorkload, UpsampleWorkload
 from .norm_cases import NORM_CASES, NormCase, make_norm_call
 from .resampling import (
     DOWNSAMPLE_CASES,
+    FULL_SIZE_DOWNSAMPLE,
+    FULL_SIZE_UPSAMPLE,
     UPSAMPLE_CASES,
     DownsampleCase,
     UpsampleCase,
@@ -27,16 +30,22 @@ __all__ = [
     "CONV_CASES",
     "DOWNSAMPLE_CASES",
     "FULL_SIZE",
+    "FULL_SIZE_DOWNSAMPLE",
+    "FULL_SIZE_UPSAMPLE",
     "GATED",
     "NORM_CASES",
+    "NORM_WORKLOADS",
     "PAD_CASES",
     "UPSAMPLE_CASES",
+    "UPSAMPLE_WORKLOADS",
     "WORKLOADS",
     "ConvCase",
     "NormCase",
+    "NormWorkload",
     "DownsampleCase",
     "PadCase",
     "UpsampleCase",
+    "UpsampleWorkload",
     "Workload",
     "cogvideox_2b_config",
     "in_buffer",

@@ -103,6 +103,52 @@ DOWNSAMPLE_CASES: tuple[DownsampleCase, ...] = (
 )
 
 
+_LAST = "channels_last_3d"
+
+
+def _up(
+    channels: int, out_channels: int, frames: int, height: int, width: int, **others: Any
+) -> UpsampleCase:
+    name = f"{channels}x{out_channels}-{frames}x{height}x{width}"
+    shape = (1, channels, frames, height, width)
+    return UpsampleCase(name, shape, out_channels, layout=_LAST, **{"options": _LATER, **others})
+
+
+def _down(channels: int, frames: int, height: int, width: int, compress_time: bool) -> DownsampleCase:
+    name = f"{channels}-{frames}x{height}x{width}"
+    return DownsampleCase(name, (1, channels, frames, height, width), channels, compress_time, _LAST)
+
+
+# What a GPU is measured by: the resampling convolutions of a chunk in the middle of a stream.
+FULL_SIZE_UPSAMPLE: tuple[UpsampleCase, ...] = (
+    # CogVideoX, 49 frames of 480x720; those of (2, 1, 1) are the convolutions behind doubled frames
+    _up(512, 512, 2, 60, 90, scale=_BOTH),
+    _up(256, 256, 4, 120, 180, scale=_BOTH),
+    _up(256, 256, 8, 240, 360),
+    _up(512, 256, 2, 120, 180, kernel_frames=3, scale=_TIME, state=True),
+    _up(256, 256, 4, 240, 360, kernel_frames=3, scale=_TIME, state=True),
+    # Wan 2.1, 480x832
+    _up(384, 192, 2, 60, 104),
+    _up(384, 192, 4, 120, 208),
+    _up(192, 96, 4, 240, 416),
+    # HunyuanVideo, a tile of 256x256
+    _up(512, 512, 5, 32, 32, kernel_frames=3, scale=_BOTH, options=_EDGE),
+    _up(512, 512, 9, 64, 64, kernel_frames=3, scale=_BOTH, options=_EDGE),
+    _up(256, 256, 17, 128, 128, kernel_frames=3, options=_EDGE),
+)
+
+FULL_SIZE_DOWNSAMPLE: tuple[DownsampleCase, ...] = (
+    # CogVideoX, 49 frames of 480x720
+    _down(128, 8, 480, 720, True),
+    _down(256, 4, 240, 360, True),
+    _down(256, 2, 120, 180, False),
+    # Wan 2.1, 480x832
+    _down(96, 4, 480, 832, False),
+    _down(192, 4, 240, 416, False),
+    _down(384, 2, 120, 208, False),
+)
+
+
 def make_upsample_call(
     case: UpsampleCase, dtype: torch.dtype, seed: int, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/norm_check.h"
 #include "isa.h"
 #include "norm_layout.h"
 #include "parallel.h"
@@ -19,31 +20,6 @@ constexpr const char* kOp = "group_norm";
 // Rows are summed in as many pieces as there may be threads to share them; few enough that adding up the
 // pieces costs little. Their number depends on the sizes alone, and so do the bits.
 constexpr int64_t kMostPieces = 64, kPieceElements = 32 * 1024;
-
-void check(const GroupNorm& norm) {
-  const int64_t* n = norm.x.size;
-  check_in_and_out(kOp, norm.x, norm.out);
-  require(norm.groups >= 1 && n[1] % norm.groups == 0, kOp,
-          "groups is " + std::to_string(norm.groups) + ", expected a divisor of " + std::to_string(n[1]) +
-              " channels");
-  require(norm.eps >= 0, kOp, "eps is " + std::to_string(norm.eps) + ", expected nothing negative");
-  require(!norm.scale == !norm.shift, kOp, "got one of scale and shift, expected both or neither");
-  if (!norm.scale) return;
-  const int64_t* repeat = norm.repeat;
-  require(*std::min_element(repeat, repeat + 3) >= 1, kOp,
-          "repeats are " + sizes_text(repeat, 3) + ", expected at least 1 of each");
-  for (const Tensor5* latent : {norm.scale, norm.shift}) {
-    const int64_t* m = latent->size;
-    const char* name = latent == norm.scale ? "scale" : "shift";
-    check_tensor(kOp, name, *latent);
-    const int64_t lone = norm.lone_first ? 1 : 0;
-    require(m[0] == n[0] && m[1] == n[1] && (m[2] - lone) * repeat[0] == n[2] - lone &&
-                m[3] * repeat[1] == n[3] && m[4] * repeat[2] == n[4],
-            kOp,
-            std::string(name) + " has sizes " + sizes_text(m, 5) + ", expected those of x, " +
-                sizes_text(n, 5) + ", divided by the repeats " + sizes_text(repeat, 3));
-  }
-}
 
 // The sums of every channel of every sample, in pieces: [pieces][B][2][C].
 struct Partial {
@@ -109,7 +85,9 @@ void finish_statistics(const GroupNorm& norm, const Partial& partial, int64_t b,
 
 void group_norm(const GroupNorm& norm, Isa isa, int num_threads) {
   check_threads(kOp, num_threads);
-  check(norm);
+  const int64_t* repeat = norm.repeat;
+  check_group_norm(kOp, norm.x, norm.out, norm.groups, norm.eps,
+                   {norm.scale, norm.shift, norm.lone_first, {repeat[0], repeat[1], repeat[2]}});
   const int64_t batch = norm.x.size[0], channels = norm.x.size[1];
   if (element_count(norm.x) == 0) return;
   if (element_count(norm.x) < kElementsWorthThreads) num_threads = 1;

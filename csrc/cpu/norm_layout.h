@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "../common/check.h"
 #include "../common/tensor.h"
 
 namespace cvk {
@@ -40,13 +39,6 @@ inline Tensor5 merge_pixels(Tensor5 t) {
   Tensor5 same = t;
   merge_pixels(t, same);
   return t;
-}
-
-inline void check_in_and_out(const char* op, const Tensor5& x, const Tensor5& out) {
-  const int64_t* n = x.size;
-  check_tensor(op, "x", x);
-  check_tensor(op, "out", out);
-  check_sizes(op, "out", out, {n[0], n[1], n[2], n[3], n[4]});
 }
 
 }  // namespace cvk

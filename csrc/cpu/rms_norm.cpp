@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../common/check.h"
+#include "../common/norm_check.h"
 #include "isa.h"
 #include "norm_layout.h"
 #include "parallel.h"

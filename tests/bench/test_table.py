@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from causalvae_kernels.bench.record import make_record
+from causalvae_kernels.bench.record import make_record, module_row
+from causalvae_kernels.bench.shares import GROUPS
 
 from .test_record import LIMITS, conv, pad_row, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
-MARKS = ("bench", "bench-conv", "bench-pad")
+MARKS = ("bench", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,59 @@ def test_a_pad_record_gives_bytes_and_times(table, root):
     text = (root / "README.md").read_text()
     assert "| 2-4x5x6 | float32 | 6.00 ms, 0.0 MB | 2.00 ms, 0.0 MB | 3.0× fewer | 3.0× faster |" in text
     assert not list(root.rglob(".partial-*"))
+
+
+def vae(**further):
+    """A record of the whole model as pytest-benchmark writes it."""
+    e = {"reference_p50_ms": 40.0, "swapped_p50_ms": 10.0, "speedup_p50": 4.0}
+    e |= {"reference_peak_mib": 8.0, "swapped_peak_mib": 3.6}
+    entries = [
+        {"name": "test_vae[float32-2b-9x32x48-encode]", "extra_info": dict(e)},
+        {"name": "test_vae[bfloat16-2b-9x32x48-decode]", "extra_info": {**e, **further}},
+    ]
+    machine = {"processor": "P", "torch_isa": "AVX512", "threads": 2, "versions": {"torch": "2"}}
+    return {"machine_info": machine, "benchmarks": entries}
+
+
+def test_an_old_record_of_the_model_has_no_further_columns(table, root):
+    save(root, "cpu.json", vae())
+    table.main(root)
+    text = (root / "README.md").read_text()
+    assert "| 2b, 9×32×48 | encode | float32 | 40.0 ms | 10.0 ms | 4.00× | 8 → 4 MiB |\n" in text
+    assert "![" not in text and not (root / "docs" / "cpu-vae.png").exists()
+
+
+def test_a_record_of_the_model_with_bytes_errors_and_shares(table, root):
+    pytest.importorskip("matplotlib")
+    groups = {
+        f"{side}_ms_by_group": dict.fromkeys(GROUPS, ms) for side, ms in (("reference", 4), ("swapped", 1))
+    }
+    moved = {f"{side}_bytes_besides_convolutions": n for side, n in (("reference", 100), ("swapped", 24))}
+    save(root, "cpu.json", vae(**groups, **moved, relative_error={"reference": 2e-7, "swapped": 5e-7}))
+    table.main(root)
+    text = (root / "README.md").read_text()
+    assert "| 4.00× | 8 → 4 MiB | 0.24× | 2.0e-07 → 5.0e-07 |\n" in text
+    assert "| 4.00× | 8 → 4 MiB |  |  |\n" in text  # the entry that lacks them
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "docs/cpu-vae.png" in text
+    assert (root / "docs" / "cpu-vae.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(root.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize("name", ["norms", "upsample"])
+def test_a_record_of_norms_or_upsamplers(table, root, name):
+    times = timings(diffusers=[6.0], diffusers_channels_last_3d=[8.0], ours=[3.0])
+    errors, moved = (
+        dict.fromkeys(times, 1e-7),
+        {"diffusers": 30, "diffusers channels_last_3d": 30, "ours": 10},
+    )
+    row = module_row("o", "w", torch.float32, times, errors, moved, threads=2, backend="cpu", limits=LIMITS)
+    save(root, f"cpu-{name}.json", make_record([row], {2: LIMITS}))
+    table.main(root)
+    text = (root / "README.md").read_text()
+    assert "| op | workload | dtype | diffusers, ms | diffusers channels_last_3d, ms | ours, ms |" in text
+    assert "| `o` | w | float32 | 6.00 ± 0 % | 8.00 ± 0 % | 3.00 ± 0 % | 2.00× | 3.0× fewer |" in text
 
 
 def test_a_readme_without_marks_is_refused_and_left_alone(table, root):

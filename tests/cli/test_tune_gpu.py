@@ -8,11 +8,31 @@ import pytest
 import torch
 
 from causalvae_kernels import FrameBuffer, causal_conv3d, explain
-from causalvae_kernels.bench import race, tunable, tune_gpu_conv, tune_gpu_pad, tune_norms
+from causalvae_kernels.bench import (
+    race,
+    tunable,
+    tune_gpu_conv,
+    tune_gpu_pad,
+    tune_gpu_resampling,
+    tune_norms,
+)
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
+from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, configurations
 from causalvae_kernels.ops.causal_pad3d import size_class
-from causalvae_kernels.workloads import FULL_SIZE, NormCase, Workload, make_norm_call
+from causalvae_kernels.workloads import (
+    FULL_SIZE,
+    FULL_SIZE_DOWNSAMPLE,
+    FULL_SIZE_UPSAMPLE,
+    DownsampleCase,
+    NormCase,
+    UpsampleCase,
+    Workload,
+    make_downsample_call,
+    make_norm_call,
+    make_upsample_call,
+)
+from tests.ops.cuda_norms_stand_in import stand_in
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
 MODULE = "causalvae_kernels.cli.tune_races"
@@ -187,6 +207,71 @@ def test_norms_are_measured_by_size_and_auto_goes_by_it(on_the_cpu, run, folder,
     for answer, variant in ((explain(op, **call), ""), (into, " into a buffer")):
         measured = found[f"32-bit contiguous{variant}, 65536 elements"]
         assert answer.chosen == ("cpu" if measured.faster else "aten") and measured.figures in str(answer)
+
+
+@needs_native
+@pytest.mark.parametrize("op", ["group_norm_silu", "spatial_norm_silu", "rms_norm_silu"])
+def test_the_cuda_norms_are_raced(on_the_cpu, run, folder, op):
+    """The threads of their kernels on the host: they agree with `aten`, and are recorded by their name."""
+    module = stand_in(on_the_cpu)
+    on_the_cpu.setattr(tune_norms, "_BACKENDS", ("cuda",))
+    result = tune(run, op=op)
+    assert result.code == 0, result.stderr
+    found = read_record(folder / "sm90.json").measurements
+    assert len(found) == 8 and {m.backend for m in found} == {"cuda"} and module.done
+
+
+RESAMPLING = {
+    "upsample_conv": (
+        "FULL_SIZE_UPSAMPLE",
+        UpsampleCase("up", (1, 16, 2, 32, 33), 8, scale=(2, 2, 2)),
+        "1x3x3 16->8, 2+ frames of 1024 pixels, upsampled 2x2x2 channels_last_3d",
+    ),
+    "downsample_conv": (
+        "FULL_SIZE_DOWNSAMPLE",
+        DownsampleCase("down", (1, 16, 2, 64, 66), 8, True),
+        "1x3x3 stride 1x2x2 16->8, 1 frame of 1024 pixels, averaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("op", RESAMPLING)
+def test_resampling_convolutions_are_measured_by_class(on_the_cpu, run, folder, op):
+    """The reference, slowed down, races in place of Triton's tiles; a wrong tile is named."""
+    cases, case, words = RESAMPLING[op]
+
+    def ways(name, call):
+        def compute(factor, repeats):
+            for _ in range(repeats):
+                y = tune_gpu_resampling._OPS[name](**call, backend="reference")
+            return factor * y
+
+        plans = ((64, 1, 9), (128, 1, 1), (7, 1.1, 1))
+        return [race.Way("triton", functools.partial(compute, f, n), {"block_m": m}) for m, f, n in plans]
+
+    on_the_cpu.setattr(tune_gpu_resampling, cases, (case,))
+    on_the_cpu.setattr(tune_gpu_resampling, "ways", ways)
+    result = tune(run, op=op)
+    assert result.code == 1 and "block_m=7 differs from aten" in result.stderr
+    (found,) = read_record(folder / "sm90.json").measurements
+    assert (found.shape_class, found.plan) == (f"float32 {words}", {"block_m": 128})
+
+
+def test_every_full_size_resampling_convolution_has_a_class_of_its_own():
+    for jobs, cases in (
+        (tune_gpu_resampling.upsample_jobs, FULL_SIZE_UPSAMPLE),
+        (tune_gpu_resampling.downsample_jobs, FULL_SIZE_DOWNSAMPLE),
+    ):
+        assert len({job.shape_class for job in jobs([torch.bfloat16])}) == len(cases)
+
+
+@pytest.mark.parametrize("op", RESAMPLING)
+def test_the_ways_of_a_resampling_convolution_are_tiles_and_cuda(monkeypatch, op):
+    monkeypatch.setattr(tune_gpu_resampling, "usable", lambda backends, *_, **__: backends)
+    make = make_upsample_call if op == "upsample_conv" else make_downsample_call
+    found = tune_gpu_resampling.ways(op, make(RESAMPLING[op][1], torch.bfloat16, 0))
+    tiles = [Tile(**way.plan) for way in found if way.backend == "triton"]
+    assert tiles == list(configurations(90, torch.bfloat16)) and found[-1].backend == "cuda"
 
 
 def test_one_file_holds_one_op(on_the_cpu, refuse, folder):

@@ -1,7 +1,6 @@
 """`verify --family`: the page, its JSON and exit code, and what is refused."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -137,19 +136,18 @@ def test_every_family_has_a_word_and_a_small_configuration():
 
 
 def test_memory_decides_what_the_oracle_computes_in(monkeypatch):
-    module = sys.modules["causalvae_kernels.demo.family_check"]
     vae = build("AutoencoderKLCogVideoX", None, torch.bfloat16)
     clip = family_check.clip_for(1, (32, 32), vae)
-    seen = []
-    for gib in (None, 64, 0.035, 0.001):
-        monkeypatch.setattr(module, "available", lambda gib=gib: None if gib is None else int(gib * 2**30))
-        seen.append(family_check._oracle_dtype(vae, clip))
-    monkeypatch.setattr(module, "peak_allocated", lambda *_: 0)
+
+    def oracle(room):
+        monkeypatch.setattr(family_check.machine_memory, "free", lambda: room)
+        return family_check._oracle_dtype(vae, clip)
+
+    assert oracle(2**36) == (torch.float64, "") and oracle(2**20)[0] is None
+    monkeypatch.setattr(family_check, "peak_allocated", lambda *_: 0)
     weights = sum(p.numel() for p in vae.parameters())
     for room, expected in ((9 * weights, torch.float64), (5 * weights, torch.float32), (3 * weights, None)):
-        monkeypatch.setattr(module, "available", lambda room=room: room)
-        dtype, note = family_check._oracle_dtype(vae, clip)
+        dtype, note = oracle(room)
         assert dtype == expected and bool(note) == (expected != torch.float64)
-    monkeypatch.setattr(module, "available", lambda: 5 * weights)
-    assert family_check._oracle_dtype(vae.float(), clip.float())[0] is None
-    assert seen[0][0] == seen[1][0] == torch.float64 and seen[3][0] is None
+    vae, clip = vae.float(), clip.float()
+    assert oracle(5 * weights)[0] is None

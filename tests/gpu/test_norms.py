@@ -1,14 +1,18 @@
-"""The norm ops on a GPU: parity of every backend, graphs, and the same bits every time."""
+"""The norm ops on a GPU: parity of every backend, graphs, streams, and the same bits every time."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 import torch
 
-from causalvae_kernels import explain
+from causalvae_kernels import FrameBuffer, explain
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
 from causalvae_kernels.workloads import NORM_CASES, NormCase, in_buffer, make_norm_call
+
+from .conftest import skip_unless_it_can
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no NVIDIA GPU", allow_module_level=True)
@@ -24,6 +28,11 @@ WIDE = (
     NormCase("1024", (1, 1024, 1, 44, 80), 32, (1, 44, 80), LAST),
     NormCase("1280, more than a block", (1, 1280, 1, 9, 11), 32, None, LAST),
     NormCase("few groups of many pieces", (1, 64, 5, 256, 256), 1, (3, 64, 64), LAST),
+    NormCase("384, contiguous", (1, 384, 2, 30, 52), 32, (1, 30, 52)),
+    NormCase("1024, contiguous", (1, 1024, 1, 22, 40), 32, (1, 22, 40)),
+    NormCase("1030, contiguous, more than registers hold", (1, 1030, 1, 9, 13), 5),
+    NormCase("2100, several tiles of channels", (1, 2100, 1, 9, 11), 6, None, LAST),
+    NormCase("odd channels", (2, 67, 3, 30, 45), 67, (2, 30, 45), LAST),
 )
 
 
@@ -33,42 +42,119 @@ def op(request):
     return request.param
 
 
-@pytest.fixture(params=["aten", "triton"])
-def backend(request):
-    """Every backend of the norms that runs on a GPU."""
-    return request.param
-
-
-def skip_unless_it_can(op, call, backend):
-    answer = explain(op, **call, backend=backend)
-    if answer.chosen != backend:
-        pytest.skip(dict(answer.rows)[backend])
+OURS = ("triton", "cuda")
+ours = pytest.mark.parametrize("backend", OURS)
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
 @pytest.mark.parametrize("case", (*NORM_CASES, *WIDE), ids=lambda c: c.name)
-def test_parity(case, op, dtype, in_place, backend, seed):
+def test_parity(case, op, dtype, in_place, gpu_backend, seed):
     call = make_norm_call(op, case, dtype, seed, "cuda")
-    skip_unless_it_can(op, call, backend)
-    comparison = compare_norm(op, call, backend, in_place=in_place)
+    skip_unless_it_can(op, gpu_backend, **call)
+    comparison = compare_norm(op, call, gpu_backend, in_place=in_place)
     assert comparison.passed, comparison
 
 
-def test_triton_runs(op):
+@ours
+def test_it_runs(op, backend):
     """The skips above would hide a backend that runs nothing."""
     call = make_norm_call(op, WIDE[0], torch.bfloat16, 0, "cuda")
-    assert explain(op, **call, backend="triton").chosen == "triton"
+    assert explain(op, **call, backend=backend).chosen == backend
 
 
+@ours
 @pytest.mark.parametrize("case", [WIDE[2], WIDE[3]], ids=lambda c: c.name)
-def test_the_same_bits_every_time(case, op, seed):
+def test_the_same_bits_every_time(case, op, backend, seed):
     call = make_norm_call(op, case, torch.bfloat16, seed, "cuda")
-    first = NORMS[op][0](**call, backend="triton")
-    assert all(torch.equal(NORMS[op][0](**call, backend="triton"), first) for _ in range(5))
+    skip_unless_it_can(op, backend, **call)
+    first = NORMS[op][0](**call, backend=backend)
+    assert all(torch.equal(NORMS[op][0](**call, backend=backend), first) for _ in range(5))
 
 
-def test_a_captured_graph_gives_the_same_bits(op, backend, seed):
+@pytest.mark.parametrize("layout", [LAST, "contiguous"])
+def test_the_cuda_bits_do_not_depend_on_where_tensors_lie(layout, op, dtype, seed):
+    call = make_norm_call(op, NormCase("", (2, 128, 3, 24, 32), 32, (2, 12, 8), layout), dtype, seed, "cuda")
+    skip_unless_it_can(op, "cuda", **call)
+    expected = NORMS[op][0](**call, backend="cuda")
+    x = call.pop("x")
+    for halo in ((0, 0, 0, 0), (1, 1, 3, 2)):
+        buffer = in_buffer(x, 2, halo)
+        NORMS[op][1](buffer, buffer.body, **call, backend="cuda")
+        assert torch.equal(buffer.body, expected)
+    memory = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")[1:]
+    x = memory.as_strided(x.shape, x.stride()).copy_(x)
+    assert torch.equal(NORMS[op][0](x, **call, backend="cuda"), expected)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+@pytest.mark.parametrize("layout", [LAST, "contiguous"])
+def test_cuda_loses_no_digit_far_from_zero(mean, layout, seed):
+    case = NormCase("", (1, 128, 4, 60, 90), 32, layout=layout, mean=mean, deviation=0.1, silu=False)
+    call = make_norm_call("group_norm_silu", case, torch.float32, seed, "cuda")
+    skip_unless_it_can("group_norm_silu", "cuda", **call)
+    got = NORMS["group_norm_silu"][0](**call, backend="cuda").double()
+    doubled = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    oracle = NORMS["group_norm_silu"][0](**doubled, backend="reference")
+    assert (got - oracle).norm() / oracle.norm() < 1.5e-7
+
+
+@ours
+def test_two_threads_on_two_streams(op, backend, seed):
+    calls = [make_norm_call(op, WIDE[1], torch.bfloat16, seed + i, "cuda") for i in range(2)]
+    skip_unless_it_can(op, backend, **calls[0])
+    expected = [NORMS[op][0](**call, backend=backend) for call in calls]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
+            for _ in range(10):
+                got = NORMS[op][0](**calls[index], backend=backend)
+                torch.cuda.current_stream().synchronize()
+                if not torch.equal(got, expected[index]):
+                    wrong.append(index)
+
+    torch.cuda.synchronize()
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.slow
+@ours
+def test_more_than_two_to_the_31_elements(op, backend, seed):
+    """The last frames of a tensor whose offsets do not fit into 32 bits, written in place."""
+    shape = (1, 64, 36, 1024, 1024)
+    elements = 64 * 36 * 2**20
+    assert elements > 2**31
+    free, _ = torch.cuda.mem_get_info()
+    if free < 4 * elements:
+        pytest.skip(f"{free / 2**30:.0f} GiB are free, the test takes {4 * elements / 2**30:.0f}")
+    call = make_norm_call(op, NormCase("", (1, 64, 2, 64, 64), 32), torch.bfloat16, seed, "cuda")
+    frame = call.pop("x")[:, :, :1].repeat(1, 1, 1, 16, 16)
+    last = {"memory_format": torch.channels_last_3d}
+    buffer = FrameBuffer.empty(shape, head_room=0, dtype=torch.bfloat16, device="cuda", **last)
+    buffer.body.copy_(frame.expand(shape))
+    for name in {"scale", "shift"} & set(call):
+        call[name] = call[name][:, :, :1].expand(-1, -1, 36, -1, -1)
+    skip_unless_it_can(f"{op}_", backend, buffer, buffer.body, **call)
+    with torch.no_grad():
+        NORMS[op][1](buffer, buffer.body, **call, backend=backend)
+        for name in {"scale", "shift"} & set(call):
+            call[name] = call[name][:, :, :2]
+        expected = NORMS[op][0](frame.expand(-1, -1, 2, -1, -1), **call, backend=backend)
+    # Every frame is the first one, so that two of them have the statistics of all.
+    assert torch.allclose(buffer.body[:, :, -2:].float(), expected.float(), rtol=2e-2, atol=2e-2)
+    assert torch.equal(buffer.body[:, :, -1], buffer.body[:, :, 0])
+
+
+def test_a_captured_graph_gives_the_same_bits(op, gpu_backend, seed):
+    backend = gpu_backend
     call = make_norm_call(op, WIDE[1], torch.bfloat16, seed, "cuda")
+    skip_unless_it_can(op, backend, **call)
     buffer = in_buffer(torch.zeros_like(call["x"]), 2)
 
     def run() -> torch.Tensor:

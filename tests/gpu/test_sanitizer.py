@@ -18,6 +18,9 @@ SANITIZER = shutil.which("compute-sanitizer")
 CALLS = """
 import sys, torch
 from causalvae_kernels import causal_conv3d, causal_pad3d, causal_pad3d_, explain
+from causalvae_kernels import downsample_conv, upsample_conv
+from causalvae_kernels.workloads import DOWNSAMPLE_CASES, UPSAMPLE_CASES, DownsampleCase, UpsampleCase
+from causalvae_kernels.workloads import make_downsample_call, make_upsample_call
 from causalvae_kernels.workloads import CONV_CASES, PAD_CASES, ConvCase, in_buffer
 from causalvae_kernels.workloads import NORM_CASES, make_conv_call, make_norm_call, make_pad_call
 from causalvae_kernels.parity.norms import NORMS
@@ -34,12 +37,22 @@ for case in PAD_CASES:
     causal_pad3d(**call, backend=backend)
     buffer = in_buffer(call.pop("x"), call.pop("causal_padding"), call.pop("spatial_padding"))
     causal_pad3d_(buffer, **call, backend=backend)
-for op, (fresh, into) in NORMS.items() if backend == "triton" else ():
+for op, (fresh, into) in NORMS.items():
     for case in NORM_CASES:
         call = make_norm_call(op, case, torch.bfloat16, 0, "cuda")
         if explain(op, **call, backend=backend).chosen == backend:
             fresh(**call, backend=backend)
             into(in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0)), **call, backend=backend)
+kinds = ((1, (1, 2, 2)), (3, (2, 2, 2)), (3, (2, 1, 1)))
+up = [UpsampleCase("up", (1, 64, 2, 7, 9), 96, frames, scale) for frames, scale in kinds]
+for case in (*UPSAMPLE_CASES[:2], *up):
+    call = make_upsample_call(case, torch.bfloat16, 0, "cuda")
+    if explain("upsample_conv", **call, backend=backend).chosen == backend:
+        upsample_conv(**call, backend=backend)
+for case in (DOWNSAMPLE_CASES[5], DownsampleCase("down", (1, 64, 3, 9, 13), 96, True)):
+    call = make_downsample_call(case, torch.bfloat16, 0, "cuda")
+    if explain("downsample_conv", **call, backend=backend).chosen == backend:
+        downsample_conv(**call, backend=backend)
 torch.cuda.synchronize()
 assert ran, "no convolution ran"
 """

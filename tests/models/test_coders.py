@@ -9,7 +9,7 @@ import torch
 
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
-from causalvae_kernels.models import cogvideox_coders
+from causalvae_kernels.models import coders
 from causalvae_kernels.temporal import BufferPool
 from tests.models.helpers import assert_parity, clip_of
 from tests.models.test_swap_cogvideox import _Counted
@@ -107,7 +107,7 @@ def test_gradients_with_and_without_the_pool(build, monkeypatch):
             taken.append(keywords)
             return super().take(*arguments, **keywords)
 
-    monkeypatch.setattr(cogvideox_coders, "BufferPool", Watched)
+    monkeypatch.setattr(coders, "BufferPool", Watched)
     latents, grads = torch.randn(1, 16, 3, 4, 6), []
     for swapped in (False, True):
         vae = build().requires_grad_(True)

@@ -30,6 +30,8 @@ NO_SLICES = ("Magvit(EasyAnimate)",)
 NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
 # Norms over one channel of 2x2 pixels spread bfloat16's rounding errors over a third of KVAE's frames.
 TIMES = {"KVAEVideo": 2}
+# Models of which diffusers runs one clip at a time only (its attention mask has no dimension for heads).
+ONE_CLIP = ("HunyuanVideo15",)
 pytestmark = pytest.mark.parametrize("name", HERE)
 
 
@@ -58,6 +60,11 @@ def valid(name: str, frames: int) -> int:
     return frames if rule.comes_back(frames) else rule.nearest_valid(frames)[1]
 
 
+def batch_of(name: str) -> int:
+    """Return the size of a batch, more than one where the model takes it."""
+    return 1 if name in ONE_CLIP else 2
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("frames", [1, 5, 17])
@@ -65,7 +72,7 @@ def test_parity(name, frames, dtype, backend):
     tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
     handle = swap(other, backend=backend)
     assert replaced_names(handle), "nothing was replaced"
-    clip = clip_of(tiny, valid(name, frames), batch=2, times=TIMES.get(name, 1), dtype=dtype)
+    clip = clip_of(tiny, valid(name, frames), batch_of(name), TIMES.get(name, 1), dtype)
     assert_parity(vae, other, clip)
 
 
@@ -80,8 +87,8 @@ def test_the_tier_exact_gives_the_bits_of_the_model(name, frames):
 
 def test_restore_leaves_nothing_behind(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    expected = round_trip(vae, clip)  # Wan's class sets attributes when it runs
     before = [set(vars(module)) for module in vae.modules()]
-    expected = round_trip(vae, clip)
     handle = swap(vae)
     round_trip(vae, clip)
     handle.restore()
@@ -102,6 +109,10 @@ def tile(vae: torch.nn.Module, size: int) -> None:
     known = inspect.signature(vae.enable_tiling).parameters
     sizes = {"min": 2 * size, "stride": size}
     asked = {f"tile_sample_{k}_{axis}": v for k, v in sizes.items() for axis in ("height", "width")}
+    if "tile_latent_min_height" in known:
+        latents = 2 * size // vae.spatial_compression_ratio
+        asked |= {"tile_latent_min_height": latents, "tile_latent_min_width": latents}
+        asked["tile_overlap_factor"] = 0.5
     vae.enable_tiling(**{key: value for key, value in asked.items() if key in known})
 
 
@@ -110,6 +121,8 @@ def test_tiling(name, backend):
     tiny, vae, other = HERE[name], build(name), build(name)
     if "tile_sample_min_height" not in inspect.signature(vae.enable_tiling).parameters:
         pytest.skip("its tiles have a size of their own")
+    if name == "HunyuanImageRefiner":
+        pytest.skip("its tiled_encode steps by latents where pixels are meant, and fails at an odd rest")
     tile(vae, tiny.size)
     swap(other, backend=backend)
     tile(other, tiny.size)
@@ -250,7 +263,7 @@ def test_two_calls_are_strangers(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
     with swap(vae):
         expected = round_trip(vae, clip)
-        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch=2))
+        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch_of(name)))
         with pytest.raises(Exception, match=r".+"):
             vae.decode(expected[0][:, :1])
         got = round_trip(vae, clip)

@@ -29,7 +29,7 @@ def test_packed_weights_of_a_swap(build):
     with swap(vae, backend="cpu", packed_budget=packed // 2):
         vae.encode(clip)
         assert 0 < packed_size() <= packed // 2
-    with pytest.raises(InvalidInput, match="swap: got a packed budget of -1"):
+    with pytest.raises(InvalidInput, match="swap: packed_budget is -1"):
         swap(vae, packed_budget=-1)
     swap(vae, backend="cpu")
     vae.encode(clip)

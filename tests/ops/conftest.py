@@ -1,10 +1,13 @@
-"""What the tests of the ops share: an interpreter of Triton that does not look for overflows."""
+"""What the tests of the ops share: a CUDA module without a GPU, a Triton interpreter that is quick."""
 
 from __future__ import annotations
 
 import pytest
 
+from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
+
+from .cuda_stand_in import OnTheHost
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,3 +17,14 @@ def _quick_interpreter() -> None:
         from triton.runtime import interpreter
 
         interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+
+
+@pytest.fixture(params=["90a", "80"])
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OnTheHost:
+    """The stand-in for the CUDA module, for either kind of GPU."""
+    stand_in = OnTheHost()
+    monkeypatch.setattr(native, "cuda_module", lambda: stand_in)
+    monkeypatch.setattr(native, "why_no_cuda", lambda device: None)
+    monkeypatch.setattr(native, "cuda_arch", lambda device: request.param)
+    monkeypatch.setattr(native, "current_stream", lambda device: (0, 7))
+    return stand_in

@@ -1,13 +1,11 @@
 """What the backend `cuda` asks of its module: every call, carried out on the host, against the fp64 oracle.
 
-The stand-in for the module pads with the threads of the CUDA kernel, one after another, checks the arguments
-of a convolution as the module does, and computes it by its definition in float64. So folds, halos, states,
-layouts and copies are tested where there is no GPU; the numbers of the tensor cores are not.
+The stand-in for the module is that of `cuda_stand_in.py`. So folds, halos, states, layouts and copies are
+tested where there is no GPU; the numbers of the tensor cores are not.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
 
 import pytest
@@ -37,69 +35,10 @@ from causalvae_kernels.workloads import (
     with_layout,
 )
 
+from .cuda_stand_in import HALVES
+
 if native.why_no_cpu() is not None:
     pytest.skip(f"the stand-in needs the CPU module: {native.why_no_cpu()}", allow_module_level=True)
-
-ITEMS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def tensor_at(description, dtype):
-    """The memory that (address, sizes, strides) describes, as a tensor."""
-    address, sizes, strides = description
-    span = 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
-    memory = (ctypes.c_char * (span * dtype.itemsize)).from_address(address)
-    return torch.frombuffer(memory, dtype=dtype).as_strided(sizes, strides)
-
-
-class OnTheHost:
-    """The CUDA module without a GPU; it counts the convolutions and the bytes that paddings write."""
-
-    index = native.cpu_module().index
-
-    def __init__(self):
-        self.convolutions, self.written = [], 0
-
-    def causal_pad3d(self, out, x, state, padding, sides, temporal_mode, spatial_mode, itemsize, *target):
-        assert target == (0, 7)
-        *_, width, _, written = self.index.rehearse_pad(
-            out, x, state, padding, sides, temporal_mode, spatial_mode, itemsize
-        )
-        self.written += width * written
-
-    def causal_pad3d_(self, storage, *others):
-        self.causal_pad3d(storage, None, *others)
-
-    def causal_conv3d(
-        self, out, x, weight, bias, residual, stride, dilation, before, after, dtype, device, stream
-    ):
-        assert (device, stream) == (0, 7)
-        self.index.check_conv(out, x, weight, bias, residual, stride, dilation, before, after, dtype)
-        kind = HALVES[dtype]
-        self.convolutions.append({"taps": weight[1][2:], "frames": x[1][2], "before": before})
-        sides = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
-        y = F.conv3d(
-            F.pad(tensor_at(x, kind).double(), sides),
-            tensor_at(weight, kind).double(),
-            None if bias is None else tensor_at((bias, (out[1][1],), (1,)), kind).double(),
-            stride,
-            0,
-            dilation,
-        )
-        if residual is not None:
-            y += tensor_at(residual, kind).double()
-        tensor_at(out, kind).copy_(y)
-
-
-@pytest.fixture(params=["90a", "80"])
-def module(request, monkeypatch):
-    """The stand-in for either kind of GPU."""
-    stand_in = OnTheHost()
-    monkeypatch.setattr(native, "cuda_module", lambda: stand_in)
-    monkeypatch.setattr(native, "why_no_cuda", lambda device: None)
-    monkeypatch.setattr(native, "cuda_arch", lambda device: request.param)
-    monkeypatch.setattr(native, "current_stream", lambda device: (0, 7))
-    return stand_in
 
 
 def widened(case):

@@ -365,8 +365,27 @@ def test_into_memory_that_is_there(layout, shift, seed):
     assert causal_conv3d_(out, **call, backend="triton") is None
     assert torch.equal(out, expected)
     assert memory.isnan().sum() == shift + 1
-    with pytest.raises(BackendUnavailable, match="'triton' cannot run .* the kernel writes dense tensors"):
-        causal_conv3d_(out.transpose(3, 4).contiguous().transpose(3, 4), **call, backend="triton")
+
+
+@needs_triton
+@pytest.mark.parametrize("channels", [16, 13])
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format], ids=str)
+def test_into_a_window(layout, channels, seed):
+    """A halo, a frame in front, every second column, a batch: what is around the window stays as it is."""
+    case = ConvCase("window", (2, 16, 2, 5, 6), channels, (1, 3, 3), layout=LAST, residual=True)
+    call = make_conv_call(case, torch.bfloat16, seed)
+    call = {k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in call.items()}
+    expected = causal_conv3d(**call, backend="triton")
+    storage = torch.full((2, channels, 3, 7, 14), float("nan"), dtype=torch.bfloat16, device=DEVICE)
+    storage = storage.contiguous(memory_format=layout)
+    for out in (storage[:, :, 1:, 1:-1, 1:7], storage[:, :, 1:, 1:6, 1:13:2], storage[:, :, ::2, 2:, 8:]):
+        storage.fill_(float("nan"))
+        causal_conv3d_(out, **call, backend="triton")
+        assert torch.equal(out, expected)
+        assert storage.isnan().sum() == storage.numel() - out.numel()
+    turned = torch.empty(2, channels, 2, 6, 5, dtype=torch.bfloat16, device=DEVICE).transpose(3, 4)
+    causal_conv3d_(turned, **call, backend="triton")
+    assert torch.equal(turned, expected)
 
 
 @needs_triton

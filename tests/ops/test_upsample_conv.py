@@ -24,7 +24,7 @@ from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from tests.conftest import BACKENDS
 
-pytestmark = pytest.mark.skipif(interpreting(), reason="the op has no backend in Triton")
+pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
 
 UPSAMPLE = torch.ops.causalvae_kernels.upsample_conv.default
 BOTH, TIME, SPACE = (2, 2, 2), (2, 1, 1), (1, 2, 2)

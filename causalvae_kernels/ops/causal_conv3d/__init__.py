@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
+from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype, resolve_precision
@@ -116,7 +117,8 @@ def causal_conv3d_(
 
     Args:
         out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
-            a body. It shares no memory with what is read.
+            a body. It shares no memory with what is read, but that `residual` may be `out` itself on
+            `reference`, `aten` and `cpu`.
         x: As in `causal_conv3d`, and so are all others.
         weight: See there.
         bias: See there.
@@ -168,6 +170,20 @@ def reads_two_sources(
         return False  # a copy is made anyway
     arguments = _arguments(x, weight, bias, **options)
     return _reads_apart(_CONV, arguments, packed_or_aten(weight, backend), precision)
+
+
+def adds_in_place(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    **options: Any,
+) -> bool:
+    """Tell whether in this call the `residual` of `causal_conv3d_` may be `out` itself."""
+    arguments = _arguments(x, weight, bias, **options)
+    return _CONV.choose(arguments, packed_or_aten(weight, backend), precision).adds_in_place
 
 
 def _reads_apart(op: Op, arguments: tuple[Any, ...], backend: str | None, precision: str | None) -> bool:
@@ -225,7 +241,7 @@ def _check_head_room(
 
 def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
     """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
-    if any(buffer.halo) or type(buffer.storage) is not Tensor or torch.compiler.is_compiling():
+    if any(buffer.halo) or not is_plain_tensor(buffer.storage) or torch.compiler.is_compiling():
         return False
     if autocast_dtype(buffer.storage) is not None:
         return False

@@ -205,5 +205,5 @@ def _is_image_into(out: Tensor, *arguments: Any) -> bool:
     return _is_image(*arguments)
 
 
-CONV = Backend("aten", _convolve, two_sources=_is_image)
+CONV = Backend("aten", _convolve, two_sources=_is_image, adds_in_place=True)
 CONV_ = Backend("aten", _convolve_into, two_sources=_is_image_into)

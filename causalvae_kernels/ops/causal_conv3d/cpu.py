@@ -17,7 +17,9 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend, always
 from ...core.packed import find_packed
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from .spec import output_size, paddings, takes_winograd
+from .traffic import moves
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -80,7 +82,7 @@ def _convolve_into(
         native.describe(out),
         native.describe(x),
         native.describe(weight),
-        None if bias is None else bias.data_ptr(),
+        None if bias is None else native.address(bias),
         None if initial_state is None else native.describe(initial_state),
         None if residual is None else native.describe(residual),
         tuple(stride),
@@ -91,7 +93,7 @@ def _convolve_into(
         DTYPES[x.dtype],
         isa,
         threads,
-        None if packed is None else packed.data_ptr(),
+        None if packed is None else native.address(packed),
     )
 
 
@@ -107,7 +109,7 @@ def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | Non
     def pack() -> Tensor:
         packed = memory.empty((size // 4,))
         native.cpu_module().winograd_pack(
-            packed.data_ptr(), native.describe(weight), DTYPES[weight.dtype], isa, threads
+            native.address(packed), native.describe(weight), DTYPES[weight.dtype], isa, threads
         )
         return packed
 
@@ -124,5 +126,5 @@ def _why_not_into(out: Tensor, *arguments: object) -> str | None:
     return why_not(*arguments)
 
 
-CONV = Backend("cpu", _convolve, why_not, two_sources=always)
-CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=always)
+CONV = Backend("cpu", _convolve, why_not, two_sources=always, adds_in_place=True, moves=moves)
+CONV_ = Backend("cpu", _convolve_into, _why_not_into, two_sources=always, moves=into(moves))

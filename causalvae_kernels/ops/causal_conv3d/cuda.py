@@ -17,9 +17,11 @@ from torch import Tensor
 from ...core import native
 from ...core.op import Backend
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from ..causal_pad3d.cuda import padded_copy
 from ..causal_pad3d.cuda import why_not as why_not_padded
 from .spec import Paddings, output_size, paddings
+from .traffic import moves_padded
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # As csrc/common/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
@@ -41,14 +43,6 @@ def _why_not(
     spatial_mode: str,
     precision: str,
 ) -> str | None:
-    if x.dtype not in _DTYPES:
-        return f"the kernel knows bfloat16 and float16, not {x.dtype}"
-    reason = why_not_exact(precision, "convolution")
-    if reason is not None:
-        return reason
-    for name, channels in (("input", weight.shape[1]), ("output", weight.shape[0])):
-        if channels % _CHANNELS:
-            return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"
     kernel_size = tuple(weight.shape[2:])
     reach = max(d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
     if reach > _REACH:
@@ -57,10 +51,7 @@ def _why_not(
             f"{tuple(dilation)} over {reach}"
         )
     size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
-    pixels = x.shape[0] * size[0] * size[1] * size[2]
-    if pixels > _MOST_PIXELS:
-        return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
-    reason = native.why_no_cuda(x.device) or _why_no_code(x.device)
+    reason = why_not_call(x, weight, x.shape[0] * size[0] * size[1] * size[2], precision)
     if reason is not None:
         return reason
     taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
@@ -68,6 +59,28 @@ def _why_not(
     if _reads_in_place(x, taps, pad):
         return None
     return why_not_padded(x, initial_state, taps.copied, pad.explicit)
+
+
+def why_not_call(x: Tensor, weight: Tensor, pixels: int, precision: str) -> str | None:
+    """Return why the kernels cannot convolve `x` with `weight`, whatever is around it, or None.
+
+    Args:
+        x: Shape (B, Cin, T, H, W).
+        weight: Shape (Cout, Cin, kT, kH, kW).
+        pixels: Of the output of a launch.
+        precision: The tier.
+    """
+    if x.dtype not in _DTYPES:
+        return f"the kernel knows bfloat16 and float16, not {x.dtype}"
+    reason = why_not_exact(precision, "convolution")
+    if reason is not None:
+        return reason
+    for name, channels in (("input", weight.shape[1]), ("output", weight.shape[0])):
+        if channels % _CHANNELS:
+            return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"
+    if pixels > _MOST_PIXELS:
+        return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
+    return native.why_no_cuda(x.device) or _why_no_code(x.device)
 
 
 def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
@@ -79,7 +92,7 @@ def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
             f"the output has strides {out.stride()}, the kernel writes into windows of channels_last_3d "
             "tensors whose pixels begin at multiples of 16 bytes"
         )
-    if not (_free_strides(x) or _pixels_are_rows(out)):
+    if not (writes_windows(x.device) or _pixels_are_rows(out)):
         return "the output has a halo around its pixels, the kernel for 8.x writes frames without one"
     return None
 
@@ -131,7 +144,6 @@ def _convolve_into(
     spatial_mode: str,
     precision: str,
 ) -> None:
-    module = native.cuda_module()
     pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
     taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
     if not _reads_in_place(x, taps, pad):
@@ -139,19 +151,48 @@ def _convolve_into(
         mode = temporal_mode if taps.copied else "zeros"
         x = padded_copy(x, past, taps.copied, pad.explicit, mode, pad.explicit_mode, _LAST)
     weight = _weight_of_taps(weight, taps)
-    bias = None if bias is None else _aligned(bias.contiguous())
-    if residual is not None and not (readable(residual) and (_free_strides(x) or _pixels_are_rows(residual))):
-        residual = _aligned(residual.contiguous(memory_format=_LAST))
-    module.causal_conv3d(
+    bias = None if bias is None else aligned(bias.contiguous())
+    rows = writes_windows(x.device) or residual is None or _pixels_are_rows(residual)
+    if residual is not None and not (rows and readable(residual)):
+        residual = aligned(residual.contiguous(memory_format=_LAST))
+    steps = (taps.step, *dilation[1:])
+    launch(out, x, weight, bias, residual, stride, steps, (taps.zeros, *pad.implicit), (0, *pad.implicit))
+
+
+def launch(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
+) -> None:
+    """Put one convolution on the current stream.
+
+    Args:
+        out: Shape (B, Cout, T', H', W'), `readable`; for 8.x pixels in rows.
+        x: Shape (B, Cin, T, H, W), `readable`.
+        weight: Shape (Cout, Cin, kT, kH, kW), `readable`, taps one after another.
+        bias: Shape (Cout,), at a multiple of 16 bytes, or None.
+        residual: As `out`, or `out` itself, or None.
+        stride: (time, height, width).
+        dilation: (time, height, width).
+        before: Zeros in front of `x`, (time, height, width).
+        after: Zeros behind it.
+    """
+    native.cuda_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
         native.describe(weight),
         None if bias is None else bias.data_ptr(),
         None if residual is None else native.describe(residual),
         tuple(stride),
-        (taps.step, *dilation[1:]),
-        (taps.zeros, *pad.implicit),
-        (0, *pad.implicit),
+        tuple(dilation),
+        tuple(before),
+        tuple(after),
         _DTYPES[x.dtype],
         *native.current_stream(x.device),
     )
@@ -182,9 +223,14 @@ def _weight_of_taps(weight: Tensor, taps: Any) -> Tensor:
         weight = torch.stack((high, (total - high).to(weight.dtype)), dim=2)
     else:
         weight = weight[:, :, taps.first : taps.first + taps.count]
+    return rows_of_taps(weight)
+
+
+def rows_of_taps(weight: Tensor) -> Tensor:
+    """Return weights with channels innermost, taps one after another: in place where they are."""
     if readable(weight) and _pixels_are_rows(weight):
         return weight
-    return _aligned(weight.contiguous(memory_format=_LAST))
+    return aligned(weight.contiguous(memory_format=_LAST))
 
 
 def readable(x: Tensor) -> bool:
@@ -204,9 +250,9 @@ def readable(x: Tensor) -> bool:
     return True
 
 
-def _free_strides(x: Tensor) -> bool:
-    """TMA reads and writes windows; the epilogue for sm_80 takes a matrix of pixels."""
-    return native.cuda_arch(x.device) == "90a"
+def writes_windows(device: torch.device) -> bool:
+    """Tell whether outputs may be windows: TMA writes them; the epilogue for sm_80 takes rows of pixels."""
+    return native.cuda_arch(device) == "90a"
 
 
 def _pixels_are_rows(x: Tensor) -> bool:
@@ -217,9 +263,10 @@ def _pixels_are_rows(x: Tensor) -> bool:
     return frame == row * width and (frames == 1 or x.stride(2) == frame * height)
 
 
-def _aligned(x: Tensor) -> Tensor:
+def aligned(x: Tensor) -> Tensor:
+    """Return `x`, copied if it does not begin at a multiple of 16 bytes."""
     return x.clone() if x.data_ptr() % 16 else x
 
 
-CONV = Backend("cuda", _convolve, _why_not)
-CONV_ = Backend("cuda", _convolve_into, _why_not_into)
+CONV = Backend("cuda", _convolve, _why_not, moves=moves_padded)
+CONV_ = Backend("cuda", _convolve_into, _why_not_into, moves=into(moves_padded))

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ...core.op import Backend, always
 from ...core.precision import why_not_exact
+from ...core.traffic import into
 from ...core.triton_runtime import why_no_triton
 from ...core.tuned import Measurement
 from .shape_class import measured
+from .traffic import moves_with_packing
 from .triton_call import make_call
 from .triton_tiles import Tile, capability_of, choose
 
@@ -24,7 +26,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_PIXELS = 2**30
 
 
-def _why_not(x: Tensor, *others: Any) -> str | None:
+def why_not(x: Tensor, *others: Any) -> str | None:
+    """Return why the kernel cannot convolve `x`, or None; the precision tier is the last argument."""
     if x.dtype not in _DTYPES:
         return f"the kernel knows float32, bfloat16 and float16, not {x.dtype}"
     if x.shape[3] * x.shape[4] > _MAX_PIXELS:
@@ -33,10 +36,7 @@ def _why_not(x: Tensor, *others: Any) -> str | None:
 
 
 def _why_not_into(out: Tensor, *arguments: Any) -> str | None:
-    formats = (torch.contiguous_format, torch.channels_last_3d)
-    if not any(out.is_contiguous(memory_format=f) for f in formats):
-        return f"the output has strides {out.stride()}, the kernel writes dense tensors"
-    return _why_not(*arguments)
+    return why_not(*arguments)
 
 
 def _convolve(*arguments: Any, out: Tensor | None = None) -> Tensor:
@@ -58,5 +58,5 @@ def tuned_tile(measurement: Measurement | None) -> Tile | None:
     return None if measurement.plan is None else Tile(**measurement.plan)
 
 
-CONV = Backend("triton", _convolve, _why_not, two_sources=always)
-CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=always)
+CONV = Backend("triton", _convolve, why_not, two_sources=always, moves=moves_with_packing)
+CONV_ = Backend("triton", _convolve_into, _why_not_into, two_sources=always, moves=into(moves_with_packing))

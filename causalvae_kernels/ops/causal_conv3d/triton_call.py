@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,18 +19,25 @@ from .spec import output_size, paddings
 class Call:
     """Tensors and sizes of a convolution whose output is there.
 
+    An output sees a window of pixels through the kernel's taps, which walk over it in the order of (time,
+    height, width), frame by frame. Folded weights (`folds.py`) may have more taps than the window has pixels.
+
     Attributes:
         x: Shape (B, Cin, T, H, W), any strides.
-        weight: Shape (Cout, Cin, kT, kH, kW), any strides.
+        weight: Shape (Cout, Cin, kT, kH, kW), any strides; folded, (Cout, Cin, taps, 1, 1).
         bias: Shape (Cout,), contiguous, or None.
         past: The frames before `x`, any strides, or None.
         residual: Shape of `out`, any strides, or None.
-        out: Shape (B, Cout, T', H', W'), dense, channels last or contiguous.
+        out: Shape (B, Cout, T', H', W'), any strides.
         stride: (time, height, width).
-        dilation: (time, height, width).
-        causal: Frames before the first one.
-        top: Rows above the first one.
-        left: Columns before the first one.
+        dilation: (time, height, width): pixels from a tap to the next; below zero, they walk back.
+        window: (time, height, width): of how many pixels.
+        frame_taps: Taps of a frame of the window, of its last one perhaps fewer. Those beyond height x width
+            see the frame's first pixels again.
+        causal: Frames of `past`, or those that `temporal_mode` puts there.
+        front: Frames from the first tap of the first output to the first frame.
+        top: The same in rows.
+        left: The same in columns.
         temporal_mode: As the op takes it.
         spatial_mode: As the op takes it.
     """
@@ -42,11 +50,19 @@ class Call:
     out: Tensor
     stride: Sequence[int]
     dilation: Sequence[int]
+    window: Sequence[int]
+    frame_taps: int
     causal: int
+    front: int
     top: int
     left: int
     temporal_mode: str
     spatial_mode: str
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return math.prod(self.weight.shape[2:])
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -67,8 +83,20 @@ class Call:
     @cached_property
     def out_aligned(self) -> bool:
         """Whether the output can be written 16 bytes at a time, along contiguous channels."""
-        out = self.out
-        return out.data_ptr() % 16 == 0 and out.stride(1) == 1 and out.shape[1] % (16 // out.itemsize) == 0
+        out, vector = self.out, 16 // self.out.itemsize
+        return (
+            out.data_ptr() % 16 == 0
+            and out.stride(1) == 1
+            and out.shape[1] % vector == 0
+            and all(out.stride(d) % vector == 0 for d in (0, 2, 3, 4) if out.shape[d] > 1)
+        )
+
+    @cached_property
+    def out_window(self) -> bool:
+        """Whether the pixels of an output frame do not simply follow each other in memory."""
+        out, (height, width) = self.out, self.out.shape[3:]
+        pixel = out.shape[1] if out.stride(1) == 1 else 1
+        return (width > 1 and out.stride(4) != pixel) or (height > 1 and out.stride(3) != width * pixel)
 
     @cached_property
     def add_like_out(self) -> bool:
@@ -114,6 +142,9 @@ def make_call(
         out,
         stride,
         dilation,
+        kernel_size,
+        kernel_size[1] * kernel_size[2],
+        pad.causal,
         pad.causal,
         pad.explicit[0] + pad.implicit[0],
         pad.explicit[2] + pad.implicit[1],
@@ -136,15 +167,14 @@ def packed(weight: Tensor) -> Tensor:
 def shared_arguments(call: Call) -> dict[str, Any]:
     """Return the arguments that all kernels take.
 
-    The constants among them, beside the kernel size: ZERO_PAST, the frames before the first one are zeros;
+    The constants among them, beside the window KH x KW: ZERO_PAST, the frames before the first one are zeros;
     SPATIAL, the spatial mode; WIDE, offsets inside an input frame need 64 bits; ALIGNED, see `Call.aligned`;
-    OUT_LAST, the output is channels last, else contiguous; OUT_ALIGNED and ADD_LIKE_OUT, see `Call`.
+    OUT_LAST, the output's channels are contiguous; OUT_WINDOW, OUT_ALIGNED and ADD_LIKE_OUT, see `Call`.
     """
     x, past, out, add = call.x, call.past, call.out, call.residual
-    _, _, out_frames, out_height, out_width = out.shape
     strides = {
         f"{name}_{axis}": 0 if t is None else t.stride(d)
-        for name, t in (("x", x), ("past", past), ("add", add))
+        for name, t in (("x", x), ("past", past), ("out", out), ("add", add))
         for d, axis in enumerate("bcthw")
     }
     return strides | {
@@ -160,16 +190,16 @@ def shared_arguments(call: Call) -> dict[str, Any]:
         "causal": call.causal,
         "top": call.top,
         "left": call.left,
-        "out_frames": out_frames,
-        "out_height": out_height,
-        "out_width": out_width,
-        "KH": call.weight.shape[3],
-        "KW": call.weight.shape[4],
+        "out_height": out.shape[3],
+        "out_width": out.shape[4],
+        "KH": call.window[1],
+        "KW": call.window[2],
         "ZERO_PAST": call.causal > 0 and past is None and call.temporal_mode == "zeros",
         "SPATIAL": call.spatial_mode,
         "WIDE": any(_extent(t) >= 2**31 for t in call.inputs),
         "ALIGNED": call.aligned,
         "OUT_LAST": out.stride(1) == 1,
+        "OUT_WINDOW": call.out_window,
         "OUT_ALIGNED": call.out_aligned,
         "ADD_LIKE_OUT": call.add_like_out,
     }

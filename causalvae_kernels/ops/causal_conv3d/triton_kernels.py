@@ -33,6 +33,7 @@ def conv_direct(
     height: tl.int32,
     width: tl.int32,
     causal: tl.int32,
+    front: tl.int32,
     top: tl.int32,
     left: tl.int32,
     step_t: tl.int32,
@@ -43,7 +44,6 @@ def conv_direct(
     dilation_w: tl.int32,
     first: tl.int32,
     frames: tl.int32,
-    out_frames: tl.int32,
     out_height: tl.int32,
     out_width: tl.int32,
     x_b: tl.int64,
@@ -56,19 +56,26 @@ def conv_direct(
     past_t: tl.int64,
     past_h: tl.int64,
     past_w: tl.int64,
+    out_b: tl.int64,
+    out_c: tl.int64,
+    out_t: tl.int64,
+    out_h: tl.int64,
+    out_w: tl.int64,
     add_b: tl.int64,
     add_c: tl.int64,
     add_t: tl.int64,
     add_h: tl.int64,
     add_w: tl.int64,
-    KT: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    FRAME_TAPS: tl.constexpr,
+    TAPS: tl.constexpr,
     ZERO_PAST: tl.constexpr,
     SPATIAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     WIDE: tl.constexpr,
     OUT_LAST: tl.constexpr,
+    OUT_WINDOW: tl.constexpr,
     OUT_ALIGNED: tl.constexpr,
     ADD_LIKE_OUT: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
@@ -82,7 +89,8 @@ def conv_direct(
     `past_ptr` (the `causal` frames before the input), `bias_ptr`, `add_ptr` (the residual) and `flag_ptr` may
     be None; while the flag is 0, nothing is computed. `w` holds (Cout, taps, Cin), contiguous: a pointer, or
     with DESCRIPTOR a tensor descriptor. `x_b` and its like are strides. Output frames `first` to
-    `first + frames - 1` are computed. See `shared_arguments` for the words in capitals.
+    `first + frames - 1` are computed. The first tap of output 0 sees frame -`front`, row -`top`, column
+    -`left`; a dilation below zero walks back from there. See `shared_arguments` for the words in capitals.
     """
     if flag_ptr is not None:
         if tl.load(flag_ptr) == 0:
@@ -108,22 +116,25 @@ def conv_direct(
         x_c, x_h, x_w = x_c.to(tl.int32), x_h.to(tl.int32), x_w.to(tl.int32)
         past_c, past_h, past_w = past_c.to(tl.int32), past_h.to(tl.int32), past_w.to(tl.int32)
     if not DESCRIPTOR:
-        w_rows = w + (n.to(tl.int64) * (KT * KH * KW * limit))[None, :]
+        w_rows = w + (n.to(tl.int64) * (TAPS * limit))[None, :]
         if ALIGNED:
             w_rows = tl.multiple_of(w_rows, [16, 16])
         in_rows = (n < out_channels)[None, :]
     x_ptr += batch.to(tl.int64) * x_b
     if past_ptr is not None:
         past_ptr += batch.to(tl.int64) * past_b
-    start = frame * step_t - causal
+    start = frame * step_t - front
 
     tap = 0
     if ZERO_PAST:
-        tap = tl.cdiv(tl.maximum(-start, 0), dilation_t) * (KH * KW)
+        tap = tl.cdiv(tl.maximum(-start, 0), dilation_t) * FRAME_TAPS
     block = 0
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for _ in range((KT * KH * KW - tap) * steps_k):
-        time = start + tap // (KH * KW) * dilation_t
+    for _ in range((TAPS - tap) * steps_k):
+        time = start + tap // FRAME_TAPS * dilation_t
+        place = tap
+        if FRAME_TAPS > KH * KW:  # low parts of sums of weights see the first pixels again
+            place = tap % FRAME_TAPS
         source = x_ptr + tl.maximum(time, 0) * x_t
         stride_c, stride_h, stride_w = x_c, x_h, x_w
         if past_ptr is not None:
@@ -135,8 +146,8 @@ def conv_direct(
         k = block * BLOCK_K + channel
         known = k < limit
         offset, seen = read_pixels(
-            row + tap // KW % KH * dilation_h,
-            column + tap % KW * dilation_w,
+            row + place // KW % KH * dilation_h,
+            column + place % KW * dilation_w,
             height,
             width,
             stride_h,
@@ -161,19 +172,37 @@ def conv_direct(
         block = tl.where(block == steps_k, 0, block)
 
     ptrs = (bias_ptr, add_ptr, out_ptr)
-    size = (out_channels, out_frames, out_height, out_width)
+    size = (out_channels, out_height, out_width)
+    out = (out_b, out_c, out_t, out_h, out_w)
     add = (add_b, add_c, add_t, add_h, add_w)
     if BLOCK_N > 128:
         # Half by half: beside the residual, sums of 256 channels do not fit into the registers.
         HALF: tl.constexpr = BLOCK_N // 2
         near, far = sums.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
         place = (batch, frame, tile_m, 2 * tile_n)
-        finish(near, ptrs, place, size, add, OUT_LAST, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF)
+        finish(
+            near, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF
+        )
         place = (batch, frame, tile_m, 2 * tile_n + 1)
-        finish(far, ptrs, place, size, add, OUT_LAST, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF)
+        finish(
+            far, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, HALF
+        )
     else:
         place = (batch, frame, tile_m, tile_n)
-        finish(sums, ptrs, place, size, add, OUT_LAST, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+        finish(
+            sums,
+            ptrs,
+            place,
+            size,
+            out,
+            add,
+            OUT_LAST,
+            OUT_WINDOW,
+            OUT_ALIGNED,
+            ADD_LIKE_OUT,
+            BLOCK_M,
+            BLOCK_N,
+        )
 
 
 def direct(
@@ -189,7 +218,7 @@ def direct(
         frames: How many.
         flag: One int32 on the device; nothing is computed while it is 0.
     """
-    batch, out_channels, out_frames, out_height, out_width = call.out.shape
+    batch, out_channels, _, out_height, out_width = call.out.shape
     pixels = out_height * out_width
     programs = batch * frames * -(-pixels // tile.block_m) * -(-out_channels // tile.block_n)
     descriptor = tile.descriptor and call.aligned and call.x.shape[1] % tile.block_k == 0
@@ -208,7 +237,9 @@ def direct(
         "first": first,
         "frames": frames,
         "DESCRIPTOR": descriptor,
-        "KT": call.weight.shape[2],
+        "front": call.front,
+        "FRAME_TAPS": call.frame_taps,
+        "TAPS": call.taps,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...core.triton_launch import Launch
 from .triton_call import Call, packed
+from .triton_fold import fold_single_frame
 from .triton_kernels import direct
 from .triton_tiles import Plan
 from .triton_winograd import winograd
@@ -19,7 +20,8 @@ def launches(call: Call, plan: Plan) -> list[Launch]:
     """
     if plan.winograd is not None:
         return winograd(call, plan.winograd, plan.direct)
-    return [direct(call, plan.direct, packed(call.weight), 0, call.out.shape[2])]
+    call, before = fold_single_frame(call)
+    return [*before, direct(call, plan.direct, packed(call.weight), 0, call.out.shape[2])]
 
 
 def run(call: Call, plan: Plan) -> None:

@@ -72,8 +72,10 @@ def finish(
     pointers,
     place,
     size,
+    out_strides,
     add_strides,
     OUT_LAST: tl.constexpr,
+    OUT_WINDOW: tl.constexpr,
     OUT_ALIGNED: tl.constexpr,
     ADD_LIKE_OUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -82,11 +84,12 @@ def finish(
     """Add bias and residual to a tile of one output frame, round once, and store it.
 
     `pointers` are those to bias, residual and output; `place` is (batch, frame, tile of pixels, tile of
-    channels) and `size` (channels, frames, height, width) of the output.
+    channels) and `size` (channels, height, width) of the output.
     """
     bias_ptr, add_ptr, out_ptr = pointers
     batch, frame, tile_m, tile_n = place
-    out_channels, out_frames, out_height, out_width = size
+    out_channels, out_height, out_width = size
+    out_b, out_c, out_t, out_h, out_w = out_strides
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -94,17 +97,23 @@ def finish(
         sums += widen(tl.load(bias_ptr + n, mask=n < out_channels, other=0.0))[None, :]
     pixels = out_height * out_width
     limit = out_channels
+    VECTOR: tl.constexpr = 128 // dtype.primitive_bitwidth
     if OUT_ALIGNED:
-        VECTOR: tl.constexpr = 128 // dtype.primitive_bitwidth
         limit = out_channels // VECTOR * VECTOR  # the same number, now known to be a multiple
     # 64 bits: an output frame of 512 channels passes 2**31 elements from 2048 x 2048 pixels on.
-    image = pixels.to(tl.int64)
-    if OUT_LAST:
-        start = (batch.to(tl.int64) * out_frames + frame) * image * limit
-        offset = (m.to(tl.int64) * limit)[:, None] + n[None, :]
+    start = batch.to(tl.int64) * out_b + frame.to(tl.int64) * out_t
+    if OUT_WINDOW:
+        pixel = m // out_width * out_h + m % out_width * out_w
+        if OUT_ALIGNED:
+            pixel = tl.multiple_of(pixel, VECTOR)
+    elif OUT_LAST:
+        pixel = m.to(tl.int64) * limit
     else:
-        start = (batch.to(tl.int64) * limit * out_frames + frame) * image
-        offset = m[:, None] + (n * (image * out_frames))[None, :]
+        pixel = m
+    if OUT_LAST:
+        offset = pixel[:, None] + n[None, :]
+    else:
+        offset = pixel[:, None] + (n * out_c)[None, :]
     inside = (m < pixels)[:, None] & (n < limit)[None, :]
     if add_ptr is not None:
         if ADD_LIKE_OUT:

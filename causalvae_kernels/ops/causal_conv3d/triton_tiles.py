@@ -134,6 +134,8 @@ def why_no_winograd(call: Call) -> str | None:
         )
     if not call.smooth:
         return "the tensors are not channels last with multiples of 8 channels"
+    if call.out_window:
+        return "the output is a window into larger frames"
     if call.out.shape[2] < 2:
         return "there is one output frame, and the form over time computes pairs"
     if call.past is not None and any(

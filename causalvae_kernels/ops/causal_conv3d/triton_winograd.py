@@ -116,7 +116,6 @@ def conv_winograd(
     top: tl.int32,
     left: tl.int32,
     pairs: tl.int32,
-    out_frames: tl.int32,
     out_height: tl.int32,
     out_width: tl.int32,
     x_b: tl.int64,
@@ -125,6 +124,11 @@ def conv_winograd(
     x_w: tl.int64,
     past_b: tl.int64,
     past_t: tl.int64,
+    out_b: tl.int64,
+    out_c: tl.int64,
+    out_t: tl.int64,
+    out_h: tl.int64,
+    out_w: tl.int64,
     add_b: tl.int64,
     add_c: tl.int64,
     add_t: tl.int64,
@@ -136,6 +140,7 @@ def conv_winograd(
     SPATIAL: tl.constexpr,
     WIDE: tl.constexpr,
     OUT_LAST: tl.constexpr,
+    OUT_WINDOW: tl.constexpr,
     OUT_ALIGNED: tl.constexpr,
     ADD_LIKE_OUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -223,12 +228,17 @@ def conv_winograd(
     scale = tl.load(scale_ptr + n, mask=n < out_channels, other=0.0)[None, :]
     first, second = (m0 + m1 + m2) * scale, (m1 - m2 - m3) * scale
     ptrs = (bias_ptr, add_ptr, out_ptr)
-    size = (out_channels, out_frames, out_height, out_width)
+    size = (out_channels, out_height, out_width)
+    out = (out_b, out_c, out_t, out_h, out_w)
     add = (add_b, add_c, add_t, add_h, add_w)
     place = (batch, 2 * pair, tile_m, tile_n)
-    finish(first, ptrs, place, size, add, OUT_LAST, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+    finish(
+        first, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N
+    )
     place = (batch, 2 * pair + 1, tile_m, tile_n)
-    finish(second, ptrs, place, size, add, OUT_LAST, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N)
+    finish(
+        second, ptrs, place, size, out, add, OUT_LAST, OUT_WINDOW, OUT_ALIGNED, ADD_LIKE_OUT, BLOCK_M, BLOCK_N
+    )
 
 
 def winograd(call: Call, tile: Tile, rest: Tile) -> list[Launch]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core import native
 from ...core.layout import memory_format_of
 from ...core.op import Backend
+from .traffic import moves, moves_in_place
 
 
 def _why_not(x: Tensor, *_: object) -> str | None:
@@ -72,5 +73,5 @@ def _pad_(
     )
 
 
-PAD = Backend("cpu", _pad, _why_not)
-PAD_ = Backend("cpu", _pad_, _why_not)
+PAD = Backend("cpu", _pad, _why_not, moves=moves)
+PAD_ = Backend("cpu", _pad_, _why_not, moves=moves_in_place)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core import native
 from ...core.layout import memory_format_of
 from ...core.op import Backend
+from .traffic import moves, moves_in_place
 
 # As csrc/common/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of 1024
 # of which the last may reach over the end; a change of layout takes tiles of a row, 64 by 64, of 8 bytes 32.
@@ -125,5 +126,5 @@ def _pad_(
     )
 
 
-PAD = Backend("cuda", _pad, why_not)
-PAD_ = Backend("cuda", _pad_, _why_not_in_place)
+PAD = Backend("cuda", _pad, why_not, moves=moves)
+PAD_ = Backend("cuda", _pad_, _why_not_in_place, moves=moves_in_place)

@@ -12,6 +12,7 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...core.triton_runtime import why_no_triton
 from ...temporal.frame_buffer import body_of
+from .traffic import moves, moves_in_place
 from .triton_plan import INDEX_LIMIT, plan_pad, why_no_items
 
 
@@ -78,5 +79,5 @@ def _pad_(
     launch_pad_(storage, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode)
 
 
-PAD = Backend("triton", _pad, _why_not)
-PAD_ = Backend("triton", _pad_, _why_not_)
+PAD = Backend("triton", _pad, _why_not, moves=moves)
+PAD_ = Backend("triton", _pad_, _why_not_, moves=moves_in_place)

@@ -11,6 +11,7 @@ from ...core.op import Backend
 from ..causal_conv3d.cpu import DTYPES, why_not
 from .aten import average_into
 from .spec import HALO, STRIDE, output_size
+from .traffic import moves
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str) -> Tensor:
@@ -37,7 +38,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: boo
         native.describe(out),
         native.describe(x),
         native.describe(weight),
-        None if bias is None else bias.data_ptr(),
+        None if bias is None else native.address(bias),
         None,
         None,
         STRIDE,
@@ -52,4 +53,4 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: boo
     return out
 
 
-DOWNSAMPLE = Backend("cpu", _convolve, why_not)
+DOWNSAMPLE = Backend("cpu", _convolve, why_not, moves=moves)

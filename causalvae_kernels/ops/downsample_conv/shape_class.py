@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...core import native
 from ...core.size_class import sizes_up_to
-from ...core.tuned import Measurement, Tuned
-from ..causal_conv3d.shape_class import PIXELS, channel_class, class_words, pixels_word
+from ...core.tuned import Measurement, Tuned, architecture_of
+from ..causal_conv3d.shape_class import GPU_PIXELS, PIXELS, channel_class, class_words, pixels_word
 from .spec import STRIDE, output_size
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
@@ -24,13 +23,20 @@ def measured(
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
-    if x.device.type != "cpu" or native.why_no_cpu() is not None:
+    isa = architecture_of(x.device)
+    if isa is None:
         return None
-    return TUNED.find(native.cpu_isa(), shape_classes(x.dtype, x.shape, weight.shape, compress_time))
+    gpu = x.device.type == "cuda"
+    return TUNED.find(isa, shape_classes(x.dtype, x.shape, weight.shape, compress_time, gpu=gpu))
 
 
 def shape_classes(
-    dtype: torch.dtype, shape: tuple[int, ...], weight_shape: tuple[int, ...], compress_time: bool
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    compress_time: bool,
+    *,
+    gpu: bool = False,
 ) -> tuple[str, ...]:
     """Return the classes whose measurements hold for a call, its own first, then those of smaller frames.
 
@@ -39,12 +45,15 @@ def shape_classes(
         shape: (B, Cin, T, H, W) of the input.
         weight_shape: (Cout, Cin, 1, 3, 3).
         compress_time: Whether pairs of frames are averaged.
+        gpu: Return the classes of a GPU.
     """
     out_channels, in_channels, *kernel = weight_shape
     frames, height, width = output_size(shape, compress_time)
-    channels = channel_class(in_channels), channel_class(out_channels)
+    word, sizes = (str, GPU_PIXELS) if gpu else (channel_class, PIXELS)
+    channels = word(in_channels), word(out_channels)
     averaged = ", averaged" if compress_time else ""
     return tuple(
-        class_words(dtype, kernel, STRIDE, *channels, shape[0] * frames, pixels_word(pixels)) + averaged
-        for pixels in sizes_up_to(height * width, PIXELS)
+        class_words(dtype, kernel, STRIDE, *channels, shape[0] * frames, pixels_word(pixels, sizes))
+        + averaged
+        for pixels in sizes_up_to(height * width, sizes)
     )

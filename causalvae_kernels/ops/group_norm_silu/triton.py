@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ...core.op import Backend
+from ...core.traffic import into
 from ..norms.cpu import empty_like_format
 from ..norms.triton import why_not_norm
+from .traffic import moves
 
 
 def _why_not(x: Tensor, *others: Any) -> str | None:
@@ -41,5 +43,5 @@ def _normalise(x: Tensor, *others: Any) -> Tensor:
     return out
 
 
-NORM = Backend("triton", _normalise, _why_not)
-NORM_ = Backend("triton", _normalise_into, _why_not_into)
+NORM = Backend("triton", _normalise, _why_not, moves=moves)
+NORM_ = Backend("triton", _normalise_into, _why_not_into, moves=into(moves))

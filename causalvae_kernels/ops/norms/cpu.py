@@ -31,4 +31,4 @@ def as_floats(parameter: Tensor | None) -> Tensor | None:
 
 def address(parameter: Tensor | None) -> int | None:
     """Return where it lies."""
-    return None if parameter is None else parameter.data_ptr()
+    return None if parameter is None else native.address(parameter)

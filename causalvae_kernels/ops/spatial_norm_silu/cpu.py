@@ -7,8 +7,10 @@ from torch import Tensor
 
 from ...core import native
 from ...core.op import Backend
+from ...core.traffic import into
 from ..norms.cpu import DTYPES, address, as_floats, empty_like_format, why_not_norm
 from .spec import repeats, why_not_scale
+from .traffic import moves
 
 
 def _why_not(x: Tensor, scale: Tensor, *others: object) -> str | None:
@@ -57,5 +59,5 @@ def _normalise(x: Tensor, *others: object) -> Tensor:
     return out
 
 
-NORM = Backend("cpu", _normalise, _why_not)
-NORM_ = Backend("cpu", _normalise_into, _why_not_into)
+NORM = Backend("cpu", _normalise, _why_not, moves=moves)
+NORM_ = Backend("cpu", _normalise_into, _why_not_into, moves=into(moves))

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ...core.op import Backend
+from ...core.traffic import into
 from ..norms.cpu import empty_like_format
 from ..norms.triton import why_not_norm
 from .spec import repeats, why_not_scale
+from .traffic import moves
 
 
 def _why_not(x: Tensor, scale: Tensor, *others: Any) -> str | None:
@@ -47,5 +49,5 @@ def _normalise(x: Tensor, *others: Any) -> Tensor:
     return out
 
 
-NORM = Backend("triton", _normalise, _why_not)
-NORM_ = Backend("triton", _normalise_into, _why_not_into)
+NORM = Backend("triton", _normalise, _why_not, moves=moves)
+NORM_ = Backend("triton", _normalise_into, _why_not_into, moves=into(moves))

@@ -16,8 +16,9 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...core.packed import find_packed
 from ..causal_conv3d.cpu import DTYPES, why_not
-from .folding import fold_space, fold_time, phases, time_slices, with_zero_taps
+from .folding import fold_space, fold_time, of_pairs, phases, time_slices, with_zero_taps
 from .spec import folded_kernel, output_size, takes_winograd
+from .traffic import moves
 
 _ONES = (1, 1, 1)
 
@@ -41,7 +42,7 @@ def _convolve(
     )
     bias = None if bias is None else bias.contiguous()
     past = initial_state if weight.shape[2] == 3 else None
-    seconds, firsts = _of_pairs(out, first_chunk)
+    seconds, firsts = of_pairs(out, first_chunk)
     repeats = scale[0] == 2 and weight.shape[2] == 1
     written = seconds if repeats else out  # frames that are equal are computed once
     isa = native.cpu_isa()
@@ -56,7 +57,7 @@ def _convolve(
             native.describe(written),
             native.describe(x),
             native.describe(weight[:, :, : folded_kernel(weight.shape[2:], scale)[0]]),  # its sizes count
-            None if bias is None else bias.data_ptr(),
+            None if bias is None else native.address(bias),
             None if past is None else native.describe(past),
             doubled if _folds_time(weight, scale) else "none",
             scale[1] == 2,
@@ -65,7 +66,7 @@ def _convolve(
             DTYPES[x.dtype],
             isa,
             torch.get_num_threads(),
-            packed.data_ptr(),
+            native.address(packed),
         )
     if repeats:
         firsts.copy_(seconds[:, :, int(first_chunk) :])
@@ -75,11 +76,6 @@ def _convolve(
 def _folds_time(weight: Tensor, scale: Sequence[int]) -> bool:
     """Whether the kernel sees frames that are equal in pairs."""
     return scale[0] == 2 and weight.shape[2] == 3
-
-
-def _of_pairs(out: Tensor, first_single: bool) -> tuple[Tensor, Tensor]:
-    """Return the second frames of pairs, a single first one before them, and the first frames."""
-    return out[:, :, 1 - int(first_single) :: 2], out[:, :, int(first_single) :: 2]
 
 
 def _directly(
@@ -97,7 +93,7 @@ def _directly(
     weight = weight.float()
     parts = [(out, x, past, weight)]
     if _folds_time(weight, scale):
-        seconds, firsts = _of_pairs(out, first_single)
+        seconds, firsts = of_pairs(out, first_single)
         for_seconds, for_firsts = fold_time(weight)
         parts = [(seconds, x, past, for_seconds)]
         if not first_single:
@@ -111,7 +107,7 @@ def _directly(
                 native.describe(phase.of(window)),
                 native.describe(frames),
                 native.describe(kernel),
-                None if bias is None else bias.data_ptr(),
+                None if bias is None else native.address(bias),
                 None if state is None else native.describe(state),
                 None,
                 _ONES,
@@ -148,7 +144,7 @@ def _pack(weight: Tensor, scale: Sequence[int], size: int, isa: str) -> Tensor:
     ]
     for part, (phase, kernel) in zip(packed.chunk(len(kernels)), kernels, strict=True):
         native.cpu_module().winograd_pack(
-            part.data_ptr(),
+            native.address(part),
             native.describe(kernel),
             "float32",
             isa,
@@ -166,4 +162,4 @@ def packing(weight: Tensor, scale: Sequence[int], isa: str) -> tuple[object, int
     return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases) * (3 if folds_time else 1)
 
 
-UPSAMPLE = Backend("cpu", _convolve, why_not)
+UPSAMPLE = Backend("cpu", _convolve, why_not, moves=moves)

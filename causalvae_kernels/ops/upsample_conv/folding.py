@@ -42,6 +42,11 @@ class Phase(NamedTuple):
         return out if self.rows is None else out[:, :, :, self.rows :: 2, self.columns :: 2]
 
 
+def of_pairs(out: Tensor, first_single: bool) -> tuple[Tensor, Tensor]:
+    """Return the second frames of pairs, a single first one before them, and the first frames."""
+    return out[:, :, 1 - int(first_single) :: 2], out[:, :, int(first_single) :: 2]
+
+
 def phases(scale: Sequence[int]) -> list[Phase]:
     """Return the phases of an output, rows outermost."""
     parities = (0, 1) if scale[1] == 2 else (None,)

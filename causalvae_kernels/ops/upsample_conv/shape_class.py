@@ -9,11 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...core import native
 from ...core.layout import memory_format_of
 from ...core.size_class import sizes_up_to
-from ...core.tuned import Measurement, Tuned
-from ..causal_conv3d.shape_class import PIXELS, channel_class, class_words, pixels_word, where_packed_is_kept
+from ...core.tuned import Measurement, Tuned, architecture_of
+from ..causal_conv3d.shape_class import (
+    GPU_PIXELS,
+    PIXELS,
+    channel_class,
+    class_words,
+    pixels_word,
+    where_packed_is_kept,
+)
 from .cpu import packing
 from .spec import takes_winograd
 
@@ -33,12 +39,14 @@ def measured(
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
-    if x.device.type != "cpu" or native.why_no_cpu() is not None:
+    isa = architecture_of(x.device)
+    if isa is None:
         return None
-    memory_format = memory_format_of(x, weight)
-    isa = native.cpu_isa()
-    classes = shape_classes(x.dtype, x.shape, weight.shape, tuple(scale), memory_format)
-    found = TUNED.find(isa, classes)
+    gpu = x.device.type == "cuda"
+    given = (x.dtype, x.shape, weight.shape, tuple(scale), memory_format_of(x, weight))
+    found = TUNED.find(isa, shape_classes(*given, gpu=gpu))
+    if gpu:
+        return found
     if found is None or not found.faster or not takes_winograd(weight.shape, scale, x.shape[3:]):
         return found
     return where_packed_is_kept(found, weight, *packing(weight, scale, isa))
@@ -51,6 +59,8 @@ def shape_classes(
     weight_shape: tuple[int, ...],
     scale: tuple[int, ...],
     memory_format: torch.memory_format,
+    *,
+    gpu: bool = False,
 ) -> tuple[str, ...]:
     """Return the classes whose measurements hold for a call, its own first, then those of smaller frames.
 
@@ -60,13 +70,15 @@ def shape_classes(
         weight_shape: (Cout, Cin, kT, 3, 3).
         scale: (time, height, width).
         memory_format: Of the output.
+        gpu: Return the classes of a GPU.
     """
     out_channels, in_channels, *kernel = weight_shape
-    channels = channel_class(in_channels), channel_class(out_channels)
+    word, sizes = (str, GPU_PIXELS) if gpu else (channel_class, PIXELS)
+    channels = word(in_channels), word(out_channels)
     last = memory_format == torch.channels_last_3d
     upsampled = "x".join(map(str, scale)) + (" channels_last_3d" if last else "")
     return tuple(
-        class_words(dtype, kernel, (1, 1, 1), *channels, shape[0] * shape[2], pixels_word(pixels))
+        class_words(dtype, kernel, (1, 1, 1), *channels, shape[0] * shape[2], pixels_word(pixels, sizes))
         + f", upsampled {upsampled}"
-        for pixels in sizes_up_to(shape[3] * shape[4], PIXELS)
+        for pixels in sizes_up_to(shape[3] * shape[4], sizes)
     )

@@ -1,0 +1,183 @@
+"""A dry run: a model's own code on tensors that have sizes and no data, and what memory it would take.
+
+The tensors are torch's fake ones. Operators of the framework are passed on to their fake kernels; ops of this
+package run the backend that a real call would take, whose native kernels are left out (`core.native`), so
+that what a backend allocates is counted where it allocates it. What the framework allocates inside an
+operator is added by `core.framework_scratch`.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from . import framework_scratch
+
+_current: ContextVar[DryRun | None] = ContextVar("causalvae_kernels_dry_run", default=None)
+_PLAIN = (Tensor, nn.Parameter)
+# A storage of a dry run has an address as far from the next one as no tensor is long.
+_APART = 2**44
+
+
+def current() -> DryRun | None:
+    """Return the dry run that this code belongs to, or None; a compiler's tracing belongs to none."""
+    return None if torch.compiler.is_compiling() else _current.get()
+
+
+def is_plain_tensor(x: object) -> bool:
+    """Tell whether `x` is a tensor of torch's own class, or stands for one in a dry run."""
+    return type(x) in _PLAIN or (current() is not None and type(x) is _fake_class())
+
+
+def why_not_on_gpu() -> str | None:
+    """Return why no kernel of ours is launched on a GPU at this moment, or None."""
+    return None if current() is None else "a dry run has no data, and counts what the framework would do"
+
+
+def address(x: Tensor) -> int:
+    """Return where a tensor lies; in a dry run, where none lies, a number that tells storages apart."""
+    run = current()
+    return x.data_ptr() if run is None else run.address(x)
+
+
+class DryRun(TorchDispatchMode):
+    """Counts the bytes of storages that live at the same time, for code that runs inside of it.
+
+    Attributes:
+        device: Where the tensors would be.
+        packs: What `core.packed` keeps in this run, and nowhere else.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Prepare a run for tensors on `device`, which need not be there."""
+        super().__init__()
+        self.device = torch.device(device)
+        self.packs: dict[Any, Any] = {}
+        self._live = self._peak = 0
+        self._numbers: dict[int, int] = {}
+        self._excluded: set[int] = set()
+        self._count = 0
+        self._fake_mode = _fake_mode()
+
+    def __enter__(self) -> DryRun:
+        """Begin: every tensor that is made from now on has no data."""
+        self._open = ExitStack()
+        token = _current.set(self)
+        self._open.callback(_current.reset, token)
+        self._open.enter_context(torch.no_grad())
+        self._open.enter_context(self._fake_mode)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End."""
+        super().__exit__(*error)
+        self._open.close()
+
+    def copy_of(self, model: nn.Module) -> nn.Module:
+        """Return a copy whose parameters and buffers have no data; those of `model` may be on `meta`."""
+        memo: dict[int, Any] = {}
+        for tensor in (*model.parameters(), *model.buffers()):
+            memo[id(tensor)] = self._without_data(tensor)
+        return copy.deepcopy(model, memo)
+
+    def _without_data(self, tensor: Tensor) -> Tensor:
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        with torch.utils._python_dispatch._disable_current_modes():
+            meta = torch.empty_like(tensor, device="meta", requires_grad=False)
+        fake = FakeTensor(self._fake_mode, meta, self.device)
+        self._note(fake)
+        return nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+
+    def peak_of(self, work: Callable[[], object]) -> int:
+        """Return the most bytes that live at a time while `work` runs, over those that live when it begins.
+
+        Its result is dropped at the end. Packed weights that are kept (`packed_size`) are not in it.
+        """
+        before = self._peak = self._live
+        work()
+        return self._peak - before
+
+    def exclude(self, tensor: Tensor) -> None:
+        """Leave the bytes of a tensor out of what is counted from now on; it was made in this run."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._excluded:
+            return
+        self._excluded.add(storage._cdata)
+        self._live -= storage.nbytes()
+
+    def address(self, x: Tensor) -> int:
+        """Return a number that differs between storages, and within one as the elements do."""
+        number = self._note(x)
+        return number * _APART + x.storage_offset() * x.element_size()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator, and count what it allocates."""
+        kwargs = kwargs or {}
+        inside = framework_scratch.find(func)
+        if inside is None:
+            result = func(*args, **kwargs)
+            self._note_all(result)
+            return result
+        result, extra = inside(func, args, kwargs)
+        self._note_all(result)
+        self._peak = max(self._peak, self._live + extra)
+        return result
+
+    def _note_all(self, result: Any) -> None:
+        if isinstance(result, Tensor):
+            self._note(result)
+        elif result is not None:
+            for tensor in _tensors(result):
+                self._note(tensor)
+
+    def _note(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        number = self._numbers.get(key)
+        if number is None:
+            size = storage.nbytes()
+            self._count += 1
+            number = self._numbers[key] = self._count
+            weakref.finalize(storage, self._drop, key, size).atexit = False
+            self._add(size)
+        return number
+
+    def _add(self, size: int) -> None:
+        self._live += size
+        self._peak = max(self._peak, self._live)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._numbers.pop(key, None)
+        if key in self._excluded:
+            self._excluded.discard(key)
+        else:
+            self._live -= size
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    return (item for item in tree_iter(result) if isinstance(item, Tensor))
+
+
+def _fake_mode() -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _fake_class() -> type:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return FakeTensor

@@ -1,0 +1,63 @@
+"""Bytes that a kernel of ours moves: what its backend declares, because nobody sees into it.
+
+A backend made of the framework's operators declares nothing: whoever counts looks at those operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pass(NamedTuple):
+    """One way over tensors in memory.
+
+    Attributes:
+        name: What does it: the op, or the op and the part of it.
+        read: Bytes.
+        written: Bytes.
+        convolution: Whether these are the bytes of a convolution with more than one tap: its input, its
+            weights, its output.
+    """
+
+    name: str
+    read: int
+    written: int
+    convolution: bool = False
+
+
+Moves = Callable[..., Sequence[Pass]]
+"""Takes what a backend's `call` takes; returns its passes."""
+
+
+def bytes_of(*tensors: Tensor | None) -> int:
+    """Return the bytes under these tensors, None counting as none; what is expanded lies there once."""
+    total = 0
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        elements = 1
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            elements *= size if stride or not size else 1
+        total += elements * tensor.element_size()
+    return total
+
+
+def bytes_of_shape(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Return the bytes of a dense tensor."""
+    elements = 1
+    for size in shape:
+        elements *= size
+    return elements * dtype.itemsize
+
+
+def into(moves: Moves) -> Moves:
+    """Return the passes of an op's twin that writes into its first argument: they are the same."""
+
+    def moves_into(out: Tensor, *arguments: Any) -> Sequence[Pass]:
+        return moves(*arguments)
+
+    return moves_into

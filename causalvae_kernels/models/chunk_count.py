@@ -1,0 +1,71 @@
+"""Which chunk of a sample an encoder or decoder is called with, when the model's own loop calls it.
+
+A chunk whose cache nobody else holds may take it apart while it reads it, and the last one need not make one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Chunks:
+    """The chunks of one sample, in the order in which a model's own loop takes them.
+
+    Attributes:
+        link: Of the swap.
+        total: How many a sample has; tiles are samples of their own.
+        begun: How many have begun.
+    """
+
+    link: Any
+    total: int
+    begun: int = 0
+
+
+@dataclass(frozen=True)
+class Low:
+    """What is known of a chunk that takes as little memory as it can.
+
+    Attributes:
+        owns_cache: Whether nobody needs the old cache once it was read, so that it can go piece by piece.
+        last: Whether no chunk follows, so that no new cache is needed.
+    """
+
+    owns_cache: bool = False
+    last: bool = False
+
+
+_chunks: ContextVar[Chunks | None] = ContextVar("causalvae_kernels_chunks", default=None)
+
+
+@contextmanager
+def chunks_of(link: Any, total: int) -> Iterator[None]:
+    """Tell the encoder or decoder of a swap that it is called by the model's own loop over so many chunks."""
+    token = _chunks.set(Chunks(link, total))
+    try:
+        yield
+    finally:
+        _chunks.reset(token)
+
+
+def next_chunk(link: Any) -> Low | None:
+    """Return what is known of the chunk that begins; None: the swap takes the memory that it likes."""
+    if link.memory != "low" or torch.compiler.is_compiling():
+        return None
+    chunks = _chunks.get()
+    if chunks is None or chunks.link is not link:
+        return Low()
+    chunks.begun += 1
+    return Low(owns_cache=True, last=chunks.begun % chunks.total == 0)
+
+
+def take(cache: dict[str, Any], key: str, low: Low | None) -> Any:
+    """Return a part of a cache, and let the cache go of it where nobody needs it any more."""
+    return cache.pop(key, None) if low is not None and low.owns_cache else cache.get(key)

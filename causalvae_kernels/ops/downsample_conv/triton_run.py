@@ -1,0 +1,65 @@
+"""The Triton launches of a downsampling convolution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...core import memory
+from ...core.layout import memory_format_of
+from ...core.triton_launch import Launch
+from ..causal_conv3d.triton_call import Call, packed
+from ..causal_conv3d.triton_kernels import direct
+from ..causal_conv3d.triton_tiles import Tile, choose
+from .spec import HALO, STRIDE
+from .triton_average import launch as average
+
+
+def launches(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    compress_time: bool,
+    capability: int,
+    tile: Tile | None = None,
+) -> list[Launch]:
+    """Return the kernels that compute `out`, in order.
+
+    Args:
+        out: The output.
+        x: As the operator takes it, and so are `weight`, `bias` and `compress_time`.
+        weight: See there.
+        bias: See there.
+        compress_time: See there.
+        capability: Of the GPU, such as 90.
+        tile: How the convolution is cut; default: chosen.
+    """
+    before = []
+    if out.shape[2] < x.shape[2]:
+        lone = x.shape[2] % 2
+        shape = (*x.shape[:2], out.shape[2], *x.shape[3:])
+        averaged = memory.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+        first, second = x[:, :, lone::2], x[:, :, lone + 1 :: 2]
+        before.append(average(averaged[:, :, lone:], first, second))
+        averaged[:, :, :lone].copy_(x[:, :, :lone])
+        x = averaged
+    call = Call(
+        x,
+        weight,
+        None if bias is None else bias.contiguous(),
+        None,
+        None,
+        out,
+        STRIDE,
+        (1, 1, 1),
+        window=(1, 3, 3),
+        frame_taps=9,
+        causal=0,
+        front=0,
+        top=HALO[0],
+        left=HALO[2],
+        temporal_mode="valid",
+        spatial_mode="zeros",
+    )
+    plan = choose(call, capability, tile)
+    return [*before, direct(call, plan.direct, packed(weight), 0, out.shape[2])]

@@ -1,0 +1,63 @@
+"""`plan`: the table, the JSON, and what is refused."""
+
+import json
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+SMALL = {
+    "_class_name": "AutoencoderKLCogVideoX",
+    "block_out_channels": [16, 32, 48, 48],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_height": 64,
+    "sample_width": 96,
+}
+CLIP = ("--frames", "5", "--size", "72x48", "--device", "cpu", "--dtype", "float32")
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """A folder with a configuration and no weights."""
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(json.dumps(SMALL))
+    return str(tmp_path)
+
+
+def test_json_and_verdicts(run, model_folder):
+    done = run("plan", model_folder, *CLIP, "--step", "decode", "--json", "--available", "100000")
+    assert done.code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    (plan,) = facts["plans"]
+    assert facts["swapped"]
+    assert plan["shape"] == [1, 16, 2, 6, 9]
+    assert (plan["verdict"], plan["loaded"]) == ("untiled", False)
+    assert plan["needed"] == plan["untiled"] + plan["packed"] + plan["parameters"]
+    assert 0 < plan["tiled"] < plan["untiled"]
+
+
+def test_table(run, model_folder):
+    done = run("plan", model_folder, *CLIP, "--step", "encode", "--unswapped", "--available", "1")
+    assert done.code == 0, done.stderr
+    for words in ("as diffusers runs it", "parameters", "in one piece", "tiling", "encode: does not fit"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "expected a folder or --family"),
+        (("--family", "nobody"), "got the model 'nobody'"),
+        (("--family", "cogvideox", "--memory", "least"), "--memory"),
+        (("--family", "cogvideox", "--size", "72"), "--size"),
+        (("--family", "cogvideox", "--device", "tpu"), "--device"),
+        (("--family", "wan", "--frames", "0"), "--frames"),
+    ],
+)
+def test_refusals(refuse, arguments, words):
+    assert words in refuse("plan", *arguments)
+
+
+def test_a_folder_without_a_configuration(refuse, tmp_path):
+    assert "config.json" in refuse("plan", str(tmp_path))

@@ -1,0 +1,171 @@
+"""`swap(vae, memory="low")`: the same numbers in less memory."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from causalvae_kernels import InvalidInput, swap
+from causalvae_kernels.bench.memory import peak_allocated
+from causalvae_kernels.models import cogvideox_blocks, low_memory
+from causalvae_kernels.models.chunk_count import Low
+from causalvae_kernels.models.cogvideox_blocks import residual_block
+from causalvae_kernels.models.plan import call, plan_step
+from causalvae_kernels.models.producers import Held
+
+
+@torch.no_grad()
+def run(vae, step, x):
+    y = call(vae, step, x)[0]
+    return y if step == "decode" else y.mode()
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """Count the residual blocks that run in place."""
+    seen = []
+    original = low_memory.residual_pair
+    monkeypatch.setattr(
+        cogvideox_blocks, "residual_pair", lambda *a, **k: seen.append(1) or original(*a, **k)
+    )
+    return seen
+
+
+CASES = [
+    # one chunk of an odd and of an even number of frames; two chunks; a batch; another layout
+    ("cpu", torch.float32, 3, 1),
+    ("cpu", torch.bfloat16, 2, 1),
+    ("cpu", torch.float32, 5, 2),
+    ("aten", torch.float32, 5, 1),
+    ("aten", torch.bfloat16, 4, 1),
+    ("reference", torch.float32, 3, 1),
+]
+
+
+@pytest.mark.parametrize(("backend", "dtype", "latents", "batch"), CASES)
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_the_same_bits(build, config_name, step, backend, dtype, latents, batch, pairs):
+    vae = build(config_name, dtype)
+    if step == "decode":
+        x = torch.randn(batch, vae.config.latent_channels, latents, 4, 6).to(dtype)
+    else:
+        x = torch.randn(batch, 3, 4 * latents - 3, 32, 48).to(dtype)
+    with swap(vae, backend=backend):
+        expected = run(vae, step, x)
+    assert not pairs
+    with swap(vae, backend=backend, memory="low"):
+        found = run(vae, step, x)
+    assert pairs
+    if backend == "cpu":  # the same kernel sees the same pairs of frames
+        assert torch.equal(found, expected)
+    else:  # the framework may sum in another order for fewer frames
+        torch.testing.assert_close(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(("step", "shape"), [("decode", (1, 16, 3, 8, 12)), ("encode", (1, 3, 9, 64, 96))])
+def test_the_peak_is_lower_and_planned(build, step, shape):
+    vae, x, peaks = build(), torch.randn(shape), {}
+    for memory in ("normal", "low"):
+        with swap(vae, backend="cpu", memory=memory):
+            run(vae, step, x)
+            peaks[memory] = peak_allocated(lambda: run(vae, step, x))
+            planned = plan_step(vae, step, shape, tiled=False).untiled
+            assert abs(planned - peaks[memory]) <= peaks[memory] / 10
+    assert peaks["low"] < 0.75 * peaks["normal"]
+
+
+def test_two_activations_and_two_frames_in_a_block(build):
+    vae = build()
+    block = vae.decoder.mid_block.resnets[0]
+    assert block.in_channels == block.out_channels
+    z = torch.randn(1, 16, 3, 2, 2)
+    frame = 4 * block.in_channels * 16 * 16
+    handle = swap(vae, backend="cpu", memory="low")
+
+    def work():
+        x = torch.zeros(1, 9, 16, 16, block.in_channels).permute(0, 4, 1, 2, 3)
+        held = Held(x, owned=True)
+        del x
+        residual_block(block, handle._link, held, None, z, {}, None, Low(last=True))
+
+    with torch.no_grad():
+        work()
+        # the residual and the buffer, 9 and 11 frames; two frames in front of a pair; scales and shifts
+        factors = 4 * 4 * block.in_channels * z[0, 0].numel()
+        assert peak_allocated(work) <= (9 + 11 + 2) * frame + factors
+
+
+def test_tiles_and_slices(build):
+    vae = build()
+    vae.tile_latent_min_height, vae.tile_latent_min_width = 4, 4
+    vae.tile_sample_min_height, vae.tile_sample_min_width = 32, 32
+    vae.enable_tiling()
+    vae.enable_slicing()
+    z = torch.randn(2, 16, 5, 6, 6)
+    results = []
+    for memory in ("normal", "low"):
+        with swap(vae, backend="cpu", memory=memory):
+            results.append(run(vae, "decode", z))
+    assert torch.equal(*results)
+
+
+def test_a_cache_that_somebody_holds_is_left_alone(build):
+    vae = build()
+    chunks = torch.randn(1, 16, 3, 4, 6), torch.randn(1, 16, 2, 4, 6)
+    with torch.no_grad(), swap(vae, backend="cpu", memory="low"):
+        _, cache = vae.decoder(chunks[0])
+        state = cache["mid_block"]["resnet_0"]["conv1"]
+        assert state.shape[2] == 2
+        first, _ = vae.decoder(chunks[1], conv_cache=cache)
+        assert cache["mid_block"]["resnet_0"]["conv1"] is state
+        again, _ = vae.decoder(chunks[1], conv_cache=cache)
+    assert torch.equal(first, again)
+
+
+def test_gradients_are_those_of_the_normal_way(build):
+    grads = []
+    for memory in ("normal", "low"):
+        vae, z = build(), torch.linspace(-1, 1, 16 * 3 * 4 * 6).reshape(1, 16, 3, 4, 6).requires_grad_()
+        with swap(vae, backend="aten", memory=memory):
+            vae.decode(z).sample.square().sum().backward()
+        grads.append(z.grad)
+    assert torch.equal(*grads)
+
+
+def test_any_number_of_frames_and_streams(build):
+    vae = build()
+    z = torch.randn(1, 16, 5, 4, 6)
+    results = []
+    for memory in ("normal", "low"):
+        with torch.no_grad(), swap(vae, backend="cpu", memory=memory, frames="any") as handle:
+            results.append(
+                (vae.decode(z, num_frames=14).sample, torch.cat([*handle.decode_stream([z])], dim=2))
+            )
+    for normal, low in zip(*results, strict=True):
+        assert torch.equal(normal, low)
+
+
+def test_restore_copies_and_pickles(build):
+    vae = build()
+    before, z = set(vae.__dict__), torch.randn(1, 16, 5, 4, 6)
+    handle = swap(vae, backend="cpu", memory="low")
+    expected = run(vae, "decode", z)
+    for other in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
+        assert torch.equal(run(other, "decode", z), expected)
+    handle.restore()
+    assert set(vae.__dict__) == before
+
+
+def test_a_failed_call_leaves_nothing_behind(build):
+    vae, z = build(), torch.randn(1, 16, 5, 4, 6)
+    with swap(vae, backend="cpu", memory="low"):
+        expected = run(vae, "decode", z)
+        with pytest.raises(InvalidInput, match="channels"):
+            run(vae, "decode", torch.randn(1, 5, 5, 4, 6))
+        assert torch.equal(run(vae, "decode", z), expected)
+
+
+def test_other_words_are_refused(build):
+    with pytest.raises(InvalidInput, match="memory is 'least'"):
+        swap(build(), memory="least")

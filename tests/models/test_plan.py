@@ -1,0 +1,167 @@
+"""The memory that a plan tells against what is measured when the step runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from causalvae_kernels import InvalidInput, packed_size, plan_memory, release_packed_weights, swap
+from causalvae_kernels.bench.memory import peak_allocated
+from causalvae_kernels.core import dry_run
+from causalvae_kernels.models import conv
+from causalvae_kernels.models.plan import call, plan_step
+from causalvae_kernels.workloads import small_cogvideox_config
+
+diffusers = pytest.importorskip("diffusers")
+logging.getLogger("diffusers").setLevel(logging.ERROR)
+
+CLIP = (1, 3, 9, 48, 72)
+LATENTS = {
+    "small": (1, 16, 3, 6, 9),
+    "as 2b": (1, 16, 3, 6, 9),
+    "wan": (1, 4, 2, 6, 9),
+    "hunyuan": (1, 4, 3, 6, 9),
+}
+
+
+def _cogvideox(**config):
+    # Two by two tiles of 32x48 and what is left.
+    return diffusers.AutoencoderKLCogVideoX(sample_height=64, sample_width=96, **config)
+
+
+MODELS = {
+    "small": lambda: _cogvideox(**small_cogvideox_config()),
+    "as 2b": lambda: _cogvideox(
+        block_out_channels=(16, 32, 32, 64), layers_per_block=3, latent_channels=16, norm_num_groups=16
+    ),
+    "wan": lambda: diffusers.AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ),
+    "hunyuan": lambda: diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4
+    ),
+}
+
+
+def _measured(vae, step, shape, tiled):
+    (vae.enable_tiling if tiled else vae.disable_tiling)()
+    x = torch.randn(shape).to(vae.dtype)
+    with torch.no_grad():
+        call(vae, step, x)  # packs weights
+        return peak_allocated(lambda: call(vae, step, x))
+
+
+def _assert_within(predicted, measured, words):
+    assert measured / 1.1 <= predicted <= measured * 1.1, (
+        f"{words}: predicted {predicted}, measured {measured}"
+    )
+
+
+CASES = [
+    ("small", torch.float32, "decode", True),
+    ("small", torch.bfloat16, "encode", True),
+    ("small", torch.bfloat16, "decode", False),
+    ("as 2b", torch.float32, "encode", True),
+    ("as 2b", torch.bfloat16, "decode", True),
+    ("wan", torch.float32, "decode", False),
+    ("wan", torch.bfloat16, "encode", False),
+    ("hunyuan", torch.float32, "encode", False),
+    ("hunyuan", torch.bfloat16, "decode", False),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "step", "swapped"), CASES)
+def test_prediction_is_what_is_measured(name, dtype, step, swapped, monkeypatch):
+    monkeypatch.setattr(conv, "SMALL", 0)
+    vae = MODELS[name]().eval().requires_grad_(False).to(dtype)
+    if swapped:
+        swap(vae)
+    shape = LATENTS[name] if step == "decode" else CLIP
+    tiles = "CogVideoX" in type(vae).__name__  # the tiles of the others are larger than this clip
+    plan = plan_step(vae, step, shape, tiled=tiles)
+    _assert_within(plan.untiled, _measured(vae, step, shape, False), "untiled")
+    if tiles:
+        _assert_within(plan.tiled, _measured(vae, step, shape, True), "tiled")
+        assert plan.tiled < plan.untiled
+
+
+def test_tiles_of_other_families(monkeypatch):
+    vae = MODELS["hunyuan"]().eval().requires_grad_(False)
+    vae.tile_sample_min_height = vae.tile_sample_min_width = 32
+    vae.tile_sample_stride_height = vae.tile_sample_stride_width = 24
+    plan = plan_step(vae, "decode", LATENTS["hunyuan"])
+    _assert_within(plan.tiled, _measured(vae, "decode", LATENTS["hunyuan"], True), "tiled")
+    assert plan.tiled < plan.untiled
+
+
+def test_the_native_kernels_allocations_are_counted():
+    release_packed_weights()
+    # `auto` takes them for some shapes and not on every processor: here for all.
+    vae = MODELS["small"]().eval().requires_grad_(False)
+    swap(vae, backend="cpu")
+    shape = LATENTS["small"]
+    plan = plan_step(vae, "decode", shape, tiled=False)
+    _assert_within(plan.untiled, _measured(vae, "decode", shape, False), "decode")
+    assert plan.packed > 0
+    assert packed_size() == plan.packed  # and the measured run has kept as much
+
+
+def test_plan_of_a_clip():
+    vae = MODELS["small"]().eval()
+    before = packed_size()
+    plan = plan_memory(vae, 9, 48, 72, available=2**40)
+    assert (plan.shape, plan.step, plan.verdict) == (LATENTS["small"], "decode", "untiled")
+    assert plan.loaded
+    assert plan.needed() == plan.untiled + plan.packed
+    assert packed_size() == before
+    assert not vae.use_tiling
+    assert dataclasses.replace(plan, available=plan.needed()).verdict == "untiled"
+    assert dataclasses.replace(plan, available=plan.needed() - 1).verdict == "tiled"
+    assert dataclasses.replace(plan, available=plan.needed(tiled=True) - 1).verdict == "too large"
+
+
+def test_meta_parameters_are_to_be_loaded():
+    with torch.device("meta"):
+        vae = MODELS["small"]().eval()
+    plan = plan_memory(vae, 1, 16, 16, step="encode", available=0)
+    assert not plan.loaded
+    assert plan.device == "cpu"
+    assert plan.needed() == plan.untiled + plan.parameters
+    assert plan.parameters == sum(p.nbytes for p in vae.parameters())
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch can stand for a GPU")
+def test_a_torch_without_cuda_cannot_stand_for_a_gpu():
+    with pytest.raises(InvalidInput, match="without CUDA"):
+        plan_step(MODELS["small"]().eval(), "decode", LATENTS["small"], device="cuda")
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows of no GPUs")
+def test_a_gpu_that_need_not_be_there():
+    plan = plan_step(MODELS["small"]().eval(), "decode", LATENTS["small"], device="cuda", available=0)
+    assert plan.device == "cuda"
+    assert plan.untiled > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((0, 48, 72), "num_frames is 0"), ((9, 48, -1), "width is -1"), ((9, 4, 4), "cannot")],
+)
+def test_refusals(arguments, words):
+    with pytest.raises(InvalidInput, match=words):
+        plan_memory(MODELS["small"]().eval(), *arguments)
+
+
+def test_a_failed_plan_leaves_no_dry_run_behind():
+    with pytest.raises(InvalidInput):
+        plan_step(MODELS["small"]().eval(), "decode", (1, 5, 3, 6, 9))
+    assert dry_run.current() is None
+    assert type(torch.empty(1)) is torch.Tensor
