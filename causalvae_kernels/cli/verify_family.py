@@ -22,7 +22,6 @@ from ..demo import family_check as check
 from ..demo.report import finite_or_null
 from ..demo.vae import quiet_diffusers
 from ..models import FAMILIES
-from ..temporal import frame_rule
 from .common import EXIT_FAILED, check_least, check_word, parse_dtype, parse_ints, progress_bar, stdout
 
 DEFAULT_FRAMES, DEFAULT_ROUNDS, MOST_COUNTS = 17, 3, 17
@@ -103,12 +102,12 @@ def verify_family(asked: Asked, *, as_json: bool) -> None:
 def _page(
     vae: Any, class_name: str, asked: Asked, size: tuple[int, ...] | None, bar: Progress, task: TaskID
 ) -> Page:
-    unit, rule = check.spatial_unit(vae), frame_rule(vae)
+    unit, rule = check.spatial_unit(vae), check.rule_of(vae)
     height, width = size or (max(2 * unit, 32), max(3 * unit, 48))
     if height % unit or width % unit:
         raise InvalidInput(f"--size: got {height}x{width}, expected multiples of {unit} for {class_name}")
-    frames = asked.frames or rule.nearest(DEFAULT_FRAMES, below=False) or DEFAULT_FRAMES
-    if rule.round_trip(frames) is None:
+    frames = asked.frames or (1 if rule is None else rule.nearest(DEFAULT_FRAMES, below=False))
+    if rule is not None and rule.round_trip(frames) is None:
         below, above = (rule.nearest(frames, below=below) for below in (True, False))
         raise InvalidInput(f"--frames: {class_name} fails with {frames}; nearest valid: {below} and {above}")
     clip = check.clip_for(frames, (height, width), vae)
@@ -120,7 +119,7 @@ def _page(
             "weights": None if asked.weights is None else str(asked.weights),
             "has_rules": class_name in FAMILIES,
             "parameters": sum(p.numel() for p in vae.parameters()),
-            "frame_rule": rule.words(),
+            "frame_rule": None if rule is None else rule.words(),
             "clip": {"frames": frames, "height": height, "width": width},
             "dtype": asked.dtype,
             "backend": requested_backend(asked.backend)[0],
@@ -161,8 +160,10 @@ def _print(page: Page) -> None:
         f"{clip['frames']} frames {clip['height']}×{clip['width']}, {facts['dtype']}; {escape(where)}",
         soft_wrap=True,
     )
-    for table in (_modules_table(facts), _parity_table(page), _speed_table(page), _frames_table(page)):
+    for table in (_modules_table(facts), _parity_table(page), _speed_table(page)):
         console.print(table)
+    if facts["frame_rule"] is not None:
+        console.print(_frames_table(page))
     _print_notes(console, page)
     console.print("[bold green]all passed[/]" if page.passed else "[bold red]FAILED[/]")
 

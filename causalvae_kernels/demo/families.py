@@ -13,9 +13,8 @@ import torch
 from ..models import FAMILIES
 from ..models.generic import recognise
 from ..models.swap import Family, Link, Swap
-from ..temporal import frame_rule
 from ..temporal.model_rules import FAMILIES as KNOWN
-from .family_check import build
+from .family_check import build, rule_of
 
 _CHECKOUT = Path(__file__).parents[2]
 
@@ -50,7 +49,7 @@ class FamilyFacts:
         left: Classes that are left, and why.
         frames: Which numbers of frames make the round trip as shipped, in words.
         adapted: Which numbers the model runs with `frames="any"`; others are padded and cropped.
-        tests: Files of tests of its own, where the tests are there.
+        tests: The contract and files of its own, where the tests are there.
     """
 
     model: str
@@ -80,7 +79,7 @@ def _written(family: Family) -> FamilyFacts:
     replaced |= {name: f'with `frames="any"`: {words}' for name, words in adapted.items()}
     rules = (*family.rules.values(), *family.adapted.values())
     modules = {rule.forward.__module__.rpartition(".")[2] for rule in rules}
-    return _facts(family.model, True, replaced, dict(family.needs_no_rule), _tests_of(modules))
+    return _facts(family.model, True, replaced, dict(family.needs_no_rule), _tests_of(family.model, modules))
 
 
 def _recognised(model: str) -> FamilyFacts:
@@ -94,14 +93,15 @@ def _recognised(model: str) -> FamilyFacts:
     left = {e.type_name: e.reason for e in report if not e.replaced and e.type_name not in replaced}
     partly = {e.type_name: e.reason for e in report if not e.replaced and e.type_name in replaced}
     replaced |= {name: f"`causal_conv3d`; others are left: {reason}" for name, reason in partly.items()}
-    return _facts(model, False, replaced, left, ())
+    return _facts(model, False, replaced, left, ("test_generic.py",))
 
 
 def _facts(
     model: str, has_rules: bool, replaced: dict[str, str], left: dict[str, str], tests: tuple[str, ...]
 ) -> FamilyFacts:
-    rule = frame_rule(model)
-    words = rule.words(), rule.words(adapted=True)
+    rule = rule_of(model)
+    images = "no rule is known: single images"
+    words = (images, images) if rule is None else (rule.words(), rule.words(adapted=True))
     return FamilyFacts(model, has_rules, replaced, left, *words, tests)
 
 
@@ -118,11 +118,15 @@ def _first_paragraph(thing: Any) -> str:
     return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
-def _tests_of(modules: set[str]) -> tuple[str, ...]:
-    """Return the files of tests whose name begins like that of a file of rules."""
+def _tests_of(model: str, modules: set[str]) -> tuple[str, ...]:
+    """Return the contract, if it has a model of this class, and the tests named like a file of rules."""
     families = {module.partition("_")[0] for module in modules}
+    tests = _CHECKOUT / "tests"
+    models = tests / "temporal" / "tiny_vaes.py"
     found = []
-    for path in sorted((_CHECKOUT / "tests" / "models").glob("test_*.py")):
+    if models.is_file() and f'"{model}"' in models.read_text(encoding="utf-8"):
+        found.append("the contract")
+    for path in sorted((tests / "models").glob("test_*.py")):
         name = path.stem.removeprefix("test_").removeprefix("swap_").partition("_")[0]
         if any(name.startswith(family) or family.startswith(name) for family in families):
             found.append(path.name)
@@ -137,8 +141,7 @@ def markdown(families: list[FamilyFacts]) -> str:
         "|---|---|---|---|---|",
     ]
     for family in families:
-        generic = ("the contract",) if family.has_rules else ("`test_generic.py`",)
-        tests = ", ".join((*generic, *(f"`{name}`" for name in family.tests)))
+        tests = ", ".join(f"`{name}`" if name.endswith(".py") else name for name in family.tests)
         kind = "rules for {}" if family.has_rules else "recognised in {}"
         name = f"[{family.model}](#{family.model.lower()})"
         replaced, left = (kind.format(_classes(family.replaced)), _classes(family.left))

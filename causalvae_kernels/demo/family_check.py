@@ -19,7 +19,7 @@ from ..core.errors import InvalidInput
 from ..models import FAMILIES, swap
 from ..ops.causal_conv3d.spec import error_factor
 from ..parity import Comparison, compare, compare_exactly
-from ..temporal import frame_rule
+from ..temporal import FrameRule, frame_rule
 from ..temporal.frame_rule import short_name
 from ..temporal.model_rules import FAMILIES as KNOWN
 from ..workloads import make_video
@@ -127,6 +127,14 @@ def spatial_unit(vae: nn.Module) -> int:
     config = getattr(vae, "config", {})
     ratios = [vars(vae).get("spatial_compression_ratio"), config.get("spatial_compression_ratio")]
     return max([8, *(int(ratio) for ratio in (*ratios, config.get("scale_factor_spatial")) if ratio)])
+
+
+def rule_of(vae: nn.Module | str) -> FrameRule | None:
+    """Return the frame rule of a model or class; None for one that has none, such as a model of images."""
+    try:
+        return frame_rule(vae)
+    except InvalidInput:
+        return None
 
 
 def what_is_left(vae: nn.Module, **options: Any) -> tuple[Counter[str], Counter[tuple[str, str]]]:
@@ -261,12 +269,16 @@ def check_speed(
 def check_frames(vae: nn.Module, clip: Tensor, progress: Progress) -> Iterator[FrameRow]:
     """Send 1, 2, … frames of a clip through the model, as shipped and with `frames="any"`.
 
+    Nothing is given for a model whose frame rule is not known, such as one of images.
+
     Args:
         vae: The model.
         clip: Shape (1, 3, T, H, W), small.
         progress: Called with what is done next.
     """
-    rule = frame_rule(vae)
+    rule = rule_of(vae)
+    if rule is None:
+        return
     for frames in range(1, clip.shape[2] + 1):
         progress(f"{frames} frames")
         latents = shipped = adapted = None
@@ -302,4 +314,8 @@ def _words(error: Exception) -> str:
 def clip_for(frames: int, size: tuple[int, int], vae: nn.Module) -> Tensor:
     """Return a clip of (height, width) for a model, in its dtype and on its device."""
     parameter = next(vae.parameters())
-    return make_video(frames, *size, seed=frames, dtype=parameter.dtype).to(parameter.device)
+    channels = int(getattr(vae, "config", {}).get("in_channels", 3))
+    # Patches of pixels are channels that the model makes itself.
+    channels = 3 if channels % 3 == 0 else channels
+    clip = make_video(frames, *size, seed=frames, dtype=parameter.dtype)
+    return clip[:, [channel % 3 for channel in range(channels)]].to(parameter.device)

@@ -26,6 +26,13 @@ SMALL_VAES: dict[str, dict[str, Any]] = {
     "AutoencoderKLCogVideoX": small_cogvideox_config(),
     "AutoencoderKLWan": _WAN,
     "AutoencoderKLQwenImage": _WAN,
+    "AutoencoderKLQwenImage21": {
+        **_WAN,
+        "decoder_base_dim": 16,
+        "temperal_downsample": [False, True, True],
+        "latents_mean": [0.0] * 4,
+        "latents_std": [1.0] * 4,
+    },
     "AutoencoderKLHunyuanVideo": _COGVIDEOX_LIKE,
     "AutoencoderKLHunyuanVideo15": _HUNYUAN15,
     "AutoencoderKLHunyuanImageRefiner": _HUNYUAN15,

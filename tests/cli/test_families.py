@@ -29,7 +29,7 @@ def test_json_and_table(run, refuse):
         if name in FAMILIES:
             assert set(row["replaced"]) == {*FAMILIES[name].rules, *FAMILIES[name].adapted}
             assert row["left"] == FAMILIES[name].needs_no_rule
-    assert facts["AutoencoderKLMagvit"]["tests"] == ["test_magvit.py"]
+    assert facts["AutoencoderKLMagvit"]["tests"] == ["the contract", "test_magvit.py"]
     result = run("families")
     assert result.code == 0 and all(name in result.stdout for name in facts)
     assert "does not go with" in refuse("families", "--json", "--markdown")
