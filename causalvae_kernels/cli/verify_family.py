@@ -214,6 +214,7 @@ def _frames_table(page: Page) -> Table:
     table = _table(title, "frames in", "latents", "as shipped", 'frames="any"', "")
     for row in page.frames:
         cells = ["fails" if n is None else str(n) for n in (row.latents, row.shipped, row.adapted)]
+        cells[-1] = "refused" if row.refused else cells[-1]
         if row.passed:
             verdict = "[green]passed[/]"
         else:

@@ -76,8 +76,9 @@ class FrameRow:
         latents: That the unmodified model makes of them; None where it fails.
         shipped: Frames that come out of it; None where it fails.
         expected: What the frame rule says about it.
-        adapted: Frames that come out with `frames="any"`; None where that is refused.
+        adapted: Frames that come out with `frames="any"`; None where that fails.
         note: What the model or the swap said when it failed.
+        refused: Whether `swap` refuses `frames="any"` for this model.
     """
 
     frames: int
@@ -86,11 +87,12 @@ class FrameRow:
     expected: int | None
     adapted: int | None
     note: str = ""
+    refused: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the rule is right, and as many frames come out as go in."""
-        return self.shipped == self.expected and self.adapted == self.frames
+        return self.shipped == self.expected and (self.refused or self.adapted == self.frames)
 
 
 def family_class(word: str) -> str:
@@ -279,6 +281,7 @@ def check_frames(vae: nn.Module, clip: Tensor, progress: Progress) -> Iterator[F
     rule = rule_of(vae)
     if rule is None:
         return
+    refusal = _why_not_any(vae)
     for frames in range(1, clip.shape[2] + 1):
         progress(f"{frames} frames")
         latents = shipped = adapted = None
@@ -291,15 +294,31 @@ def check_frames(vae: nn.Module, clip: Tensor, progress: Progress) -> Iterator[F
             shipped = _frames(model.decode(encoded)).shape[rule.time_dim]
         except Exception as error:  # what diffusers does with counts that it does not take
             notes.append(f"as shipped: {_words(error)}")
-        model = _fresh(vae)
         try:
-            with swap(model, frames="any"):
-                encoded = model.encode(part)
-                decoded = model.decode(encoded.latent_dist.mode(), num_frames=encoded.num_frames)
-                adapted = decoded.sample.shape[rule.time_dim]
+            if refusal is None:
+                adapted = _adapted(_fresh(vae), part, rule)
         except Exception as error:  # reported, and a failure of the check
             notes.append(f"any: {_words(error)}")
-        yield FrameRow(frames, latents, shipped, rule.round_trip(frames), adapted, "; ".join(notes))
+        if refusal is not None and frames == 1:
+            notes.append(refusal)
+        expected, note = rule.round_trip(frames), "; ".join(notes)
+        yield FrameRow(frames, latents, shipped, expected, adapted, note, refusal is not None)
+
+
+def _adapted(model: nn.Module, clip: Tensor, rule: FrameRule) -> int:
+    with swap(model, frames="any"):
+        encoded = model.encode(clip)
+        decoded = model.decode(encoded.latent_dist.mode(), num_frames=encoded.num_frames)
+    return _frames(decoded).shape[rule.time_dim]
+
+
+def _why_not_any(vae: nn.Module) -> str | None:
+    """Return why `swap` refuses `frames="any"`, or None."""
+    try:
+        swap(_fresh(vae), frames="any").restore()
+    except InvalidInput as error:
+        return str(error)
+    return None
 
 
 def _fresh(vae: nn.Module) -> nn.Module:

@@ -6,8 +6,9 @@ travels on what `encode` returns, or in `num_frames`; a tensor of latents does n
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -28,7 +29,7 @@ _GUESSED: ContextVar[bool] = ContextVar("guessed", default=False)
 
 
 def encode(
-    model: nn.Module, link: Any, x: Tensor, return_dict: bool = True, num_frames: int | None = None
+    model: nn.Module, link: Any, x: Tensor, *args: Any, num_frames: int | None = None, **kwargs: Any
 ) -> Any:
     """Encode any number of frames; what is returned, and its `latent_dist`, know the number as `num_frames`.
 
@@ -36,8 +37,9 @@ def encode(
         model: The model.
         link: Of its swap.
         x: Frames, shape (B, C, T, H, W). Where the model needs it, copies of the last one are put at the end.
-        return_dict: As in diffusers.
+        *args: What the model's own method takes behind them, as in diffusers.
         num_frames: How many of the T frames belong to the clip, if the caller padded it; default: T.
+        **kwargs: As `args`.
 
     Raises:
         InvalidInput: `num_frames` is not one of 1 … T.
@@ -46,7 +48,8 @@ def encode(
     given = x.shape[2]
     count = given if num_frames is None else check_count("encode", "num_frames", num_frames, given)
     plan = plan_frames(given, frame_rule(model), "pad", adapted=True)
-    output = type(model).encode(model, plan.apply(x), return_dict=return_dict)
+    return_dict, others = _others(type(model).encode, args, kwargs)
+    output = type(model).encode(model, plan.apply(x), **others, return_dict=return_dict)
     posterior = output.latent_dist if return_dict else output[0]
     posterior.num_frames = count
     if return_dict:
@@ -55,7 +58,7 @@ def encode(
 
 
 def decode(
-    model: nn.Module, link: Any, z: Tensor, return_dict: bool = True, num_frames: int | None = None
+    model: nn.Module, link: Any, z: Tensor, *args: Any, num_frames: int | None = None, **kwargs: Any
 ) -> Any:
     """Decode latents, and keep the first `num_frames` frames.
 
@@ -63,10 +66,11 @@ def decode(
         model: The model.
         link: Of its swap.
         z: Latents, shape (B, C, L, h, w).
-        return_dict: As in diffusers.
+        *args: What the model's own method takes behind them, as in diffusers.
         num_frames: Frames to return; default: what `Swap.num_frames` was opened with, else all that the
             latents hold (CogVideoX: 4L-3). An even number of CogVideoX's latents also decodes to more, up to
             4L, as diffusers does it; those frames stand in front and are blends.
+        **kwargs: As `args`.
 
     Raises:
         InvalidInput: The latents do not hold `num_frames` frames.
@@ -89,12 +93,12 @@ def decode(
             stacklevel=3,
         )
         asked = most
+    return_dict, others = _others(type(model).decode, args, kwargs)
     token = _GUESSED.set(asked > held)
     try:
-        output = type(model).decode(model, z)
+        frames = type(model).decode(model, z, **others).sample
     finally:
         _GUESSED.reset(token)
-    frames = output if isinstance(output, Tensor) else output.sample  # VidTok's decode gives a tensor
     expected = held if asked <= held else shipped
     if frames.shape[rule.time_dim] != expected:
         raise InvalidInput(
@@ -130,6 +134,16 @@ def num_frames_of(link: Any, num_frames: int) -> Iterator[None]:
 def knows_first_chunk() -> bool:
     """Whether the first chunk is the one without a cache, not the one of an odd length."""
     return torch.compiler.is_compiling() or not _GUESSED.get()
+
+
+def _others(
+    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """Return `return_dict`, and the other arguments behind the frames by name."""
+    others = dict(inspect.signature(method).bind(None, None, *args, **kwargs).arguments)
+    for name in list(others)[:2]:  # the model and the frames
+        del others[name]
+    return others.pop("return_dict", True), others
 
 
 def _asked(link: Any) -> int | None:

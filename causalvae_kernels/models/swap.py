@@ -487,11 +487,16 @@ def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
     if link.frames != "any":
         return
     try:
-        frame_rule(vae)
+        rule = frame_rule(vae)
     except InvalidInput as error:
         raise InvalidInput(
             f'swap: frames="any" needs to know which frame counts a {family.model} takes: {error}'
         ) from error
+    if rule.lead_frames:
+        raise InvalidInput(
+            f'swap: frames="any" is not for {family.model}: its forward puts frames in front by itself and '
+            'takes any number; for encode and decode use plan_frames(num_frames, vae, "pad")'
+        )
     for name, module in vae.named_modules():
         if type_name(module) in family.adapted and has_foreign_method(module, run):
             raise InvalidInput(

@@ -316,3 +316,20 @@ def test_copies_pickles_and_compilers():
 def test_any_number_of_frames_needs_a_rule_that_is_known():
     with pytest.raises(InvalidInput, match="frame_rule: got an object of class OtherVAE"):
         swap(zoo.OtherVAE(), frames="any")
+
+
+def test_any_number_of_frames_is_refused_where_the_model_pads_in_front_itself():
+    with pytest.raises(InvalidInput, match=r"not for AutoencoderVidTok: .* plan_frames"):
+        swap(TINY_VAES["VidTok(causal)"].build(), frames="any")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Kandinsky6SR", "MiniMaxH3"])
+def test_any_number_of_frames_of_a_model_without_rules(name):
+    tiny = TINY_VAES[name]
+    vae = tiny.build()
+    with swap(vae, frames="any"):
+        for frames in (2, 7):
+            encoded = vae.encode(tiny.video(frames))
+            decoded = vae.decode(encoded.latent_dist.mode(), num_frames=encoded.num_frames).sample
+            assert decoded.shape[2] == encoded.num_frames == frames
