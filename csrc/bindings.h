@@ -113,14 +113,10 @@ inline GpuGroupNorm group_norm_arguments(const Tensor& out, const Tensor& x,
 }
 
 inline GpuRmsNorm rms_norm_arguments(const Tensor& out, const Tensor& x, uintptr_t weight,
-                                     const Address& bias, bool silu, const std::string& dtype) {
+                                     const Address& bias, double eps, bool silu, const std::string& dtype) {
   constexpr const char* op = "rms_norm";
-  return {view(x),
-          view(out),
-          pointer(op, "weight", weight),
-          pointer(op, "bias", bias),
-          silu,
-          parse_dtype(op, dtype)};
+  return {view(x), view(out), pointer(op, "weight", weight), pointer(op, "bias", bias),
+          eps,     silu,      parse_dtype(op, dtype)};
 }
 
 }  // namespace cvk

@@ -22,9 +22,9 @@ py::tuple group(const Tensor& out, const Tensor& x, const std::optional<Tensor>&
                                                          workspace, workspace_floats)));
 }
 
-py::tuple rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, bool silu,
-              const std::string& dtype) {
-  return result(rehearse_rms_norm(rms_norm_arguments(out, x, weight, bias, silu, dtype)));
+py::tuple rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, double eps,
+              bool silu, const std::string& dtype) {
+  return result(rehearse_rms_norm(rms_norm_arguments(out, x, weight, bias, eps, silu, dtype)));
 }
 
 }  // namespace
@@ -43,8 +43,8 @@ void bind_norm_rehearsals(py::module_& m) {
         arg("workspace_floats"),
         "Run the threads of the CUDA group norm on the host, one after another. Returns (whether the "
         "statistics read 16 bytes at a time, whether the pass that writes does, blocks, elements written).");
-  m.def("rehearse_rms_norm", rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("silu"),
-        arg("dtype"), "The same of the RMS norm, which has one pass.");
+  m.def("rehearse_rms_norm", rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("eps"),
+        arg("silu"), arg("dtype"), "The same of the RMS norm, which has one pass.");
 }
 
 }  // namespace cvk

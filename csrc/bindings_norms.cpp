@@ -34,7 +34,7 @@ void group(const Tensor& out, const Tensor& x, const std::optional<Tensor>& scal
   group_norm(norm, chosen, num_threads);
 }
 
-void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, bool silu,
+void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, double eps, bool silu,
          const std::string& dtype, const std::string& isa, int num_threads) {
   constexpr const char* op = "rms_norm";
   RmsNorm norm{};
@@ -42,6 +42,7 @@ void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bi
   norm.out = view(out);
   norm.weight = static_cast<const float*>(pointer(op, "weight", weight));
   norm.bias = static_cast<const float*>(pointer(op, "bias", bias));
+  norm.eps = eps;
   norm.silu = silu;
   norm.dtype = parse_dtype(op, dtype);
   const Isa chosen = parse_supported_isa(isa);
@@ -58,10 +59,11 @@ void bind_norms(py::module_& m) {
         arg("lone_first"), arg("repeat"), arg("dtype"), arg("isa"), arg("num_threads"),
         "out = SiLU(group_norm(x) * scale + shift), scale and shift repeated; weight and bias are addresses "
         "of float32.");
-  m.def("rms_norm", rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("silu"),
-        arg("dtype"), arg("isa"), arg("num_threads"),
-        "out = SiLU(x / |x| * sqrt(C) * weight + bias) over channels; weight and bias are addresses of "
-        "float32.");
+  m.def(
+      "rms_norm", rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("eps"), arg("silu"),
+      arg("dtype"), arg("isa"), arg("num_threads"),
+      "out = SiLU(x / sqrt(|x|^2 / C + eps) * weight + bias) over channels; weight and bias are addresses of "
+      "float32.");
 }
 
 }  // namespace cvk

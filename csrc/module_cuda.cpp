@@ -71,9 +71,9 @@ void group(const Tensor& out, const Tensor& x, const std::optional<Tensor>& scal
   group_norm(norm, target_of(device, stream));
 }
 
-void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, bool silu,
+void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, double eps, bool silu,
          const std::string& dtype, int device, uintptr_t stream) {
-  const GpuRmsNorm norm = rms_norm_arguments(out, x, weight, bias, silu, dtype);
+  const GpuRmsNorm norm = rms_norm_arguments(out, x, weight, bias, eps, silu, dtype);
   py::gil_scoped_release unlocked;
   rms_norm(norm, target_of(device, stream));
 }
@@ -106,7 +106,8 @@ PYBIND11_MODULE(_C_cuda, m) {
         arg("workspace_floats"), arg("device"), arg("stream"),
         "out = SiLU(group_norm(x) * scale + shift), scale and shift repeated; weight and bias are addresses. "
         "The workspace is index.group_norm_workspace() numbers of float32.");
-  m.def("rms_norm", cvk::rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("silu"),
-        arg("dtype"), arg("device"), arg("stream"),
-        "out = SiLU(x / |x| * sqrt(C) * weight + bias) over channels; weight and bias are addresses.");
+  m.def(
+      "rms_norm", cvk::rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("eps"),
+      arg("silu"), arg("dtype"), arg("device"), arg("stream"),
+      "out = SiLU(x / sqrt(|x|^2 / C + eps) * weight + bias) over channels; weight and bias are addresses.");
 }

@@ -125,11 +125,8 @@ def _available(mebibytes: int | None, device: torch.device) -> int:
 def _print(plans: list[MemoryPlan], clip: str, swapped: bool, memory: str) -> None:
     first = plans[0]
     how = ("swapped" + (", memory low" if memory == "low" else "")) if swapped else "as diffusers runs it"
-    table = Table(
-        title=escape(f"{first.model}, {first.dtype} on {first.device}, {how}: {clip}"),
-        title_justify="left",
-        title_style="bold",
-    )
+    title = f"{first.model}, {first.dtype} on {first.device}, {how}: {clip}"
+    table = Table()
     table.add_column("MiB")
     for plan_ in plans:
         table.add_column(plan_.step, justify="right")
@@ -144,6 +141,7 @@ def _print(plans: list[MemoryPlan], clip: str, swapped: bool, memory: str) -> No
     for words, value in rows:
         table.add_row(words, *(value(p) for p in plans))
     console = stdout()
+    console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     console.print(table)
     for plan_ in plans:
         console.print(f"[bold]{plan_.step}:[/] {_WORDS[plan_.verdict]}", soft_wrap=True)

@@ -1,6 +1,17 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import cogvideox, generic, hunyuanvideo, hunyuanvideo15, kvae, magvit, wan  # noqa: F401  (they register)
+from . import (  # noqa: F401  (each registers its rules)
+    cogvideox,
+    cosmos,
+    generic,
+    hunyuanvideo,
+    hunyuanvideo15,
+    kvae,
+    ltx,
+    magvit,
+    mochi,
+    wan,
+)
 from .plan import MemoryPlan, plan_memory
 from .swap import FAMILIES, ReportEntry, Swap, restore, swap
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.dry_run import is_plain_tensor
-from ..core.layout import memory_format_of
+from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
 from ..ops import causal_conv3d, causal_conv3d_
@@ -32,6 +32,7 @@ class Conv:
         temporal_mode: What stands before the first frame, as in `causal_conv3d`.
         spatial_mode: What stands around a frame, as in `causal_conv3d`.
         streams: Whether the next chunk needs the last kT - 1 frames of this one.
+        tail_room: How many of the kT - 1 frames of padding stand behind the last frame and repeat it.
     """
 
     weight: Tensor
@@ -40,11 +41,12 @@ class Conv:
     temporal_mode: str = "replicate"
     spatial_mode: str = "zeros"
     streams: bool = False
+    tail_room: int = 0
 
     @property
     def head_room(self) -> int:
         """How many frames a producer of the input leaves free in front of it."""
-        return 0 if self.temporal_mode == "valid" else self.weight.shape[2] - 1
+        return 0 if self.temporal_mode == "valid" else self.weight.shape[2] - 1 - self.tail_room
 
     @property
     def halo(self) -> tuple[int, int, int, int]:
@@ -80,25 +82,49 @@ def convolve(
 
     With a pool, the output lies in storage of that pool where the backend can write into it.
     """
+    if conv.tail_room and not isinstance(x, FrameBuffer):
+        x, conv = _with_room(conv, x)
     options = {
         **conv.options(link),
         "initial_state": state,
         "residual": residual,
         "return_final_state": conv.streams and keeps,
     }
-    may = pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
+    frames = x.body if isinstance(x, FrameBuffer) else x
+    # A backend that needs no room for the past writes where it is told to; the others would copy.
+    direct = frames is x or (conv.tail_room > 0 and needs_no_room(conv, link, frames))
+    may = pool is not None and direct and conv.stride == (1, 1, 1)
     if may and conv.temporal_mode != "valid" and conv.spatial_mode != "valid":
-        if may_write(x, state, residual, conv.weight, conv.bias):
+        if may_write(frames, state, residual, conv.weight, conv.bias):
             out = pool.take(
-                (x.shape[0], conv.weight.shape[0], *x.shape[2:]),
+                (frames.shape[0], conv.weight.shape[0], *frames.shape[2:]),
                 head_room=0,
-                dtype=x.dtype,
-                device=x.device,
-                memory_format=memory_format_of(x, conv.weight),
+                dtype=frames.dtype,
+                device=frames.device,
+                memory_format=memory_format_of(frames, conv.weight),
             ).storage
             return out, causal_conv3d_(out, x, conv.weight, conv.bias, **options)
     result = causal_conv3d(x, conv.weight, conv.bias, **options)
     return result if conv.streams and keeps else (result, None)
+
+
+def _with_room(conv: Conv, x: Tensor) -> tuple[Tensor | FrameBuffer, Conv]:
+    """Return the frames with room in front and behind, for a convolution that looks ahead."""
+    head, tail = conv.head_room, conv.tail_room
+    if may_write(x):
+        buffer = FrameBuffer.empty(
+            x.shape,
+            head_room=head,
+            halo=conv.halo,
+            tail_room=tail,
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=memory_format_of(x),
+        )
+        buffer.body.copy_(x)
+        return buffer, conv
+    x = torch.cat([*[x[:, :, :1]] * head, x, *[x[:, :, -1:]] * tail], dim=2)
+    return x, replace(conv, temporal_mode="valid", tail_room=0)
 
 
 def needs_no_room(conv: Conv, link: Link, x: Tensor, *, first: bool = True) -> bool:
@@ -120,6 +146,12 @@ def may_write(*tensors: Tensor | None) -> bool:
     return not torch.compiler.is_compiling() and not (
         torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     )
+
+
+def added(y: Tensor, other: Tensor) -> Tensor:
+    """Return the sum, where possible written over `y`, which is nobody else's."""
+    # Under autocast the convolution's result may be of a lower dtype, and the sum is not.
+    return y.add_(other) if y.dtype == other.dtype and may_write(y, other) else y + other
 
 
 # Elements of an input whose copies cost less than the Python around an op, on two Zen 4 cores: CogVideoX
@@ -146,18 +178,30 @@ def is_small(link: Link, x: Tensor, elements: int | None = None) -> bool:
     return requested_backend(link.backend)[0] == "auto"
 
 
-def why_conv3d_left(conv: nn.Module, padding: Sequence[int]) -> str | None:
+def leaves(link: Link, x: Tensor) -> bool:
+    """Whether the original of one module runs: a small input, but not in channels last, or no frames at all.
+
+    In channels last it is part of a coder that runs as a whole: the original would give another layout, and
+    the framework's group norm loses digits there.
+    """
+    return x.numel() == 0 or (is_small(link, x) and not is_channels_last_3d(x))
+
+
+def why_conv3d_left(
+    conv: nn.Module, padding: Sequence[int], padding_modes: Sequence[str] = ("zeros",)
+) -> str | None:
     """Return why an `nn.Conv3d` is not what `causal_conv3d` computes, or None.
 
     Args:
         conv: The convolution; or an `nn.Conv2d`, which is one of a single frame.
         padding: What its own `padding` is, if the module around it was left as it was built.
+        padding_modes: What its own `padding_mode` may be.
     """
     if any(d != 1 for d in conv.dilation):
         return f"dilation is {conv.dilation}; the module pads time as if it were 1"
     if any(k % 2 == 0 for k in conv.kernel_size[-2:]) or not all(s in (1, 2) for s in conv.stride):
         return f"kernel size {conv.kernel_size} with stride {conv.stride} is not one that causal_conv3d takes"
-    if conv.groups != 1 or conv.padding_mode != "zeros":
+    if conv.groups != 1 or conv.padding_mode not in padding_modes:
         return f"groups={conv.groups}, padding_mode={conv.padding_mode!r} is not what causal_conv3d does"
     if tuple(conv.padding) != tuple(padding):
         return f"padding is {conv.padding}, the module was built with {tuple(padding)}"

@@ -53,9 +53,10 @@ def group_norm_options(norm: nn.GroupNorm, link: Link) -> dict[str, Any]:
     return {"eps": norm.eps, **backend_options(link)}
 
 
-def rms_norm(gamma: Tensor, bias: Tensor | None, link: Link) -> NormOp:
-    """Return Wan's RMS norm, whose factor is `gamma`, as `rms_norm_silu`."""
-    return NormOp(rms_norm_silu, rms_norm_silu_, (gamma, bias), backend_options(link), promotes=gamma)
+def rms_norm(gamma: Tensor, bias: Tensor | None, link: Link, eps: float = 0.0) -> NormOp:
+    """Return an RMS norm over channels whose factor is `gamma` as `rms_norm_silu`; Wan's has no `eps`."""
+    options = {"eps": eps, **backend_options(link)}
+    return NormOp(rms_norm_silu, rms_norm_silu_, (gamma, bias), options, promotes=gamma)
 
 
 def backend_options(link: Link) -> dict[str, Any]:
@@ -69,3 +70,8 @@ def takes(parameters: Iterable[Tensor | None], x: Tensor) -> bool:
     allowed = (x.dtype, torch.float32) if half else (x.dtype,)
     given = [p for p in parameters if p is not None]
     return x.numel() > 0 and all(is_plain_tensor(p) and p.dtype in allowed for p in given)
+
+
+def takes_norms(norms: Iterable[nn.GroupNorm], x: Tensor) -> bool:
+    """Whether the norm ops take the parameters of all these norms for `x`."""
+    return all(takes((norm.weight, norm.bias), x) for norm in norms)

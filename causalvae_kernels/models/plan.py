@@ -124,12 +124,19 @@ def plan_memory(
     batch, frames, rows, columns = (
         check_count("plan_memory", name, numbers[name]) for name in ("batch", "num_frames", "height", "width")
     )
-    clip = (batch, getattr(vae.config, "in_channels", 3), frames, rows, columns)
+    clip = (batch, _channels(vae.config), frames, rows, columns)
     shape = clip
     if step == "decode":
         _say(progress, "latents")
         shape = latent_shape(vae, clip)
     return plan_step(vae, step, shape, device=device, available=available, progress=progress)
+
+
+def _channels(config: Any) -> int:
+    """Return how many channels a clip has; Wan counts those of the patches that it folds frames into."""
+    channels = getattr(config, "in_channels", 3)
+    patch = getattr(config, "patch_size", None) if hasattr(config, "is_residual") else None
+    return channels // patch**2 if patch else channels
 
 
 def plan_step(

@@ -80,7 +80,8 @@ def give(pool: BufferPool | None, activation: Tensor | FrameBuffer) -> None:
 
 
 def _readable(buffer: FrameBuffer) -> Tensor | FrameBuffer:
-    return buffer if buffer.head_room or any(buffer.halo) else buffer.storage
+    border = buffer.head_room or buffer.tail_room or any(buffer.halo)
+    return buffer if border else buffer.storage
 
 
 def _destination(
@@ -98,13 +99,16 @@ def _destination(
         return None
     head_room, halo = conv.head_room, conv.halo
     if dtype == x.dtype and needs_no_room(conv, link, x, first=first):
-        if overwrite:
-            return FrameBuffer(x, 0)
-        head_room, halo = 0, NO_HALO
+        halo = NO_HALO
+        if not conv.tail_room:
+            if overwrite:
+                return FrameBuffer(x, 0)
+            head_room = 0
     return (pool or BufferPool()).take(
         x.shape,
         head_room=head_room,
         halo=halo,
+        tail_room=conv.tail_room,
         dtype=dtype,
         device=x.device,
         memory_format=memory_format_of(x),

@@ -447,8 +447,9 @@ def swap(
             windows in time either. "as_is": as it is set on the model.
         memory_budget: How many bytes a call may take in one piece with tiling="auto"; default: the
             environment, what is free on the device.
-        memory: "low": where no gradient is recorded, residual blocks take the smallest peak that their order
-            of work allows: one activation, its buffer, and a few frames (docs/memory.md).
+        memory: "low": where no gradient is recorded, a residual block of CogVideoX takes the smallest peak
+            that its order of work allows, one activation and its buffer, and caches go as soon as they are
+            read (docs/memory.md); other families take what they take. "normal": an output beside them.
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its

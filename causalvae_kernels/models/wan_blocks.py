@@ -14,7 +14,7 @@ from .coders import is_bypassable
 from .conv import convolve, is_small
 from .hooks import is_plain, type_name
 from .norms import NormOp, rms_norm, takes
-from .producers import Held, activated, give, silu
+from .producers import Held, activated, silu
 from .swap import Link, rule_at_work, run
 from .wan_conv import Features, conv_of, fits, why_conv_left
 
@@ -149,7 +149,8 @@ def why_resnet_left(module: nn.Module) -> str | None:
 def residual_block(module: nn.Module, way: Way, held: Held) -> None:
     """Run a residual block; at no time are more than three activations there, but for what is cached.
 
-    They are the input, which is the residual, what a convolution reads, and what it writes. Where the number
+    They are the input, which is the residual, what a convolution reads, and what it writes; the second one
+    writes over an owned residual. Where the number
     of channels changes, the shortcut's output is the residual, and an owned input is normalised in place.
     """
     link, pool, features = way.link, way.pool, way.features
@@ -163,10 +164,8 @@ def residual_block(module: nn.Module, way: Way, held: Held) -> None:
     else:
         y = normed(module.norm2, way, module.conv2, hidden, overwrite=True)
     del hidden
-    held.tensor = features.convolve(module.conv2, link, y, residual, pool, owned=True)
+    held.tensor = features.convolve(module.conv2, link, y, residual, pool, owned=True, over=frees)
     held.owned = True
-    if frees:
-        give(pool, residual)
 
 
 def _shortcut(module: nn.Module, way: Way, x: Tensor, owned: bool) -> tuple[Tensor, bool]:

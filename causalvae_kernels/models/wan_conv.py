@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops import causal_conv3d_
+from ..ops.causal_conv3d import adds_in_place
 from ..temporal import BufferPool, FrameBuffer
-from .conv import Conv, convolve, is_small, why_conv3d_left
+from .conv import Conv, convolve, is_small, may_write, why_conv3d_left
 from .producers import give
 from .swap import Link
 
@@ -122,6 +124,7 @@ class Features:
         pool: BufferPool | None = None,
         *,
         owned: bool = False,
+        over: bool = False,
     ) -> Tensor:
         """Convolve a chunk behind the cached frames, and cache its own last ones.
 
@@ -132,11 +135,12 @@ class Features:
             residual: Added to the output, or None.
             pool: Where the output's storage comes from, and that of `x` goes to, or None.
             owned: Whether `x` is in nobody else's hands, and is not needed any more.
+            over: Whether the same holds for the residual: the output takes its place where it can.
         """
         frames = x.body if isinstance(x, FrameBuffer) else x
         conv, past = conv_of(module), self.found
         if fits(module, conv, frames, past):
-            y, _ = convolve(conv, link, x, state_of(conv, frames, past), residual, pool)
+            y = _convolved(conv, link, x, state_of(conv, frames, past), residual, pool, over)
         else:
             y = type(module).forward(module, frames, past)
             y = y if residual is None else y + residual
@@ -147,6 +151,29 @@ class Features:
         if owned:
             give(pool, x)
         return y
+
+
+def _convolved(
+    conv: Conv,
+    link: Link,
+    x: Tensor | FrameBuffer,
+    state: Tensor | None,
+    residual: Tensor | None,
+    pool: BufferPool | None,
+    over: bool,
+) -> Tensor:
+    """Convolve; with a pool the output lies over the residual, if it may and nothing is copied for it."""
+    options = conv.options(link)
+    fits_op = over and pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
+    if fits_op and may_write(x, state, residual, conv.weight, conv.bias):
+        if adds_in_place(x, conv.weight, conv.bias, **options):
+            options |= {"initial_state": state, "residual": residual}
+            causal_conv3d_(residual, x, conv.weight, conv.bias, **options)
+            return residual
+    y, _ = convolve(conv, link, x, state, residual, pool)
+    if over:
+        give(pool, residual)
+    return y
 
 
 def last_frames(x: Tensor, past: Tensor | None, *, owned: bool = False) -> Tensor:

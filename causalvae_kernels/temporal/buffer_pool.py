@@ -28,6 +28,7 @@ class BufferPool:
         *,
         head_room: int,
         halo: Sequence[int] = (0, 0, 0, 0),
+        tail_room: int = 0,
         dtype: torch.dtype,
         device: torch.device,
         memory_format: torch.memory_format,
@@ -35,15 +36,27 @@ class BufferPool:
         """Return a buffer for a body of `shape` (B, C, T, H, W); its contents are whatever was there."""
         batch, channels, frames, height, width = shape
         top, bottom, left, right = halo
-        padded = (batch, channels, head_room + frames, top + height + bottom, left + width + right)
+        padded = (
+            batch,
+            channels,
+            head_room + frames + tail_room,
+            top + height + bottom,
+            left + width + right,
+        )
         elements = math.prod(padded)
         for index, tensor in enumerate(self._free):
             if tensor.dtype == dtype and tensor.device == device and _fits(elements, _elements(tensor)):
                 storage = self._free.pop(index).as_strided(padded, _strides(padded, memory_format), 0)
-                return FrameBuffer(storage, head_room, halo)
+                return FrameBuffer(storage, head_room, halo, tail_room)
         self.clear()
         return FrameBuffer.empty(
-            shape, head_room=head_room, halo=halo, dtype=dtype, device=device, memory_format=memory_format
+            shape,
+            head_room=head_room,
+            halo=halo,
+            tail_room=tail_room,
+            dtype=dtype,
+            device=device,
+            memory_format=memory_format,
         )
 
     def give(self, tensor: Tensor) -> None:

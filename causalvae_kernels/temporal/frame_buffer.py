@@ -1,4 +1,4 @@
-"""Storage with head-room in time and a halo in space, so that padding is a write of the border only.
+"""Storage with room in time and a halo in space, so that padding is a write of the border only.
 
 A producer writes its frames into `body`; `causal_pad3d_` then fills the border, and a convolution reads
 `storage`. Nothing that was written is copied.
@@ -20,14 +20,17 @@ class FrameBuffer:
     """Frames of shape (B, C, T, H, W) inside a larger tensor.
 
     Attributes:
-        storage: Shape (B, C, head_room + T, top + H + bottom, left + W + right).
+        storage: Shape (B, C, head_room + T + tail_room, top + H + bottom, left + W + right).
         head_room: Frames of room before the first one.
         halo: Pixels of room around every frame: (top, bottom, left, right).
+        tail_room: Frames of room behind the last one, for a convolution that looks ahead.
     """
 
-    __slots__ = ("halo", "head_room", "storage")
+    __slots__ = ("halo", "head_room", "storage", "tail_room")
 
-    def __init__(self, storage: Tensor, head_room: int, halo: Sequence[int] = (0, 0, 0, 0)) -> None:
+    def __init__(
+        self, storage: Tensor, head_room: int, halo: Sequence[int] = (0, 0, 0, 0), tail_room: int = 0
+    ) -> None:
         """Wrap existing storage.
 
         Raises:
@@ -35,17 +38,18 @@ class FrameBuffer:
         """
         check_video("FrameBuffer", "storage", storage)
         top, bottom, left, right = halo = int_tuple("FrameBuffer", "halo", halo, 4)
-        if head_room < 0 or min(halo) < 0:
+        if min(head_room, tail_room, *halo) < 0:
             raise InvalidInput(
-                f"FrameBuffer: got head_room {head_room} and halo {halo}, expected nothing negative"
+                f"FrameBuffer: got head_room {head_room}, tail_room {tail_room} and halo {halo}, expected "
+                "nothing negative"
             )
         _, _, frames, height, width = storage.shape
-        if frames <= head_room or height <= top + bottom or width <= left + right:
+        if frames <= head_room + tail_room or height <= top + bottom or width <= left + right:
             raise InvalidInput(
                 f"FrameBuffer: storage of shape {tuple(storage.shape)} has no room for a body inside "
-                f"head_room {head_room} and halo {halo}"
+                f"head_room {head_room}, tail_room {tail_room} and halo {halo}"
             )
-        self.storage, self.head_room, self.halo = storage, head_room, halo
+        self.storage, self.head_room, self.halo, self.tail_room = storage, head_room, halo, tail_room
 
     @classmethod
     def empty(
@@ -54,6 +58,7 @@ class FrameBuffer:
         *,
         head_room: int,
         halo: Sequence[int] = (0, 0, 0, 0),
+        tail_room: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
@@ -62,23 +67,30 @@ class FrameBuffer:
         batch, channels, frames, height, width = shape
         top, bottom, left, right = halo
         storage = memory.empty(
-            (batch, channels, head_room + frames, top + height + bottom, left + width + right),
+            (batch, channels, head_room + frames + tail_room, top + height + bottom, left + width + right),
             dtype=dtype,
             device=device,
             memory_format=memory_format,
         )
-        return cls(storage, head_room, halo)
+        return cls(storage, head_room, halo, tail_room)
 
     @property
     def body(self) -> Tensor:
         """The frames without the border: a view of shape (B, C, T, H, W) to write into."""
-        return body_of(self.storage, self.head_room, self.halo)
+        return body_of(self.without_tail, self.head_room, self.halo)
+
+    @property
+    def without_tail(self) -> Tensor:
+        """The storage but for the frames of room behind the last one."""
+        if not self.tail_room:
+            return self.storage
+        return self.storage.narrow(2, 0, self.storage.shape[2] - self.tail_room)
 
     def __repr__(self) -> str:
         """Name the body's shape and the border."""
         return (
             f"FrameBuffer(body={tuple(self.body.shape)}, head_room={self.head_room}, halo={self.halo}, "
-            f"dtype={self.storage.dtype})"
+            f"tail_room={self.tail_room}, dtype={self.storage.dtype})"
         )
 
 

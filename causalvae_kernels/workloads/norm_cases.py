@@ -25,6 +25,7 @@ class NormCase:
         silu: Apply SiLU.
         mean: Of the frames.
         deviation: Of the frames, from their mean.
+        eps: Given to the op; None: its default.
     """
 
     name: str
@@ -36,6 +37,7 @@ class NormCase:
     silu: bool = True
     mean: float = 0.0
     deviation: float = 1.0
+    eps: float | None = None
 
 
 NORM_CASES: tuple[NormCase, ...] = (
@@ -56,6 +58,16 @@ NORM_CASES: tuple[NormCase, ...] = (
     ),
     NormCase("large values", (1, 8, 3, 5, 6), 2, (2, 5, 6), mean=-40.0, deviation=20.0),
     NormCase("small values", (1, 8, 3, 5, 6), 2, (2, 5, 6), deviation=1e-3),
+    NormCase("small values beside eps", (2, 24, 3, 5, 6), 2, (2, 5, 6), deviation=1e-3, eps=1e-6),
+    NormCase(
+        "small values beside eps, channels last",
+        (1, 37, 2, 5, 6),
+        1,
+        (2, 5, 6),
+        "channels_last_3d",
+        deviation=1e-3,
+        eps=3e-6,
+    ),
     NormCase("groups of one channel", (1, 6, 4, 5, 6), 6, (4, 5, 6)),
     NormCase("height of one", (1, 6, 3, 1, 17), 3, (2, 1, 17)),
     NormCase("width of one, channels last", (1, 20, 3, 17, 1), 5, (2, 17, 1), "channels_last_3d"),
@@ -91,6 +103,8 @@ def make_norm_call(
 
     x = random(*case.shape, mean=case.mean, deviation=case.deviation)
     call: dict[str, Any] = {"x": with_layout(x, case.layout), "silu": case.silu}
+    if case.eps is not None:
+        call["eps"] = case.eps
     if op == "spatial_norm_silu":
         for name, mean in (("scale", 1.0), ("shift", 0.0)):
             small = random(batch, channels, *(case.latent or case.shape[2:]), mean=mean, deviation=0.5)

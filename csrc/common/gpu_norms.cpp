@@ -224,6 +224,7 @@ GroupNormPlan plan_group_norm(const GpuGroupNorm& norm) {
 RmsNormPlan plan_rms_norm(const GpuRmsNorm& norm) {
   const Tensor5 &x = norm.x, &out = norm.out;
   check_in_and_out(kRmsNorm, x, out);
+  check_eps(kRmsNorm, norm.eps);
   require(norm.weight != nullptr, kRmsNorm, "weight has a null address, expected one");
   RmsNormPlan plan{};
   plan.empty = element_count(x) == 0;
@@ -276,6 +277,7 @@ RmsNormPlan plan_rms_norm(const GpuRmsNorm& norm) {
   walk.blocks = count_blocks(kRmsNorm, x.size[0] * blocks);
   walk.by_blocks = fast_divide(blocks);
   walk.root = static_cast<float>(std::sqrt(static_cast<double>(channels)));
+  walk.added = static_cast<float>(static_cast<double>(channels) * norm.eps);
   walk.silu = norm.silu;
   return plan;
 }

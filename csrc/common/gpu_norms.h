@@ -22,12 +22,13 @@ struct GpuGroupNorm {
   int64_t workspace_floats;  // at least group_norm_workspace()
 };
 
-// n = x / max(|x|, kLeastPixelNorm) over the channels of a pixel, rounded to `dtype`; y = n * sqrt(C) *
-// weight
+// n = x / max(sqrt(|x|^2 + C * eps), kLeastPixelNorm) over the channels of a pixel, rounded to `dtype`; y = n
+// * sqrt(C) * weight
 // + bias; then SiLU. In float32, rounded once more to `dtype`.
 struct GpuRmsNorm {
   Tensor5 x, out;             // `out` may be `x`
   const void *weight, *bias;  // C of each, in `dtype`; bias may be null
+  double eps;
   bool silu;
   Dtype dtype;
 };

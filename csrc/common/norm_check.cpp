@@ -14,6 +14,10 @@ void check_in_and_out(const char* op, const Tensor5& x, const Tensor5& out) {
   check_sizes(op, "out", out, {n[0], n[1], n[2], n[3], n[4]});
 }
 
+void check_eps(const char* op, double eps) {
+  require(eps >= 0, op, "eps is " + std::to_string(eps) + ", expected nothing negative");
+}
+
 void check_group_norm(const char* op, const Tensor5& x, const Tensor5& out, int64_t groups, double eps,
                       const Modulation& modulation) {
   const int64_t* n = x.size;
@@ -21,7 +25,7 @@ void check_group_norm(const char* op, const Tensor5& x, const Tensor5& out, int6
   require(groups >= 1 && n[1] % groups == 0, op,
           "groups is " + std::to_string(groups) + ", expected a divisor of " + std::to_string(n[1]) +
               " channels");
-  require(eps >= 0, op, "eps is " + std::to_string(eps) + ", expected nothing negative");
+  check_eps(op, eps);
   const auto& [scale, shift, lone_first, repeat] = modulation;
   require(!scale == !shift, op, "got one of scale and shift, expected both or neither");
   if (!scale) return;

@@ -7,6 +7,8 @@ namespace cvk {
 
 void check_in_and_out(const char* op, const Tensor5& x, const Tensor5& out);
 
+void check_eps(const char* op, double eps);
+
 // What is repeated to the frames and pixels of x, and how often: see GroupNorm.
 struct Modulation {
   const Tensor5 *scale, *shift;  // (B, C, t, h, w), or null

@@ -25,6 +25,7 @@ struct RmsNormWalk {
   uint32_t log_lanes, blocks;
   FastDivide by_blocks;  // blocks of a batch entry
   float root;            // of the number of channels
+  float added;           // to the sum of squares
   bool silu;
 };
 
@@ -176,11 +177,11 @@ struct RmsNorms {
 };
 
 template <class Shape>
-CVK_HD static inline RmsNorms<Shape> norms_of(const float (&sums)[Shape::kSums]) {
+CVK_HD static inline RmsNorms<Shape> norms_of(const float (&sums)[Shape::kSums], float added) {
   RmsNorms<Shape> result;
   CVK_UNROLL
   for (int i = 0; i < Shape::kSums; ++i) {
-    result.norm[i] = sqrtf(sums[i]);
+    result.norm[i] = sqrtf(sums[i] + added);
     if (result.norm[i] < kLeastPixelNorm) result.norm[i] = kLeastPixelNorm;  // which a NaN is not
     result.inverse[i] = 1.0f / result.norm[i];
   }
@@ -226,7 +227,7 @@ CVK_HD static inline int rms_norm_write(const RmsNormWalk& walk, uint32_t block,
   int written = 0;
   RmsNorms<Shape> norms[Shape::kPixels];
   CVK_UNROLL
-  for (int p = 0; p < Shape::kPixels; ++p) norms[p] = norms_of<Shape>(own.sums[p]);
+  for (int p = 0; p < Shape::kPixels; ++p) norms[p] = norms_of<Shape>(own.sums[p], walk.added);
   if constexpr (Shape::kKept > 0) {
     constexpr int kGroup =
         Shape::kKept < 4 ? Shape::kKept : 4;  // units whose parameters are under way at once

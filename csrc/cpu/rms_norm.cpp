@@ -25,6 +25,7 @@ void rms_norm(const RmsNorm& norm, Isa isa, int num_threads) {
   check_in_and_out(kOp, norm.x, norm.out);
   if (element_count(norm.x) == 0) return;
   require(norm.weight != nullptr, kOp, "weight has a null address");
+  check_eps(kOp, norm.eps);
   if (element_count(norm.x) < kElementsWorthThreads) num_threads = 1;
   const RmsNormKernels& kernels = CVK_TABLE_OF(isa, rms_norm);
 
@@ -36,7 +37,7 @@ void rms_norm(const RmsNorm& norm, Isa isa, int num_threads) {
     factor[c] = static_cast<float>(norm.weight[c] * std::sqrt(static_cast<double>(channels)));
     offset[c] = norm.bias ? norm.bias[c] : 0.0f;
   }
-  RmsNormPass p{norm, factor, offset, 0};
+  RmsNormPass p{norm, factor, offset, static_cast<double>(channels) * norm.eps, 0};
 
   if (channels_innermost(norm.x) && channels_innermost(norm.out)) {
     const int64_t rows = norm.x.size[2] * norm.x.size[3];

@@ -1,4 +1,4 @@
-// Wan's RMS norm over channels, with SiLU.
+// RMS norm over channels, with SiLU.
 #pragma once
 
 #include "../common/tensor.h"
@@ -10,11 +10,13 @@ enum class Isa : int;  // isa.h, which instruction-set units do not include
 // The least norm that a pixel is divided by, as in torch.nn.functional.normalize.
 constexpr double kLeastNorm = 1e-12;
 
-// n = x / max(|x|, kLeastNorm) over the channels of a pixel, rounded to `dtype`; y = n * sqrt(C) * weight +
-// bias; then SiLU. The sum of squares in double, the rest in float32, rounded once more to `dtype`.
+// n = x / max(sqrt(|x|^2 + C * eps), kLeastNorm) over the channels of a pixel, rounded to `dtype`; y = n *
+// sqrt(C) * weight + bias; then SiLU. The sum of squares in double, the rest in float32, rounded once more to
+// `dtype`.
 struct RmsNorm {
   Tensor5 x, out;              // `out` may be `x`
   const float *weight, *bias;  // C of each; bias may be null
+  double eps;                  // added to the mean of the squares
   bool silu;
   Dtype dtype;
 };
@@ -25,6 +27,7 @@ constexpr int64_t kMostPixels = 256;
 struct RmsNormPass {
   RmsNorm norm;
   const float *factor, *offset;  // C of each, rounded up to a cache line
+  double added;                  // to the sum of the squares
   int64_t pixels;                // of a block, at most kMostPixels, a multiple of kCacheLineFloats
 };
 

@@ -41,7 +41,7 @@ calls = {
     "conv": lambda: C.causal_conv3d(*conv),
     "group": lambda: C.group_norm(x, x, None, None, *norm),
     "spatial": lambda: C.group_norm(x, x, x, x, *norm),
-    "rms": lambda: C.rms_norm(x, x, 64, None, True, "bfloat16", 0, 0),
+    "rms": lambda: C.rms_norm(x, x, 64, None, 0.0, True, "bfloat16", 0, 0),
     "no_pixels": lambda: C.group_norm(nothing, nothing, None, None, *norm),
     "empty": lambda: C.causal_pad3d_(out, None, 0, (0, 0, 0, 0), "zeros", "zeros", 2, 0, 0),
 }
@@ -142,7 +142,7 @@ def test_arguments_are_checked_before_the_gpu_is_asked():
         numbers = (3, 1e-5, True, False, ones, "float16", 64, 1000, 0, 0)
         MODULE.group_norm(x, x, None, None, None, None, "float16", *numbers)
     with pytest.raises(ValueError, match="weight has a null address"):
-        MODULE.rms_norm(x, x, 0, None, True, "float16", 0, 0)
+        MODULE.rms_norm(x, x, 0, None, 0.0, True, "float16", 0, 0)
 
 
 def test_both_modules_share_their_index_arithmetic():

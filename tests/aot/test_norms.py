@@ -51,7 +51,7 @@ def record(
     arguments = {
         "group_norm_silu": (out, x, weight, bias, 2, 1e-5, True),
         "spatial_norm_silu": (out, x, scale, shift, weight, bias, 2, 1e-5, True),
-        "rms_norm_silu": (out, x, weight, bias, True),
+        "rms_norm_silu": (out, x, weight, bias, 1e-8, True),
     }[op]
     backend = import_module(f"causalvae_kernels.ops.{op}.triton").NORM_
     return record_launches(capability, lambda: backend.call(*arguments, "high"))

@@ -62,14 +62,16 @@ def test_group_norm_refuses(index, value, sentence):
         (1, tensor(1, 4, 5, 4, 6, address=0), "x has a null address"),
         (2, 0, "weight has a null address"),
         (3, 0, "bias has a null address"),
-        (5, "int8", "got 'int8'"),
-        (6, "sse9", "got 'sse9'"),
-        (7, 2000, "num_threads is 2000"),
+        (4, -1.0, "eps is"),
+        (4, float("nan"), "eps is"),
+        (6, "int8", "got 'int8'"),
+        (7, "sse9", "got 'sse9'"),
+        (8, 2000, "num_threads is 2000"),
     ],
 )
 def test_rms_norm_refuses(index, value, sentence):
     x = tensor(1, 4, 5, 4, 6)
-    arguments = [x, x, 8, None, True, "float32", "portable", 1]
+    arguments = [x, x, 8, None, 0.0, True, "float32", "portable", 1]
     arguments[index] = value
     with pytest.raises(ValueError, match=sentence):
         C.rms_norm(*arguments)
@@ -79,7 +81,7 @@ def silu_of(y, isa):
     """SiLU alone: the RMS norm of ones over 4^k channels is exactly one, so that the weights go through."""
     ones = torch.ones(1, y.numel(), 1, 1, 1)
     out = torch.empty_like(ones)
-    C.rms_norm(native.describe(out), native.describe(ones), y.data_ptr(), None, True, "float32", isa, 1)
+    C.rms_norm(native.describe(out), native.describe(ones), y.data_ptr(), None, 0.0, True, "float32", isa, 1)
     return out.flatten()
 
 
@@ -152,6 +154,6 @@ def test_strides_beyond_32_bits(isa, channels_last, seed):
     expected = group_norm_silu(near.double(), 4, backend="reference")
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)
     x.copy_(near)
-    C.rms_norm(*both, ones.data_ptr(), None, True, "bfloat16", isa, 1)
+    C.rms_norm(*both, ones.data_ptr(), None, 0.0, True, "bfloat16", isa, 1)
     expected = rms_norm_silu(near.double(), ones.double(), backend="reference")
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)

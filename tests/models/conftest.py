@@ -41,6 +41,18 @@ def _nothing_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv, "SMALL", 0)
 
 
+@pytest.fixture(autouse=True)
+def _averages_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no `avg_pool3d` for it on a CPU: without this Cosmos itself could not encode."""
+    average = torch.nn.functional.avg_pool3d
+
+    def in_float32(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        return average(wide, *args, **kwargs).to(x.dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "avg_pool3d", in_float32)
+
+
 @pytest.fixture(params=CONFIGS)
 def config_name(request: pytest.FixtureRequest) -> str:
     """The small configuration, and one whose channel counts no vector divides."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from causalvae_kernels.models.hooks import type_name
 from causalvae_kernels.parity import compare_round_trips, round_trip
 from causalvae_kernels.workloads import make_video
 
@@ -28,10 +30,25 @@ def assert_parity(
 
     `configure` is applied to a float64 copy of `reference`, so that the oracle tiles and slices alike.
     """
-    oracle = copy.deepcopy(reference).double()
+    oracle = in_float64(reference)
     configure(oracle)
     for step, comparison in compare_round_trips(reference, oracle, clip, round_trip(swapped, clip)):
         assert comparison.passed, f"{step}: {comparison}"
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """Return a copy that computes in float64 all through: diffusers' `RMSNorm` takes its mean in float32."""
+    model = copy.deepcopy(model).double()
+    for module in model.modules():
+        if type_name(module) == "RMSNorm":
+            module.forward = functools.partial(_rms_norm, module)
+    return model
+
+
+def _rms_norm(module: nn.Module, x: Tensor) -> Tensor:
+    if module.weight is not None:
+        return type(module).forward(module, x)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.eps)
 
 
 def clip_of(

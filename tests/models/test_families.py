@@ -18,7 +18,7 @@ from causalvae_kernels import frame_rule, restore, swap
 from causalvae_kernels.core import native
 from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.parity import round_trip
-from tests.models.helpers import assert_parity, replaced_names
+from tests.models.helpers import assert_parity, in_float64, replaced_names
 from tests.temporal.tiny_vaes import TINY_VAES, TinyVAE
 
 HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
@@ -161,7 +161,7 @@ def test_training_mode_and_gradients(name, checkpointing):
     if checkpointing and (name in NO_CHECKPOINTS or not vae._supports_gradient_checkpointing):
         pytest.skip("the model has no gradient checkpointing, or one that fails in diffusers")
     clip = clip_of(HERE[name], valid(name, 5)).double()
-    expected = _gradients(copy.deepcopy(vae), clip, checkpointing=False)
+    expected = _gradients(in_float64(vae), clip, checkpointing=False)
     swap(vae)
     out, clip_grad, grads = _gradients(vae, clip, checkpointing)
     assert torch.allclose(out, expected[0], rtol=1e-6, atol=1e-8)

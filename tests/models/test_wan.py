@@ -12,7 +12,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.models import coders, conv, wan_shortcuts
+from causalvae_kernels.models import coders, conv, plan_memory, wan_shortcuts
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.temporal import BufferPool
 from tests.models.helpers import assert_parity, round_trip
@@ -194,8 +194,7 @@ PROBED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", PROBED)
-@pytest.mark.parametrize("name", ["2.1", "2.2"])
+@pytest.mark.parametrize(("name", "path"), [(("2.1", "2.2")[i % 2], path) for i, path in enumerate(PROBED)])
 def test_what_a_hook_keeps_is_not_overwritten(name, path):
     """A probe on any module sees what the unmodified model gives there, also after the run."""
     seen, chunks = [], chunks_of(name, "decoder")
@@ -207,7 +206,7 @@ def test_what_a_hook_keeps_is_not_overwritten(name, path):
         seen.append([])
         vae = build(name)
         if swapped:
-            swap(vae)
+            swap(vae, backend=BACKENDS[-1])
         vae.decoder.get_submodule(path).register_forward_hook(keep)
         cache = places(vae.decoder)
         for i, chunk in enumerate(chunks):
@@ -223,7 +222,7 @@ def test_the_samplers_may_be_hooked(name):
     for swapped in (False, True):
         vae = build(name)
         if swapped:
-            swap(vae)
+            swap(vae, backend=BACKENDS[-1])
         kept = []
         found.append(kept)
         for module in vae.decoder.modules():
@@ -386,3 +385,21 @@ def test_room_is_left_for_a_state_that_lies_elsewhere():
     link, x = Link("AutoencoderKLWan", "aten", None), torch.randn(1, 4, 1, 4, 4)
     assert conv.needs_no_room(described, link, x)
     assert not conv.needs_no_room(described, link, x, first=False)
+
+
+def test_the_decoder_compiles_in_one_graph():
+    """With the feature cache, which it fills: the second chunk, too, is one graph."""
+    config = {"base_dim": 4, "z_dim": 2, "num_res_blocks": 1, "dim_mult": [1, 1], "is_residual": True}
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLWan(**config, temperal_downsample=[True]).eval().requires_grad_(False)
+    z = torch.randn(1, 2, 2, 2, 3)
+    with swap(vae):
+        expected = vae.decode(z).sample
+        vae.decoder = torch.compile(vae.decoder, backend="eager", fullgraph=True)
+        assert near(vae.decode(z).sample, expected)
+
+
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_a_plan_of_frames_that_are_folded_into_patches(step):
+    plan = plan_memory(build("2.2"), 5, 32, 32, step=step)
+    assert plan.shape == ((1, 3, 5, 32, 32) if step == "encode" else (1, 5, 2, 2, 2)) and plan.untiled > 0

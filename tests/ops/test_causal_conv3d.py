@@ -18,6 +18,7 @@ from causalvae_kernels import (
     causal_conv3d_,
     use_backend,
 )
+from causalvae_kernels.core.layout import memory_format_of
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d import aten, spec
 from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
@@ -352,6 +353,37 @@ def test_a_buffer_under_autocast(backend):
     assert torch.allclose(got, expected, atol=0.05)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize(("head", "tail"), [(1, 1), (0, 2), (2, 0)])
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_a_buffer_with_room_behind(frames, head, tail, mode, layout, dtype, backend, seed):
+    """The last frame stands behind itself, padded in space like the others; with a halo and without one."""
+    call = make_conv_call(ConvCase("b", (2, 5, frames, 6, 7), 8, layout=layout), dtype, seed)
+    x, weight, bias = call["x"], call["weight"], call["bias"]
+    wide = torch.cat([*[x[:, :, :1]] * head, x, *[x[:, :, -1:]] * tail], dim=2)
+    options = {"temporal_mode": "valid", "spatial_mode": mode, "backend": backend}
+    expected = causal_conv3d(wide.contiguous(memory_format=memory_format_of(x)), weight, bias, **options)
+    for halo in ((0, 0, 0, 0), (1, 1, 1, 1)):
+        buffer = FrameBuffer.empty(
+            x.shape,
+            head_room=head,
+            halo=halo,
+            tail_room=tail,
+            dtype=dtype,
+            memory_format=memory_format_of(x),
+        )
+        buffer.storage.fill_(float("nan"))
+        buffer.body.copy_(x)
+        got = causal_conv3d(buffer, weight, bias, spatial_mode=mode, backend=backend)
+        close = {torch.float32: 1e-4}.get(dtype, 0.05)
+        assert torch.allclose(got, expected, rtol=close, atol=close)
+        assert torch.equal(buffer.body, x)
+        if tail:
+            with pytest.raises(InvalidInput, match="tail_room"):
+                causal_conv3d(buffer, weight, bias, return_final_state=True, backend=backend)
+
+
 GRADIENTS = {
     "replicate": {},
     "zeros": {"temporal_mode": "zeros"},
@@ -555,7 +587,7 @@ def test_weights_are_never_stale(backend):
         ({"residual": torch.zeros(1, 2, 3, 5, 4)}, r"expected \(1, 2, 3, 5, 5\)"),
         ({"precision": "double"}, "expected one of 'exact', 'high', 'fast'"),
         ({"backend": "gpu"}, "expected one of"),
-        ({"x": FrameBuffer(torch.zeros(1, 4, 4, 5, 5), 1)}, "head_room 1, expected"),
+        ({"x": FrameBuffer(torch.zeros(1, 4, 4, 5, 5), 1)}, "head_room 1 and tail_room 0, expected"),
         ({"x": FrameBuffer(torch.zeros(1, 4, 4, 5, 5), 2, (1, 1, 1, 1)), "spatial_mode": "valid"}, "halo"),
     ],
 )

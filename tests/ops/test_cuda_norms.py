@@ -335,12 +335,13 @@ def test_repeats_are_powers_of_two():
         (1, tensor(1, 4, 2**10, 2**11, 2**10), "out has sizes"),
         (2, 0, "weight has a null address"),
         (3, 0, "bias has a null address"),
-        (5, "int8", "got 'int8'"),
+        (4, -1.0, "eps is"),
+        (6, "int8", "got 'int8'"),
     ],
 )
 def test_the_rms_norm_refuses(index, value, sentence):
     x = tensor(1, 4, 5, 4, 6)
-    arguments = [x, x, 64, None, True, "float32"]
+    arguments = [x, x, 64, None, 0.0, True, "float32"]
     arguments[index] = value
     with pytest.raises(ValueError, match=sentence):
         native.cpu_module().index.rehearse_rms_norm(*arguments)
@@ -349,6 +350,6 @@ def test_the_rms_norm_refuses(index, value, sentence):
 def test_more_pixels_than_are_counted_are_refused():
     x = tensor(1, 4, 2**10, 2**11, 2**10)
     with pytest.raises(ValueError, match=r"fewer than 2\^31 channels, and pixels of a batch entry"):
-        native.cpu_module().index.rehearse_rms_norm(x, x, 64, None, True, "float32")
+        native.cpu_module().index.rehearse_rms_norm(x, x, 64, None, 0.0, True, "float32")
     with pytest.raises(ValueError, match=r"fewer than 2\^31 channels, and pixels of a batch entry"):
         native.cpu_module().index.group_norm_workspace(x, "float32")

@@ -98,6 +98,23 @@ def test_rms_norm_is_that_of_diffusers_to_the_bit(images, bias, dtype, seed):
         assert torch.equal(got, F.silu(expected))
 
 
+def test_rms_norm_with_eps_is_that_of_ltx(dtype, seed):
+    """Within the roundings: the model rounds once after the norm, the op before and after the root of C."""
+    normalization = pytest.importorskip("diffusers.models.normalization")
+    ltx2 = pytest.importorskip("diffusers.models.autoencoders.autoencoder_kl_ltx2")
+    torch.manual_seed(seed)
+    x = torch.randn(2, 24, 3, 4, 5) * torch.logspace(-6, 1, 5)
+    x = x.to(dtype)
+    first, second = normalization.RMSNorm(24, eps=1e-8, elementwise_affine=False), ltx2.PerChannelRMSNorm()
+    oracle = first(x.double().movedim(1, -1)).movedim(-1, 1)
+    got = rms_norm_silu(x, torch.ones(24, dtype=dtype), eps=1e-8, silu=False, backend="reference").double()
+    most = 4 * torch.finfo(dtype).eps
+    # Nothing else is as small as these pixels: a norm without eps makes ones of them.
+    assert oracle[..., 0].abs().max() < 0.1
+    assert torch.allclose(got, oracle, rtol=most, atol=0)
+    assert torch.allclose(second(x.double()), oracle, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("large", range(1, 18))
 @pytest.mark.parametrize("small", range(1, 18))
 def test_repeats_are_what_nearest_neighbour_does(large, small):

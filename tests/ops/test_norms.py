@@ -41,8 +41,8 @@ def operator_arguments(op, call):
         "spatial_norm_silu": ("x", "scale", "shift", "weight", "bias", "num_groups"),
         "rms_norm_silu": ("x", "weight", "bias"),
     }[op]
-    eps = () if op == "rms_norm_silu" else (1e-5,)
-    return (*(call.get(name) for name in names), *eps, call["silu"])
+    eps = call.get("eps", 0.0 if op == "rms_norm_silu" else 1e-5)
+    return (*(call.get(name) for name in names), eps, call["silu"])
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
@@ -245,8 +245,9 @@ def test_opcheck(op, layout, backend):
 
 @pytest.mark.parametrize("silu", [True, False], ids=["silu", "linear"])
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
-def test_gradients_of_everything(op, silu, affine, seed):
-    case = NormCase("gradients", (2, 4, 3, 2, 2), 2, (2, 1, 2), affine=affine, silu=silu)
+@pytest.mark.parametrize("eps", [None, 0.5], ids=["eps", "large eps"])
+def test_gradients_of_everything(op, silu, affine, eps, seed):
+    case = NormCase("gradients", (2, 4, 3, 2, 2), 2, (2, 1, 2), affine=affine, silu=silu, eps=eps)
     call = make_norm_call(op, case, torch.float64, seed)
     names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
 
@@ -380,6 +381,7 @@ def test_in_place_is_noticed_by_autograd(op, backend):
         ({"weight": torch.zeros(5)}, r"expected \(6,\) = \(C,\)"),
         ({"weight": torch.zeros(6, dtype=torch.float64)}, "weight is torch.float64 and x is torch.float32"),
         ({"bias": torch.zeros(6, dtype=torch.bfloat16)}, "bias is torch.bfloat16"),
+        ({"eps": -1e-6}, "eps is -1e-06, expected a number that is not negative"),
         ({"backend": "fast"}, "expected one of"),
         ({"precision": "best"}, "expected one of"),
     ],

@@ -49,7 +49,8 @@ def causal_conv3d(
         x: Frames, shape (B, Cin, T, H, W), any strides; float32, bfloat16 or float16 (float64 in the
             reference and aten). Or a `FrameBuffer` of P frames of head-room: nothing is copied, its border is
             filled in place for a backend that does not read the state where it lies; a halo, if it has
-            one, stands for the spatial padding.
+            one, stands for the spatial padding, and a tail-room for as many of the P frames, which then
+            stand behind the last frame and repeat it: the kernel looks ahead.
         weight: Shape (Cout, Cin, kT, kH, kW), kH and kW odd, dtype of `x`.
         bias: Shape (Cout,), dtype of `x`.
         stride: 1 or 2, for all or for (time, height, width).
@@ -75,7 +76,7 @@ def causal_conv3d(
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     choice = {"backend": backend, "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
-    x, seen, given = _source(_CONV, (), x, weight, bias, steps, given, choice)
+    x, seen, given = _source(_CONV, (), x, weight, bias, steps, given, choice, return_final_state)
     cast = autocast_dtype(x)
     late = None
     if cast is not None:
@@ -144,7 +145,7 @@ def causal_conv3d_(
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
-    x, seen, given = _source(_CONV_, (out,), x, weight, bias, steps, given, choice)
+    x, seen, given = _source(_CONV_, (out,), x, weight, bias, steps, given, choice, return_final_state)
     arguments = _arguments_into(out, x, weight, bias, residual=residual, **steps, **given)
     _CONV_(*arguments, **choice)
     if not return_final_state:
@@ -200,11 +201,17 @@ def _source(
     steps: dict[str, Any],
     given: dict[str, Any],
     choice: dict[str, Any],
+    return_final_state: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Return what the operator reads, what the final state is taken of, and the modes that are left."""
     if not isinstance(x, FrameBuffer):
         return x, x, given
-    _check_head_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
+    if return_final_state and x.tail_room:
+        raise InvalidInput(
+            f"{_NAME}: got return_final_state with a FrameBuffer of tail_room {x.tail_room}, expected none: "
+            "what looks ahead has no state that the next chunk could start from"
+        )
+    _check_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
     if _may_read_apart(x, given):
         arguments = (*destination, *_arguments(x.body, weight, bias, **steps, **given))
         if _reads_apart(op, arguments, **choice):
@@ -213,7 +220,7 @@ def _source(
     return x.storage, seen, _fill(x, backend=choice["backend"], **given)
 
 
-def _check_head_room(
+def _check_room(
     buffer: FrameBuffer,
     weight: Tensor,
     dilation: int | Sequence[int],
@@ -222,10 +229,10 @@ def _check_head_room(
 ) -> None:
     check_video(_NAME, "weight", weight)
     frames = int_tuple(_NAME, "dilation", dilation, 3)[0] * (weight.shape[2] - 1)
-    if buffer.head_room != frames:
+    if buffer.head_room + buffer.tail_room != frames:
         raise InvalidInput(
-            f"{_NAME}: the FrameBuffer has head_room {buffer.head_room}, expected "
-            f"dilation * (kT - 1) = {frames}"
+            f"{_NAME}: the FrameBuffer has head_room {buffer.head_room} and tail_room {buffer.tail_room}, "
+            f"expected dilation * (kT - 1) = {frames} frames in all"
         )
     if frames and temporal_mode == "valid":
         raise InvalidInput(
@@ -241,7 +248,12 @@ def _check_head_room(
 
 def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
     """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
-    if any(buffer.halo) or not is_plain_tensor(buffer.storage) or torch.compiler.is_compiling():
+    if (
+        any(buffer.halo)
+        or buffer.tail_room
+        or not is_plain_tensor(buffer.storage)
+        or torch.compiler.is_compiling()
+    ):
         return False
     if autocast_dtype(buffer.storage) is not None:
         return False

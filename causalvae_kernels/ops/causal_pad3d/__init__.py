@@ -74,7 +74,8 @@ def causal_pad3d_(
     """Fill the border of a `FrameBuffer` in place; its body is only read.
 
     Args:
-        buffer: The frames, with `head_room` frames in front and a `halo` around.
+        buffer: The frames, with `head_room` frames in front and a `halo` around; frames of its `tail_room`
+            repeat the last one.
         temporal_mode: As in `causal_pad3d`.
         spatial_mode: As in `causal_pad3d`.
         initial_state: As in `causal_pad3d`, with `head_room` frames.
@@ -89,6 +90,10 @@ def causal_pad3d_(
         buffer, temporal_mode=temporal_mode, spatial_mode=spatial_mode, initial_state=initial_state
     )
     _PAD_(*arguments, backend=backend, precision=precision)
+    if buffer.tail_room:
+        frames = buffer.storage.shape[2] - buffer.tail_room
+        # With its halo: space is padded after time.
+        buffer.storage[:, :, frames:].copy_(buffer.storage[:, :, frames - 1 : frames])
 
 
 def _pad_arguments(
@@ -127,7 +132,7 @@ def _pad__arguments(
             "causal_pad3d_: got a tensor that requires a gradient, expected none, because writing in place "
             "would lose it; use causal_pad3d"
         )
-    return buffer.storage, initial_state, frames, halo, temporal_mode, spatial_mode
+    return buffer.without_tail, initial_state, frames, halo, temporal_mode, spatial_mode
 
 
 def four_sides(op: str, spatial_padding: int | Sequence[int]) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Wan's RMS norm: each pixel is normalised over its channels, then scaled, with SiLU behind it."""
+"""RMS norm: each pixel is normalised over its channels, then scaled, with SiLU behind it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...core.checks import check_float, check_video
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
-from ..norms.checks import check_parameter, check_same_dtype, destination
+from ..norms.checks import check_eps, check_parameter, check_same_dtype, destination
 from ..norms.measured import RMS_NORM
 from . import aten, cpu, cuda, triton
 from .reference import rms_norm_silu__reference, rms_norm_silu_reference, rms_norm_silu_vjp
@@ -22,14 +22,17 @@ def rms_norm_silu(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    eps: float = 0.0,
     silu: bool = True,
     backend: str | None = None,
     precision: str | None = None,
 ) -> Tensor:
     """Divide each pixel by the norm of its channels, scale by sqrt(C) and `weight`, then apply SiLU.
 
-    n = x / max(|x|, 1e-12) over the channels of a pixel, in float32 at least and rounded to the dtype of `x`;
-    y = n * sqrt(C) * weight + bias, result = y / (1 + exp(-y)): diffusers' `WanRMS_norm` with its activation.
+    n = x / max(r, 1e-12), r = sqrt(|x|^2 + C * eps) over the channels of a pixel, in float32 at least and
+    rounded to the dtype of `x`; y = n * sqrt(C) * weight + bias, result = y / (1 + exp(-y)). Without `eps`
+    this is diffusers' `WanRMS_norm` with its activation; with it n * sqrt(C) = x / sqrt(mean(x^2) + eps) is
+    the RMS norm of LTX.
     No pixel looks at another, so any cut of a video gives the same. Once x is read and once written.
 
     Args:
@@ -38,6 +41,7 @@ def rms_norm_silu(
         weight: Shape (C,), or (C, 1, 1, 1) or (C, 1, 1) as `WanRMS_norm` keeps its gamma; dtype of `x`, or
             float32 beside half precision.
         bias: Shape and dtype of `weight`.
+        eps: Added to the mean of the squares.
         silu: Whether to apply SiLU.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
@@ -49,7 +53,7 @@ def rms_norm_silu(
         InvalidInput: Shapes or dtypes do not fit.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    return _NORM(*_arguments(x, weight, bias, silu=silu), backend=backend, precision=precision)
+    return _NORM(*_arguments(x, weight, bias, eps=eps, silu=silu), backend=backend, precision=precision)
 
 
 def rms_norm_silu_(
@@ -58,6 +62,7 @@ def rms_norm_silu_(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    eps: float = 0.0,
     silu: bool = True,
     backend: str | None = None,
     precision: str | None = None,
@@ -70,6 +75,7 @@ def rms_norm_silu_(
         x: As in `rms_norm_silu`.
         weight: As in `rms_norm_silu`.
         bias: As in `rms_norm_silu`.
+        eps: As in `rms_norm_silu`.
         silu: As in `rms_norm_silu`.
         backend: As in `rms_norm_silu`.
         precision: As in `rms_norm_silu`.
@@ -79,33 +85,41 @@ def rms_norm_silu_(
             would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    arguments = _into_arguments(buffer, x, weight, bias, silu=silu)
+    arguments = _into_arguments(buffer, x, weight, bias, eps=eps, silu=silu)
     _NORM_(*arguments, backend=backend, precision=precision)
 
 
 def _arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = True
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float = 0.0, silu: bool = True
 ) -> tuple[Any, ...]:
-    return _checked(_NAME, x, weight, bias, silu)
+    return _checked(_NAME, x, weight, bias, eps, silu)
 
 
 def _into_arguments(
-    buffer: FrameBuffer, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = True
+    buffer: FrameBuffer,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 0.0,
+    silu: bool = True,
 ) -> tuple[Any, ...]:
     op = f"{_NAME}_"
-    arguments = _checked(op, x, weight, bias, silu)
+    arguments = _checked(op, x, weight, bias, eps, silu)
     dtype = torch.promote_types(x.dtype, weight.dtype)
     return destination(op, buffer, x, dtype, (x, weight, bias)), *arguments
 
 
-def _checked(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> tuple[Any, ...]:
+def _checked(
+    op: str, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool
+) -> tuple[Any, ...]:
     check_video(op, "x", x)
     check_float(op, "x", x)
     weight, bias = _flat(op, "weight", weight), None if bias is None else _flat(op, "bias", bias)
     check_parameter(op, "weight", weight, x)
     check_parameter(op, "bias", bias, x)
     check_same_dtype(op, "weight", weight, "bias", bias)
-    return x, weight, bias, bool(silu)
+    return x, weight, bias, check_eps(op, eps), bool(silu)
 
 
 def _flat(op: str, name: str, parameter: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def _why_not_into(out: Tensor, x: Tensor, *others: object) -> str | None:
 
 
 def _normalise_into(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, precision: str
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool, precision: str
 ) -> None:
     weight, bias = as_floats(weight), as_floats(bias)
     native.cpu_module().rms_norm(
@@ -33,6 +33,7 @@ def _normalise_into(
         native.describe(x),
         address(weight),
         address(bias),
+        eps,
         silu,
         DTYPES[x.dtype],
         native.cpu_isa(),

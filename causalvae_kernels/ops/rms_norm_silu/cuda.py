@@ -1,4 +1,4 @@
-"""Wan's RMS norm by the CUDA module: one pass over x, in the reference's order.
+"""The RMS norm by the CUDA module: one pass over x, in the reference's order.
 
 It rounds to the dtype of x where the model does, after the division, and once more at the end.
 """
@@ -27,7 +27,7 @@ def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
 
 
 def _normalise_into(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, precision: str
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool, precision: str
 ) -> None:
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     native.cuda_module().rms_norm(
@@ -35,6 +35,7 @@ def _normalise_into(
         native.describe(x),
         address(weight),
         address(bias),
+        eps,
         silu,
         DTYPES[x.dtype],
         *native.current_stream(x.device),

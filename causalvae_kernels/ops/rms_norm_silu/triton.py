@@ -26,11 +26,11 @@ def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
 
 
 def _normalise_into(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, precision: str
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool, precision: str
 ) -> None:
     from .triton_kernels import launch
 
-    launch(out, x, weight, bias, silu).run()
+    launch(out, x, weight, bias, eps, silu).run()
 
 
 def _normalise(x: Tensor, *others: Any) -> Tensor:

@@ -24,6 +24,7 @@ def rms_normalise(
     weight_ptr,
     bias_ptr,
     root: tl.float32,
+    added: tl.float32,
     least: tl.float32,
     channels: tl.int32,
     pixels: tl.int32,
@@ -47,9 +48,9 @@ def rms_normalise(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """For each pixel, n = x / max(|x|, least), rounded; out = silu(n * root * weight[c] + bias[c]).
+    """For each pixel, n = x / max(sqrt(|x|^2 + added), least), rounded.
 
-    WHOLE: one block holds all channels, and x is read once.
+    out = silu(n * root * weight[c] + bias[c]). WHOLE: one block holds all channels, and x is read once.
     """
     _, p_tile, i1, i2, i3 = place_of_tile(tl.program_id(0), 1, p_tiles, size_1, size_2)
     p = p_tile * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -74,7 +75,7 @@ def rms_normalise(
             x = widen(tl.load(tile_of(from_, p, c, x_0, x_c, X_INNER), mask=inside, other=0.0))
             sums += x * x
         squares = tl.sum(sums, axis=1)
-    norm = tl.sqrt_rn(squares)
+    norm = tl.sqrt_rn(squares + added)
     # A NaN is no norm below the least one.
     norm = tl.where(norm < least, least, norm)[:, None]
     inverse = 1.0 / norm
@@ -97,7 +98,7 @@ def rms_normalise(
         tl.store(at, narrow(y, out_ptr.dtype.element_ty), mask=inside)
 
 
-def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Launch:
+def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool) -> Launch:
     """Return the launch that writes the RMS norm of `x` into `out`, which may be `x`.
 
     Args:
@@ -105,6 +106,7 @@ def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
         x: Shape (B, C, T, H, W), any strides.
         weight: Shape (C,).
         bias: Shape (C,), or None.
+        eps: Added to the mean of the squares.
         silu: Whether to apply SiLU.
     """
     walk = PixelWalk.of(x, out)
@@ -123,6 +125,7 @@ def launch(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bo
         "weight_ptr": weight.contiguous(),
         "bias_ptr": None if bias is None else bias.contiguous(),
         "root": channels**0.5,
+        "added": channels * eps,
         "least": EPS,
         "p_tiles": -(-walk.sizes[0] // block_p),
         "SILU": silu,

@@ -64,7 +64,7 @@ void write_row_of(const RmsNormPass& p, int64_t batch, int64_t row) {
       squares[0] = squares[0] + first * first;
       squares[1] = squares[1] + second * second;
     });
-    const Vec length = splat(norm_of(sum_of(squares[0], squares[1])));
+    const Vec length = splat(norm_of(sum_of(squares[0], squares[1]) + p.added));
     for_each_vector(channels, [&](int64_t c, int64_t count) {
       const Vec v = load_some<Type>(x + c, count);
       store_some<Type>(out + c, normalise<Type, kSilu>(v, length, load(p.factor + c), load(p.offset + c)),
@@ -92,7 +92,7 @@ void write_block_of(const RmsNormPass& p, int64_t batch, int64_t row, int64_t bl
         add_to(squares + i, low * low);
         add_to(squares + i + kHalf, high * high);
       });
-    for (int64_t i = 0; i < p.pixels; ++i) lengths[i] = norm_of(squares[i]);
+    for (int64_t i = 0; i < p.pixels; ++i) lengths[i] = norm_of(squares[i] + p.added);
     for (int64_t c = 0; c < channels; ++c) {
       const Vec factor = splat(p.factor[c]), offset = splat(p.offset[c]);
       for_each_vector(pixels, [&](int64_t i, int64_t count) {

@@ -1,0 +1,72 @@
+"""Group norms over every frame by itself, and where they let activations stay channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import memory
+from ..core.layout import memory_format_of
+from ..core.op import explain
+from ..ops import group_norm_silu, group_norm_silu_
+from ..temporal import FrameBuffer
+from .conv import may_write
+from .norms import NormOp, backend_options, group_norm_options
+from .swap import Link, rule_at_work
+
+
+def frame_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
+    """Return an `nn.GroupNorm` that is applied to every frame as an op."""
+    arguments = (norm.num_groups, norm.weight, norm.bias)
+    return NormOp(group_norm_frames, group_norm_frames_, arguments, group_norm_options(norm, link))
+
+
+def group_norm_frames(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """Return `group_norm_silu` of every frame of `x`, shape (B, C, T, H, W)."""
+    if may_write(x, *(a for a in arguments if isinstance(a, Tensor))):
+        out = memory.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+        group_norm_frames_(FrameBuffer(out, 0), x, *arguments, **options)
+        return out
+    frames = x.transpose(1, 2)
+    y = group_norm_silu(frames.flatten(0, 1).unsqueeze(2), *arguments, **options)
+    return y.squeeze(2).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+def group_norm_frames_(buffer: FrameBuffer, x: Tensor, *arguments: Any, **options: Any) -> None:
+    """Write `group_norm_frames` into the body of a buffer; its frames are the batch of a view."""
+    body = buffer.body
+    for out, sample in zip(body.unbind(0), x.unbind(0), strict=True):
+        frames = FrameBuffer(out.transpose(0, 1).unsqueeze(2), 0)
+        given = frames.body if out.data_ptr() == sample.data_ptr() else sample.transpose(0, 1).unsqueeze(2)
+        group_norm_silu_(frames, given, *arguments, **options)
+
+
+def inner_format(
+    module: nn.Module, link: Link, x: Tensor, norm: nn.GroupNorm, classes: Iterable[str]
+) -> torch.memory_format:
+    """Return the layout of the activations between an encoder's or decoder's first and last convolution.
+
+    It is channels_last_3d wherever the norms are good at it: on a CPU those are ours alone.
+
+    Args:
+        module: The encoder or decoder.
+        link: Of the swap.
+        x: What its first convolution reads.
+        norm: One of its norms.
+        classes: Names of the classes whose own `forward` would call the framework's norm.
+    """
+    if torch.compiler.is_compiling() or x.device.type not in ("cpu", "cuda"):
+        return memory_format_of(x)
+    if x.device.type == "cuda":
+        return torch.channels_last_3d
+    names = frozenset(classes)
+    inside = (child for child in module.modules() if type(child).__name__ in names)
+    if any(rule_at_work(child, link) is None for child in inside):
+        return torch.contiguous_format
+    shape = (x.shape[2], norm.num_channels, 1, *x.shape[3:])
+    example = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
+    chosen = explain("group_norm_silu", example, norm.num_groups, **backend_options(link)).chosen
+    return torch.channels_last_3d if chosen == "cpu" else torch.contiguous_format
