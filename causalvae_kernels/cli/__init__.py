@@ -11,6 +11,7 @@ import typer
 
 from .bench import bench
 from .explain import explain
+from .families import families
 from .frames import frames
 from .info import info
 from .plan import plan
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for command in (info, explain, plan, verify, bench, traffic, tune, reconstruct, frames, train):
+for command in (info, explain, families, plan, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 

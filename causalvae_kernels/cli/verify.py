@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..bench.machine import device_words
+from ..core.errors import InvalidInput
 from ..demo.report import finite_or_null
 from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
 from ..models import swap
@@ -26,6 +27,7 @@ from .common import (
     progress_bar,
     stdout,
 )
+from .verify_family import DEFAULT_ROUNDS, Asked, verify_family
 
 
 @one_sentence_errors
@@ -35,19 +37,53 @@ def verify(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="A diffusers folder with an AutoencoderKLCogVideoX; default: a small VAE, random weights."
+            help="A diffusers folder with an AutoencoderKLCogVideoX or, with --family, that class; default: "
+            "a small VAE, random weights."
         ),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="One page about a family instead, such as wan or AutoencoderKLWan: parity, speed and frame "
+            "counts of its swap."
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="With --family: frames of the clip; default: 17.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="With --family: HEIGHTxWIDTH; default: a small one that the model takes."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="With --family: float32, bfloat16 or float16; default: float32.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="With --family: backend of the swapped ops; default: chosen per call.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="With --family: rounds of the timing; default: 3.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the inputs of the ops; default: a fresh one.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: the GPU if there is one.")
     ] = None,
 ) -> None:
-    """Compare every backend of every op, and the swapped VAE, with the reference.
+    """Compare every backend of every op, and the swapped VAE, with the reference; or one family on a page.
 
     The exit code is 1 where something fails.
     """
     where = parse_device(device or default_device())
+    options = {"--frames": frames, "--size": size, "--dtype": dtype, "--backend": backend, "--rounds": rounds}
+    if family is not None:
+        _check_alone("--family", {"--quick": quick or None, "--seed": seed})
+        rounds = DEFAULT_ROUNDS if rounds is None else rounds
+        asked = Asked(family, weights, frames, size, dtype or "float32", backend, rounds, where)
+        verify_family(asked, as_json=as_json)
+        return
+    for option, value in options.items():
+        if value is not None:
+            raise InvalidInput(f"{option}: goes with --family, which names the class")
     vae = small_random_vae() if weights is None else load_vae(weights)
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     with quiet_diffusers():
@@ -60,6 +96,12 @@ def verify(
         _print(results, passed, seed, where)
     if not passed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _check_alone(option: str, others: dict[str, Any]) -> None:
+    for other, value in others.items():
+        if value is not None:
+            raise InvalidInput(f"{other}: does not go with {option}")
 
 
 def _verify(vae: Any, quick: bool, seed: int, device: torch.device) -> list[ParityResult]:

@@ -64,12 +64,13 @@ def named_vae(weights: Path | None, dtype: torch.dtype = torch.float32) -> tuple
     return load_vae(weights, dtype), f"CogVideoX VAE, {weights.name or weights}"
 
 
-def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
-    """An `AutoencoderKLCogVideoX` from a local diffusers folder; the network is never asked.
+def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, class_name: str = _CLASS_NAME) -> Any:
+    """A VAE from a local diffusers folder; the network is never asked.
 
     Args:
         folder: Holds ``config.json`` and safetensors; or a pipeline's folder, which holds these in ``vae/``.
         dtype: Of its parameters.
+        class_name: Its class in diffusers.
 
     Returns:
         The VAE in evaluation mode, on the CPU.
@@ -78,12 +79,12 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
         InvalidInput: If there is no such folder, it holds another class, or the weights do not fit.
         MissingPackage: If diffusers is not installed.
     """
-    folder = vae_folder(folder)
+    folder = vae_folder(folder, class_name)
     variant = _variant(folder)
-    diffusers = _diffusers()
+    cls = vae_class(class_name)
     with quiet_diffusers():
         try:
-            vae, info = diffusers.AutoencoderKLCogVideoX.from_pretrained(
+            vae, info = cls.from_pretrained(
                 str(folder),
                 torch_dtype=dtype,
                 variant=variant,
@@ -109,8 +110,26 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     return vae.eval()
 
 
-def vae_folder(folder: str | Path) -> Path:
+def vae_class(class_name: str) -> Any:
+    """A class of diffusers.
+
+    Raises:
+        InvalidInput: The installed diffusers does not have it.
+        MissingPackage: If diffusers is not installed.
+    """
+    diffusers = _diffusers()
+    cls = getattr(diffusers, class_name, None)
+    if cls is None:
+        raise InvalidInput(f"diffusers {diffusers.__version__} has no {class_name}; install a newer one")
+    return cls
+
+
+def vae_folder(folder: str | Path, class_name: str = _CLASS_NAME) -> Path:
     """The folder that holds the VAE's ``config.json``: `folder`, or its subfolder ``vae``.
+
+    Args:
+        folder: The one, or the other.
+        class_name: What the configuration must describe.
 
     Raises:
         InvalidInput: If there is none, or it describes another class.
@@ -126,13 +145,13 @@ def vae_folder(folder: str | Path) -> Path:
     else:
         raise InvalidInput(f"weights {folder}: holds neither config.json nor vae/config.json, {_EXPECTED}")
     try:
-        class_name = json.loads((candidate / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        found = json.loads((candidate / "config.json").read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError, OSError) as error:
         raise InvalidInput(
             f"weights {candidate}: config.json cannot be read as a configuration ({error})"
         ) from error
-    if class_name != _CLASS_NAME:
-        raise InvalidInput(f"weights {candidate}: config.json describes {class_name}, expected {_CLASS_NAME}")
+    if found != class_name:
+        raise InvalidInput(f"weights {candidate}: config.json describes {found}, expected {class_name}")
     return candidate
 
 

@@ -1,11 +1,14 @@
 """The swap into diffusers' VAEs: `swap.py` is the mechanism, and every family has a file of rules."""
 
-from . import (  # noqa: F401  (each registers its families)
+from . import (  # noqa: F401  (each registers its rules)
     cogvideox,
     cosmos,
+    generic,
     hunyuanvideo,
     hunyuanvideo15,
+    kvae,
     ltx,
+    magvit,
     mochi,
     wan,
 )

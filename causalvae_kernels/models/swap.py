@@ -81,10 +81,16 @@ class Family:
         kind = type_name(module)
         return self.rules.get(kind) or (self.adapted.get(kind) if link.frames == "any" else None)
 
+    def look_at(self, model: nn.Module) -> None:
+        """Look at the modules of a model before they are replaced; rules that are written know them."""
+
 
 @dataclass
 class Link:
-    """What all replacements of one swap share; `active` is cleared when it is taken out."""
+    """What all replacements of one swap share; `active` is cleared when it is taken out.
+
+    `own` holds the rules of a model of no registered family; they travel with it.
+    """
 
     family: str
     backend: str | None
@@ -97,6 +103,12 @@ class Link:
     needed: dict[Any, tuple[int, int]] = field(default_factory=dict)
     active: bool = True
     warned: bool = False
+    own: Family | None = None
+
+    @property
+    def rules(self) -> Family:
+        """The rules that hold."""
+        return FAMILIES[self.family] if self.own is None else self.own
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,14 @@ def register_family(family: Family) -> None:
     FAMILIES[family.model] = family
 
 
+def register_recogniser(recognise: Callable[[nn.Module], Family]) -> None:
+    """Set what makes rules for a model of no family; it raises `InvalidInput` where it finds nothing."""
+    _RECOGNISERS[:] = [recognise]
+
+
+_RECOGNISERS: list[Callable[[nn.Module], Family]] = []
+
+
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
@@ -147,7 +167,7 @@ def rule_at_work(module: nn.Module, link: Link) -> Rule | None:
 
 def _rule_now(module: nn.Module, link: Link) -> Rule | None:
     """Return the rule unless the class's own `forward` is due."""
-    rule = FAMILIES[link.family].rule_of(module, link)
+    rule = link.rules.rule_of(module, link)
     if rule is None or (rule.rests and _why_at_rest(module, link, rule)):
         return None
     return rule
@@ -162,7 +182,7 @@ def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: An
         if torch.compiler.is_compiling():
             return own(*args, **kwargs)
         x = _first(args, kwargs)
-        with chunks_of(link, FAMILIES[link.family].count_chunks(model, name.removeprefix("_"), x)):
+        with chunks_of(link, link.rules.count_chunks(model, name.removeprefix("_"), x)):
             return own(*args, **kwargs)
     if link.frames == "any":
         own = functools.partial(METHODS[name], model, link)
@@ -181,7 +201,7 @@ def _replaced_methods(link: Link) -> tuple[str, ...]:
     """Return the methods of the model that this swap replaces."""
     names = tuple(METHODS) if link.frames == "any" else ()
     tiled = STEPS if link.tiling == "auto" else ()
-    counted = link.memory == "low" and FAMILIES[link.family].count_chunks is not None
+    counted = link.memory == "low" and link.rules.count_chunks is not None
     return tuple(dict.fromkeys((*names, *tiled, *(_LOOPS if counted else ()))))
 
 
@@ -328,6 +348,7 @@ class Swap:
         if not self._link.active:
             raise InvalidInput("refresh: this swap was restored; call swap() again")
         release_packed_weights(self.model.parameters())
+        self._family.look_at(self.model)
         for module in self.model.modules():
             rule = self._family.rule_of(module, self._link)
             if rule is None or has_foreign_method(module, run):
@@ -409,7 +430,8 @@ def swap(
     before `backward` does not hold for the recomputation.
 
     Args:
-        vae: A VAE of diffusers of a family that has rules (`causalvae_kernels.models.FAMILIES`).
+        vae: A VAE of a family in `FAMILIES`. Of any other model those modules are replaced that show, when
+            they are run on a few random pixels, that they are causal convolutions (`models.generic`).
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
         precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
@@ -434,10 +456,11 @@ def swap(
         end.
 
     Raises:
-        InvalidInput: The model is of no family that has rules, or a word is unknown; or frames="any" is asked
-            of a model whose methods or blocks someone else replaced.
+        InvalidInput: The model is of no family that has rules and has no causal convolution that is
+            recognised, or a word is unknown; or frames="any" is asked of a model whose methods or blocks
+            someone else replaced, or whose rule is not known (`frame_rule`).
     """
-    family = _family_of(vae)
+    family, own = _family_of(vae)
     if backend is not None:
         check_choice("swap", "backend", backend, BACKEND.choices)
     if precision is not None:
@@ -450,6 +473,7 @@ def swap(
     if memory_budget is not None:
         check_bytes("swap", "memory_budget", memory_budget)
     link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
+    link.own = own
     _check_adaptable(vae, family, link)
     restore(vae)
     return Swap(vae, family, link)
@@ -464,11 +488,16 @@ def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
     if link.frames != "any":
         return
     try:
-        frame_rule(vae)
+        rule = frame_rule(vae)
     except InvalidInput as error:
         raise InvalidInput(
             f'swap: frames="any" needs to know which frame counts a {family.model} takes: {error}'
         ) from error
+    if rule.lead_frames:
+        raise InvalidInput(
+            f'swap: frames="any" is not for {family.model}: its forward puts frames in front by itself and '
+            'takes any number; for encode and decode use plan_frames(num_frames, vae, "pad")'
+        )
     for name, module in vae.named_modules():
         if type_name(module) in family.adapted and has_foreign_method(module, run):
             raise InvalidInput(
@@ -521,7 +550,8 @@ def _is_ours(method: object) -> bool:
     return isinstance(method, functools.partial) and method.func in (run, run_method)
 
 
-def _family_of(vae: object) -> Family:
+def _family_of(vae: object) -> tuple[Family, Family | None]:
+    """Return the family of a model, and the same again if it was made for this model alone."""
     if not isinstance(vae, nn.Module):
         raise InvalidInput(
             f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
@@ -532,6 +562,14 @@ def _family_of(vae: object) -> Family:
     for cls in type(vae).__mro__:
         family = FAMILIES.get(cls.__qualname__)
         if family is not None and cls.__module__.startswith("diffusers."):
-            return family
+            return family, None
     known = ", ".join(sorted(FAMILIES))
-    raise InvalidInput(f"swap: got a {type(vae).__name__}, expected one of: {known} (of diffusers)")
+    try:
+        (recognise,) = _RECOGNISERS
+        own = recognise(vae)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"swap: got a {type(vae).__name__}, expected one of: {known} (of diffusers), or a model with "
+            f"causal convolutions: {error}"
+        ) from None
+    return own, own

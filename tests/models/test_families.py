@@ -25,6 +25,11 @@ HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 # One for each mechanism (CogVideoX's is compiled in its own file): tracing a decoder takes 20 s.
 COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
+# Here the models of diffusers fail, or give wrong gradients (`test_magvit.py` and `test_kvae.py` show it).
+NO_SLICES = ("Magvit(EasyAnimate)",)
+NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
+# Norms over one channel of 2x2 pixels spread bfloat16's rounding errors over a third of KVAE's frames.
+TIMES = {"KVAEVideo": 2}
 # Models of which diffusers runs one clip at a time only (its attention mask has no dimension for heads).
 ONE_CLIP = ("HunyuanVideo15",)
 pytestmark = pytest.mark.parametrize("name", HERE)
@@ -67,7 +72,8 @@ def test_parity(name, frames, dtype, backend):
     tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
     handle = swap(other, backend=backend)
     assert replaced_names(handle), "nothing was replaced"
-    assert_parity(vae, other, clip_of(tiny, valid(name, frames), batch_of(name), dtype=dtype))
+    clip = clip_of(tiny, valid(name, frames), batch_of(name), TIMES.get(name, 1), dtype)
+    assert_parity(vae, other, clip)
 
 
 @pytest.mark.parametrize("frames", [1, 9])
@@ -126,6 +132,8 @@ def test_tiling(name, backend):
 
 
 def test_slicing(name):
+    if name in NO_SLICES:
+        pytest.skip("the model of diffusers fails when it decodes a second slice")
     tiny, vae, other = HERE[name], build(name), build(name)
     swap(other)
     for model in (vae, other):
@@ -150,8 +158,8 @@ def _gradients(
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_mode_and_gradients(name, checkpointing):
     vae = build(name).double()
-    if checkpointing and not vae._supports_gradient_checkpointing:
-        pytest.skip("the model has no gradient checkpointing")
+    if checkpointing and (name in NO_CHECKPOINTS or not vae._supports_gradient_checkpointing):
+        pytest.skip("the model has no gradient checkpointing, or one that fails in diffusers")
     clip = clip_of(HERE[name], valid(name, 5)).double()
     expected = _gradients(in_float64(vae), clip, checkpointing=False)
     swap(vae)

@@ -1,0 +1,53 @@
+"""`families`: what is replaced in which VAE, told by the rules themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..core.errors import InvalidInput
+from ..demo.families import FamilyFacts, all_families, markdown
+from ..demo.optional import require
+from ..demo.vae import quiet_diffusers
+from ..models import FAMILIES
+from ..temporal.model_rules import FAMILIES as KNOWN
+from .common import one_sentence_errors, progress_bar, stdout
+
+
+@one_sentence_errors
+def families(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Write docs/families.md.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Show which modules of which VAE are replaced, which are left and why, and what frames it takes."""
+    if as_markdown and as_json:
+        raise InvalidInput("--markdown: does not go with --json")
+    require("diffusers", "families")
+    found: list[FamilyFacts] = []
+    with quiet_diffusers(), progress_bar() as bar:
+        task = bar.add_task("families", total=len({**FAMILIES, **KNOWN}))
+        for family in all_families():
+            found.append(family)
+            bar.update(task, advance=1, description=family.model)
+    if as_markdown:
+        typer.echo(markdown(found), nl=False)
+    elif as_json:
+        typer.echo(json.dumps([family.as_dict() for family in found], indent=2))
+    else:
+        _print(found)
+
+
+def _print(found: list[FamilyFacts]) -> None:
+    table = Table()
+    for heading in ("class", "replaced", "left", "frames as shipped"):
+        table.add_column(heading)
+    for family in found:
+        kind = "" if family.has_rules else "[dim]recognised:[/] "
+        replaced = kind + escape(", ".join(family.replaced))
+        table.add_row(family.model, replaced, escape(", ".join(family.left)), family.frames)
+        table.add_section()
+    stdout().print(table)

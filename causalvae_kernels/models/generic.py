@@ -1,0 +1,283 @@
+"""Models that nobody wrote rules for: causal convolutions recognised by what they compute, not by name.
+
+A module that is, or whose only child is, an `nn.Conv3d` is probed once for every class and setting (`probe`);
+those that compute a `causal_conv3d` of the frames that they are given are replaced. What a module is stands
+in a table by its settings, which are looked at on every call: a module whose settings change runs as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.checks import FLOAT_DTYPES
+from ..core.errors import InvalidInput
+from ..core.precision import autocast_dtype
+from ..ops import causal_conv3d
+from .conv import is_small, why_weight_left
+from .hooks import type_name, why_globally_hooked
+from .probe import Modes, probe, why_not_confirmed
+from .swap import Family, Link, Rule, register_recogniser
+from .twin import CHANNELS, frozen, setting_names
+
+_LOOKED_FOR = (
+    "modules that are an nn.Conv3d, or hold one and nothing else, and compute what causal_conv3d computes: "
+    "frames in front of the first one only, no state, the same for every call"
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to read the modules of one class.
+
+    Attributes:
+        cls: The class.
+        child: Name of the child that is the convolution; "": the module itself.
+        settings: Names of the attributes, of the module and of the child, on which its behaviour may depend.
+        parameter: What its forward calls the frames.
+        defaults: The other parameters of its forward.
+    """
+
+    cls: type
+    child: str
+    settings: tuple[tuple[str, ...], tuple[str, ...]]
+    parameter: str
+    defaults: dict[str, Any]
+
+
+@dataclass
+class Table:
+    """What was found out about the modules of a model.
+
+    Attributes:
+        kinds: By name of the class.
+        found: By `key`: the modes, or why the module is left.
+        alike: The same whatever the channels.
+    """
+
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    found: dict[Hashable, Modes | str] = field(default_factory=dict)
+    alike: dict[Hashable, Modes | str] = field(default_factory=dict)
+
+    def conv_of(self, module: nn.Module) -> nn.Module:
+        """Return the `nn.Conv3d` of a module."""
+        child = self.kinds[type_name(module)].child
+        return module._modules.get(child) if child else module
+
+    def key(self, module: nn.Module) -> tuple[Hashable, ...]:
+        """Return everything that decides about what a module computes, but for its weights."""
+        name = type_name(module)
+        conv = self.conv_of(module)
+        own, inner = self.kinds[name].settings
+        values = [frozen(module.__dict__.get(setting, _MISSING)) for setting in own]
+        values += [frozen(conv.__dict__.get(setting, _MISSING)) for setting in inner]
+        return (name, *values, tuple(conv.weight.shape), conv.bias is None)
+
+    def probed(self, module: nn.Module, conv: nn.Module) -> Modes | str:
+        """Probe a module, once for all that differ in channels only, and confirm what was found."""
+        name, *settings, shape, no_bias = self.key(module)
+        names = [setting for part in self.kinds[name].settings for setting in part]
+        settings = [s for setting, s in zip(names, settings, strict=True) if setting not in CHANNELS]
+        alike = (name, *settings, shape[2:], no_bias)
+        if alike not in self.alike:
+            self.alike[alike] = probe(module, conv)
+        modes = self.alike[alike]
+        return modes if isinstance(modes, str) else why_not_confirmed(module, modes) or modes
+
+    def modes(self, module: nn.Module) -> Modes | str:
+        """Return what a module computes, or why it is left."""
+        return self.found.get(
+            self.key(module), "its settings were changed since the swap; call handle.refresh()"
+        )
+
+    def matches(self, module: nn.Module) -> bool:
+        """Whether a module computes a `causal_conv3d`."""
+        return isinstance(self.modes(module), Modes)
+
+    def frames_of(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the frames of a call; None where anything else is given that is not the default."""
+        kind = self.kinds[type_name(module)]
+        names = (kind.parameter, *kind.defaults)
+        if len(args) > len(names):
+            return None
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        frames = given.pop(kind.parameter, None)
+        for name, value in given.items():
+            default = kind.defaults.get(name, _MISSING)
+            if value is not default and (type(value) not in _WORDS or value != default):
+                return None
+        return frames
+
+
+_CHANGED = "its settings were changed since the swap; call handle.refresh()"
+_MISSING = "<missing>"
+_WORDS = (int, float, str)
+
+
+@dataclass(frozen=True)
+class RecognisedFamily(Family):
+    """Rules made for one model at its swap.
+
+    Attributes:
+        table: What its modules compute.
+    """
+
+    table: Table = field(default_factory=Table)
+
+    def look_at(self, model: nn.Module) -> None:
+        """Probe the modules whose class and settings are not in the table yet."""
+        candidates = [(module, *found) for module in model.modules() if (found := _conv_in(module))]
+        for candidate in candidates:
+            _add_kind(self.table, *candidate)
+        for module, child, conv in candidates:
+            name = type_name(module)
+            kind = self.table.kinds[name]
+            if type(module) is not kind.cls or child != kind.child or why_weight_left(conv):
+                continue
+            key = self.table.key(module)
+            if key not in self.table.found:
+                reason = _why_call_left(kind.cls) or _why_conv_left(conv)
+                self.table.found[key] = reason or self.table.probed(module, conv)
+            # A wrapper that is left needs no rule: its convolution has one.
+            if name not in self.rules and (child == "" or self.table.matches(module)):
+                bypasses = ((child, type_name(conv)),) if child else ()
+                left = functools.partial(why_conv_left, self.table)
+                self.rules[name] = Rule(causal_conv, bypasses, left)
+        for module in model.modules():
+            self.needs_no_rule.setdefault(type_name(module), "not recognised as a causal convolution")
+
+
+def recognise(model: nn.Module) -> Family:
+    """Return rules for the causal convolutions of a model.
+
+    Raises:
+        InvalidInput: There are none.
+    """
+    family = RecognisedFamily(type(model).__name__, {}, {})
+    reason = why_globally_hooked()
+    if reason is None:
+        family.look_at(model)
+        for module in model.modules():
+            if type_name(module) in family.rules and why_conv_left(family.table, module) is None:
+                if family.table.conv_of(module).kernel_size[0] > 1:
+                    return family
+    reasons = list(dict.fromkeys(r for r in family.table.found.values() if isinstance(r, str)))
+    words = reason or "; ".join(reasons[:3]) or "it has no nn.Conv3d with more than one frame"
+    raise InvalidInput(f"looked for {_LOOKED_FOR}; found none: {words}")
+
+
+register_recogniser(recognise)
+
+
+def causal_conv(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
+    """A module that computes a `causal_conv3d`, as its table says; with anything but frames, the original."""
+    table = link.own.table
+    modes, conv = table.modes(module), table.conv_of(module)
+    x = table.frames_of(module, args, kwargs)
+    if not _fits(x, conv, modes) or is_small(link, x):
+        return type(module).forward(module, *args, **kwargs)
+    return causal_conv3d(
+        x,
+        conv.weight,
+        conv.bias,
+        stride=tuple(conv.stride),
+        dilation=tuple(conv.dilation),
+        temporal_mode=modes.temporal,
+        spatial_mode=modes.spatial,
+        backend=link.backend,
+        precision=link.precision,
+    )
+
+
+def why_conv_left(table: Table, module: nn.Module) -> str | None:
+    """Return why a module is left as it is, or None."""
+    kind = table.kinds[type_name(module)]
+    if type(module) is not kind.cls:
+        return "another class of the same name was looked at"
+    conv = table.conv_of(module)
+    if conv is None or conv._parameters.get("weight") is None:
+        return "it has no convolution with a weight any more"
+    reason = why_weight_left(conv)
+    if reason is not None:
+        return reason
+    if conv.weight.is_meta or conv.weight.dtype not in FLOAT_DTYPES:
+        return f"its weight is {conv.weight.dtype} on {conv.weight.device}"
+    modes = table.modes(module)
+    return modes if isinstance(modes, str) else None
+
+
+def _why_conv_left(conv: nn.Module) -> str | None:
+    """Return what about an `nn.Conv3d` no `causal_conv3d` does, or None."""
+    if any(k % 2 == 0 for k in conv.kernel_size[1:]) or not all(s in (1, 2) for s in conv.stride):
+        return f"kernel size {conv.kernel_size} with stride {conv.stride} is not one that causal_conv3d takes"
+    return None if conv.groups == 1 else f"groups={conv.groups} is not what causal_conv3d does"
+
+
+def _fits(x: Any, conv: nn.Module, modes: Modes) -> bool:
+    """Whether this is a call for the op; the original says what is wrong with others."""
+    if not isinstance(x, Tensor) or x.dim() != 5 or x.numel() == 0 or x.shape[1] != conv.weight.shape[1]:
+        return False
+    if x.dtype != conv.weight.dtype and autocast_dtype(x) is None:
+        return False
+    span, height, width = (d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+    if modes.temporal == "valid" and x.shape[2] <= span:
+        return False
+    if modes.spatial == "valid":
+        return x.shape[3] > height and x.shape[4] > width
+    return modes.spatial != "reflect" or (x.shape[3] > height // 2 and x.shape[4] > width // 2)
+
+
+def _conv_in(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return the name and the `nn.Conv3d` of a module that might be a causal convolution, or None."""
+    child, conv = "", module
+    if not isinstance(module, nn.Conv3d):
+        if module._parameters or len(module._modules) != 1 or type(module).__module__.startswith("torch.nn."):
+            return None
+        ((child, conv),) = module._modules.items()
+        if type(module).forward is nn.Module.forward:
+            return None
+    if not isinstance(conv, nn.Conv3d) or conv._modules or conv._parameters.get("weight") is None:
+        return None
+    return child, conv
+
+
+def _add_kind(table: Table, module: nn.Module, child: str, conv: nn.Module) -> None:
+    """Add what is new about a module's class: another attribute that not all of its instances have."""
+    name, known = type_name(module), table.kinds.get(type_name(module))
+    own, inner = known.settings if known else ((), ())
+    own = tuple(dict.fromkeys((*own, *setting_names(module))))
+    inner = tuple(dict.fromkeys((*inner, *(setting_names(conv) if child else ()))))
+    if known is None:
+        parameter, defaults = _parameters_of(type(module))
+        table.kinds[name] = Kind(type(module), child, (own, inner), parameter, defaults)
+    elif known.settings != (own, inner):
+        table.kinds[name] = replace(known, settings=(own, inner))
+        # Keys are longer now.
+        table.found.clear()
+        table.alike.clear()
+
+
+def _parameters_of(cls: type) -> tuple[str, dict[str, Any]]:
+    """Return the name of the first parameter of a class's forward, and the others with their defaults."""
+    _, *parameters = inspect.signature(cls.forward).parameters.values()
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if not named:
+        return "", {}
+    return named[0].name, {p.name: p.default for p in named[1:] if p.default is not p.empty}
+
+
+def _why_call_left(cls: type) -> str | None:
+    """Return what else a class's forward needs, or None."""
+    _, *parameters = inspect.signature(cls.forward).parameters.values()
+    if not parameters:
+        return "its forward takes nothing"
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters[1:] if p.default is p.empty and p.kind not in variable]
+    if needed:
+        return f"its forward needs {', '.join(needed)} beside the frames"
+    return None
