@@ -81,6 +81,8 @@ bench: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q benchmarks/bench_upsample.py --record=benchmarks/results/cpu-upsample.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
 	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_families.py --benchmark-json=benchmarks/results/.partial-families.json
+	@mv benchmarks/results/.partial-families.json benchmarks/results/cpu-families.json
 	@$(BIN)/python benchmarks/table.py
 
 frames: $(VENV)/.installed-test

@@ -19,9 +19,7 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
-from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.bench.shares import time_by_group, with_rest
-from causalvae_kernels.bench.timing import percentile, time_once
 from causalvae_kernels.bench.traffic import count_traffic
 from causalvae_kernels.core import native
 from causalvae_kernels.parity import compare_decodes, decode_in_float64
@@ -60,7 +58,9 @@ def _models(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Mo
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}-{s[1]}x{s[2]}x{s[3]}")
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.benchmark(group="cogvideox")
-def test_vae(benchmark: Any, size: tuple[str, int, int, int, int], dtype: torch.dtype, step: str) -> None:
+def test_vae(
+    benchmark: Any, race_models: Any, size: tuple[str, int, int, int, int], dtype: torch.dtype, step: str
+) -> None:
     name, frames, height, width, rounds = size
     reference, swapped = _models(name, dtype)
     clip = make_video(frames, height, width, dtype=dtype)
@@ -79,25 +79,13 @@ def test_vae(benchmark: Any, size: tuple[str, int, int, int, int], dtype: torch.
     if step == "decode" and frames * height * width <= ORACLE[name]:
         benchmark.extra_info["relative_error"] = _errors(reference, given, expected, got)
 
-    reference_ms: list[float] = []
-    swapped_ms: list[float] = []
-    benchmark.pedantic(
-        lambda: swapped_ms.append(time_once(lambda: run(swapped, given))),
-        setup=lambda: reference_ms.append(time_once(lambda: run(reference, given))),
-        rounds=rounds,
-        warmup_rounds=1,
-    )
-    sides = {"reference": reference_ms[1:], "swapped": swapped_ms[1:]}
-    for side, samples in sides.items():
-        for percent in (20, 50, 80):
-            benchmark.extra_info[f"{side}_p{percent}_ms"] = round(percentile(samples, percent), 3)
-    ratios = [a / b for a, b in zip(*sides.values(), strict=True)]
-    benchmark.extra_info["speedup_p50"] = round(percentile(ratios, 50), 3)
+    race_models(functools.partial(run, reference, given), functools.partial(run, swapped, given), rounds)
     benchmark.extra_info["relative_difference"] = difference
-    for side, vae in (("reference", reference), ("swapped", swapped)):
+    sides = {"reference": reference, "swapped": swapped}
+    for side, vae in sides.items():
         call = functools.partial(run, vae, given)
-        benchmark.extra_info[f"{side}_peak_mib"] = round(peak_allocated(call) / 2**20, 1)
-        groups = with_rest(time_by_group(call, max(rounds // 3, 1)), percentile(sides[side], 50))
+        groups = time_by_group(call, max(rounds // 3, 1))
+        groups = with_rest(groups, benchmark.extra_info[f"{side}_p50_ms"])
         benchmark.extra_info[f"{side}_ms_by_group"] = {name: round(ms, 3) for name, ms in groups.items()}
         moved = count_traffic(call)
         benchmark.extra_info[f"{side}_bytes"] = moved.bytes

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from causalvae_kernels.bench.machine import machine_facts
+from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.bench.record import Row, make_record, write_record
 from causalvae_kernels.bench.roofline import Limits, measure_limits
 from causalvae_kernels.bench.threads import num_threads
-from causalvae_kernels.bench.timing import Timing, time_once
+from causalvae_kernels.bench.timing import Timing, percentile, time_once
 
 ROWS = pytest.StashKey[list[Row]]()
 _limits_of = functools.cache(measure_limits)
@@ -110,3 +111,26 @@ def time_beside(benchmark: Any) -> Callable[..., dict[str, Timing]]:
         return {name: Timing(name, tuple(found[1:] or found)) for name, found in samples.items()}
 
     return measure
+
+
+@pytest.fixture
+def race_models(benchmark: Any) -> Callable[[Callable[[], object], Callable[[], object], int], None]:
+    """Benchmark a swapped model; before each of its rounds the unmodified one runs. Memory is counted, too."""
+
+    def race(reference: Callable[[], object], swapped: Callable[[], object], rounds: int) -> None:
+        sides: dict[str, list[float]] = {"reference": [], "swapped": []}
+        benchmark.pedantic(
+            lambda: sides["swapped"].append(time_once(swapped)),
+            setup=lambda: sides["reference"].append(time_once(reference)),
+            rounds=rounds,
+            warmup_rounds=1,
+        )
+        sides = {side: samples[1:] for side, samples in sides.items()}
+        for side, call in (("reference", reference), ("swapped", swapped)):
+            for percent in (20, 50, 80):
+                benchmark.extra_info[f"{side}_p{percent}_ms"] = round(percentile(sides[side], percent), 3)
+            benchmark.extra_info[f"{side}_peak_mib"] = round(peak_allocated(call) / 2**20, 1)
+        ratios = [a / b for a, b in zip(*sides.values(), strict=True)]
+        benchmark.extra_info["speedup_p50"] = round(percentile(ratios, 50), 3)
+
+    return race

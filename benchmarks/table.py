@@ -42,6 +42,24 @@ def vae_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def family_table(record: dict[str, Any]) -> str:
+    """Return the Markdown table of the other families, from pytest-benchmark's own JSON."""
+    lines = [
+        "| model, frames×height×width | step | dtype | diffusers | swapped | speedup | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in record["benchmarks"]:
+        e = entry["extra_info"]
+        dtype, name, step = entry["name"].partition("[")[2].rstrip("]").split("-")
+        spread = (e["swapped_p80_ms"] - e["swapped_p20_ms"]) / 2 / e["swapped_p50_ms"]
+        lines.append(
+            f"| {name}, {e['size']} | {step} | {dtype} | {e['reference_p50_ms']:.0f} ms "
+            f"| {e['swapped_p50_ms']:.0f} ms ± {100 * spread:.0f} % | {e['speedup_p50']:.2f}× "
+            f"| {e['reference_peak_mib']:.0f} → {e['swapped_peak_mib']:.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
 def _what(entry: dict[str, Any]) -> tuple[str, str, str, str]:
     """Return widths, frames×height×width, step and dtype of a benchmark of the whole model."""
     dtype, widths, size, step = entry["name"].partition("[")[2].rstrip("]").split("-")
@@ -166,6 +184,7 @@ def _time_words(provider: dict[str, Any]) -> str:
 # (record, mark in the README, what is written between the marks)
 BLOCKS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("cpu.json", "bench", vae_table),
+    ("cpu-families.json", "bench-families", family_table),
     ("cpu-conv.json", "bench-conv", conv_table),
     ("cpu-pad.json", "bench-pad", pad_table),
     ("cpu-norms.json", "bench-norms", module_table),

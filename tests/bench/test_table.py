@@ -14,7 +14,7 @@ from .test_record import LIMITS, conv, pad_row, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
-MARKS = ("bench", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
+MARKS = ("bench", "bench-families", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +137,22 @@ def test_the_committed_readme_has_the_marks(table):
     text = (TABLE.parents[1] / "README.md").read_text()
     for _, mark, _ in table.BLOCKS:
         table.put(text, mark, "")
+
+
+def test_a_record_of_families_gives_a_table(table, root):
+    times = {
+        f"{side}_p{p}_ms": t for side, t in (("reference", 30.0), ("swapped", 10.0)) for p in (20, 50, 80)
+    }
+    info = {
+        **times,
+        "swapped_p80_ms": 12.0,
+        "speedup_p50": 3.0,
+        "reference_peak_mib": 8,
+        "swapped_peak_mib": 2,
+    }
+    entry = {"name": "test_family[float32-wan2.1-decode]", "extra_info": {**info, "size": "9×96×96"}}
+    save(root, "cpu-families.json", {"benchmarks": [entry]})
+    table.main(root)
+    (row,) = (line for line in (root / "README.md").read_text().splitlines() if line.startswith("| wan2.1"))
+    cells = ["wan2.1, 9×96×96", "decode", "float32", "30 ms", "10 ms ± 10 %", "3.00×", "8 → 2 MiB"]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == cells
