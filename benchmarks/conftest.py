@@ -115,7 +115,7 @@ def time_beside(benchmark: Any) -> Callable[..., dict[str, Timing]]:
 
 @pytest.fixture
 def race_models(benchmark: Any) -> Callable[[Callable[[], object], Callable[[], object], int], None]:
-    """Benchmark a swapped model; before each of its rounds the unmodified one runs. Memory is counted, too."""
+    """Benchmark a swapped model, the unmodified one before each of its rounds; count the memory of both."""
 
     def race(reference: Callable[[], object], swapped: Callable[[], object], rounds: int) -> None:
         sides: dict[str, list[float]] = {"reference": [], "swapped": []}
