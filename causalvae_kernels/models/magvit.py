@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..ops import causal_conv3d
 from ..temporal import FrameBuffer
 from .conv import Conv, convolve, is_small, why_conv3d_left
+from .frame_norms import frame_norm
 from .hooks import is_plain, type_name
 from .norms import backend_options, group_norm, takes
 from .producers import activated, silu
@@ -46,19 +47,16 @@ def why_conv_left(module: nn.Module) -> str | None:
 
 
 def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`EasyAnimateResidualBlock3D`: SiLU is written where a convolution reads; the second one adds."""
+    """`EasyAnimateResidualBlock3D`: norm and SiLU are written where a convolution reads; the second adds."""
     conv1, conv2 = module.conv1, module.conv2
-    # The second sees as many frames and pixels as the first.
-    if is_small(link, hidden_states) or not (
-        _cache_fits(conv1, hidden_states) and _cache_fits(conv2, hidden_states)
-    ):
+    # The second sees as many frames and pixels as the first. Dropout draws in the layout that it sees.
+    fits = _cache_fits(conv1, hidden_states) and _cache_fits(conv2, hidden_states)
+    drops = module.dropout.training and module.dropout.p > 0
+    if is_small(link, hidden_states) or drops or not fits:
         return type(module).forward(module, hidden_states)
     shortcut = module.shortcut(hidden_states)
     hidden = _convolve(conv1, link, _activated(module, link, module.norm1, conv1, hidden_states))
-    if module.dropout.training and module.dropout.p > 0:
-        y = module.dropout(_activated(module, link, module.norm2, None, hidden))
-    else:
-        y = _activated(module, link, module.norm2, conv2, hidden, owned=True)
+    y = _activated(module, link, module.norm2, conv2, hidden, owned=True)
     out = _convolve(conv2, link, y, shortcut)
     return out if module.output_scale_factor == 1 else out / module.output_scale_factor
 
@@ -116,16 +114,17 @@ def _cache_fits(module: nn.Module, x: Tensor) -> bool:
 
 
 def _activated(
-    module: nn.Module, link: Link, norm: nn.Module, conv: nn.Module | None, x: Tensor, *, owned: bool = False
+    module: nn.Module, link: Link, norm: nn.Module, conv: nn.Module, x: Tensor, *, owned: bool = False
 ) -> Tensor | FrameBuffer:
     """Return SiLU of a norm of `x`, over every frame by itself or over all of them, as the model has it."""
-    memory = None if conv is None else _conv_of(conv)
-    if module.spatial_group_norm:
-        frames = norm(x.transpose(1, 2).flatten(0, 1))
-        return silu(link, memory, frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2))
-    if type_name(norm) != "GroupNorm" or not is_plain(norm, run) or not takes((norm.weight, norm.bias), x):
+    memory = _conv_of(conv)
+    if type_name(norm) == "GroupNorm" and is_plain(norm, run) and takes((norm.weight, norm.bias), x):
+        op = frame_norm if module.spatial_group_norm else group_norm
+        return activated(op(norm, link), link, memory, x, overwrite=owned)
+    if not module.spatial_group_norm:
         return silu(link, memory, norm(x))
-    return activated(group_norm(norm, link), link, memory, x, overwrite=owned)
+    frames = norm(x.transpose(1, 2).flatten(0, 1))
+    return silu(link, memory, frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2))
 
 
 register_family(
