@@ -12,6 +12,8 @@ SHAPES = [  # Winograd's form and the direct one, odd sizes, one frame, one row
     ((2, 5, 3, 7, 6), 11),
     ((1, 16, 1, 8, 8), 9),
     ((1, 8, 2, 1, 5), 8),
+    ((1, 16, 3, 5, 24), 16),  # rows of more than a vector that no vector divides
+    ((1, 7, 2, 4, 41), 6),
 ]
 
 

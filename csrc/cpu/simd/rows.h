@@ -64,6 +64,12 @@ inline void for_each_block(int64_t size, const Body& body) {
   for (int64_t i = 0; i < size; i += kLanes) body(min_of(i, size - kLanes), int64_t{kLanes});
 }
 
+// The same with a shorter last block: nothing is visited twice.
+template <class Body>
+inline void for_each_disjoint_block(int64_t size, const Body& body) {
+  for (int64_t i = 0; i < size; i += kLanes) body(i, min_of(kLanes, size - i));
+}
+
 template <class Type>
 inline void gather_pixel(float* dst, const SourceRow<Type>& row, int64_t w) {
   const typename Type::Item* src = row.data + w * row.stride_w;
@@ -127,6 +133,7 @@ struct OutputRow {
 };
 
 // out = pixels + extra for up to kLanes channels; a pixel of float32 has its channels next to each other.
+// `extra` may be `out`: each element is read before it is written, and once.
 template <class Type>
 void store_row(const OutputRow<Type>& out, const OutputRow<Type>& extra, const float* pixels,
                int64_t pixel_floats, int64_t channels, int64_t columns) {
@@ -137,7 +144,7 @@ void store_row(const OutputRow<Type>& out, const OutputRow<Type>& extra, const f
       store_some<Type>(out.data + i * out.stride_w, v, channels);
     }
   } else if (out.stride_w == 1 && (!extra.data || extra.stride_w == 1)) {
-    for_each_block(columns, [&](int64_t i0, int64_t count) {
+    for_each_disjoint_block(columns, [&](int64_t i0, int64_t count) {
       Vec block[kLanes] = {};
       for (int64_t i = 0; i < count; ++i) block[i] = load(pixels + (i0 + i) * pixel_floats);
       transpose(block);
