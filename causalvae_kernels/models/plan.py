@@ -124,7 +124,7 @@ def plan_memory(
     batch, frames, rows, columns = (
         check_count("plan_memory", name, numbers[name]) for name in ("batch", "num_frames", "height", "width")
     )
-    clip = (batch, _channels(vae.config), frames, rows, columns)
+    clip = (batch, clip_channels(vae.config), frames, rows, columns)
     shape = clip
     if step == "decode":
         _say(progress, "latents")
@@ -132,9 +132,13 @@ def plan_memory(
     return plan_step(vae, step, shape, device=device, available=available, progress=progress)
 
 
-def _channels(config: Any) -> int:
-    """Return how many channels a clip has; Wan counts those of the patches that it folds frames into."""
-    channels = getattr(config, "in_channels", 3)
+def clip_channels(config: Any) -> int:
+    """Return how many channels a clip has.
+
+    Wan counts those of the patches that it folds frames into, Mochi's `in_channels` the features that its
+    encoder makes of a clip; what comes out is a clip again.
+    """
+    channels = getattr(config, "out_channels", None) or getattr(config, "in_channels", 3)
     patch = getattr(config, "patch_size", None) if hasattr(config, "is_residual") else None
     return channels // patch**2 if patch else channels
 

@@ -12,8 +12,9 @@ from causalvae_kernels import InvalidInput, packed_size, plan_memory, release_pa
 from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core import dry_run
 from causalvae_kernels.models import conv
-from causalvae_kernels.models.plan import call, plan_step
+from causalvae_kernels.models.plan import call, clip_channels, plan_step
 from causalvae_kernels.workloads import small_cogvideox_config
+from tests.temporal.tiny_vaes import TINY_VAES
 
 diffusers = pytest.importorskip("diffusers")
 logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -165,3 +166,10 @@ def test_a_failed_plan_leaves_no_dry_run_behind():
         plan_step(MODELS["small"]().eval(), "decode", (1, 5, 3, 6, 9))
     assert dry_run.current() is None
     assert type(torch.empty(1)) is torch.Tensor
+
+
+@pytest.mark.parametrize("name", TINY_VAES)
+def test_a_clip_has_the_channels_of_the_model(name):
+    with torch.device("meta"):
+        vae = TINY_VAES[name].build()
+    assert clip_channels(vae.config) == TINY_VAES[name].channels
