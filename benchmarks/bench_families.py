@@ -31,13 +31,13 @@ _WAN22 = {
 }
 # Name: (class, what differs from its defaults, (frames, height, width), rounds)
 MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int]] = {
-    "wan2.1": ("AutoencoderKLWan", {}, (9, 96, 96), 5),
+    "wan2.1": ("AutoencoderKLWan", {}, (9, 96, 96), 3),
     "wan2.2": ("AutoencoderKLWan", _WAN22, (5, 96, 96), 3),
     "qwen_image": ("AutoencoderKLQwenImage", {}, (1, 192, 192), 5),
     "hunyuanvideo": ("AutoencoderKLHunyuanVideo", {}, (5, 64, 96), 3),
-    "ltx": ("AutoencoderKLLTXVideo", {}, (17, 128, 128), 5),
+    "ltx": ("AutoencoderKLLTXVideo", {}, (9, 256, 256), 3),
     "mochi": ("AutoencoderKLMochi", {}, (7, 64, 64), 3),
-    "cosmos": ("AutoencoderKLCosmos", {}, (9, 64, 64), 5),
+    "cosmos": ("AutoencoderKLCosmos", {}, (9, 64, 64), 3),
 }
 DTYPES = (torch.float32, torch.bfloat16)
 # Relative difference to the unmodified model; both are rounded.
