@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -66,3 +67,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose backend and precision themselves."""
     for variable in env.TABLE:
         monkeypatch.delenv(variable.name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _compilers_start_afresh(request: pytest.FixtureRequest) -> None:
+    """A compiler keeps eight versions of a function, and all compiled modules of a swap are one function."""
+    if "compile" in request.node.name and "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

@@ -120,6 +120,7 @@ def test_the_padded_frames_are_counted():
 def test_a_gpu_has_tables_of_its_own(tmp_path, monkeypatch):
     """A class is found in the file of the architecture; on another GPU of it, it says nothing."""
     cuda = torch.device("cuda")
+    monkeypatch.setattr(tuned.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(tuned.torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(tuned.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     assert architecture_of(cuda) == "sm90"
