@@ -76,6 +76,8 @@ _TILES = {80: _TILES_99_KB, 86: _TILES_99_KB, 89: _TILES_99_KB, 90: _HOPPER, 100
 _PLAIN = Tile(128, 64, 16, 8, 2)
 # float32 is multiplied exactly, without tensor cores.
 _FLOAT32 = (Tile(128, 64, 16, 8, 3), Tile(128, 16, 32, 4, 3))
+# There the first of these spills two registers of the 128 that the compiler allows itself; this one does not.
+_FLOAT32_SM120 = (Tile(128, 64, 32, 8, 2), _FLOAT32[1])
 
 # Four sums of 128 x 64 are as many registers as one of 128 x 256. Where the product is mma.sync, steps of 32
 # channels spill.
@@ -176,7 +178,10 @@ def _fills(depth: int, channels: int) -> bool:
 
 
 def _smooth_tiles(capability: int, dtype: torch.dtype) -> tuple[Tile, ...]:
-    return _FLOAT32 if dtype == torch.float32 else _TILES[_nearest(capability)]
+    nearest = _nearest(capability)
+    if dtype == torch.float32:
+        return _FLOAT32_SM120 if nearest == 120 else _FLOAT32
+    return _TILES[nearest]
 
 
 def _nearest(capability: int) -> int:
