@@ -29,15 +29,22 @@ _CHANNELS = (
     *((c, _FEW) for c in _ENDS),
 )
 _FEWER_CHANNELS = (*_EQUAL, (_FEW, 128), (128, _FEW))
+# From latents to the widest activation and back, and from patches: the first and last convolutions.
+_JUMPS = ((16, 512), (32, 512), (64, 512), (128, 512), (16, 128), (16, 256))
+_LATENTS = (*_JUMPS, *((b, a) for a, b in _JUMPS))
+_SHORTCUTS = (*_NEIGHBOURS, *((b, a) for a, b in _NEIGHBOURS))
 
 _Sizes = tuple[int, int, int]
 # (kernel, stride, (Cin, Cout)): the full grid for the kernels that nearly all of a VAE's time goes to.
 _CONVOLUTIONS: tuple[tuple[_Sizes, _Sizes, tuple[tuple[int, int], ...]], ...] = (
-    ((3, 3, 3), (1, 1, 1), _CHANNELS),
-    ((1, 3, 3), (1, 1, 1), _CHANNELS),
-    ((1, 1, 1), (1, 1, 1), _FEWER_CHANNELS),
+    ((3, 3, 3), (1, 1, 1), (*_CHANNELS, *_LATENTS)),
+    ((1, 3, 3), (1, 1, 1), (*_CHANNELS, (16, 512), (512, 16))),
+    ((1, 1, 1), (1, 1, 1), (*_FEWER_CHANNELS, *_SHORTCUTS)),
     ((3, 1, 1), (1, 1, 1), _FEWER_CHANNELS),
     ((1, 3, 3), (1, 2, 2), _FEWER_CHANNELS),
+    ((3, 3, 3), (1, 2, 2), _EQUAL),
+    ((3, 3, 3), (2, 2, 2), _EQUAL),
+    ((3, 1, 1), (2, 1, 1), _EQUAL),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,19 +22,23 @@ _SIZES = ((4, 4), (8, 9), (15, 18), (30, 35), (60, 70), (120, 140))
 _FRAMES = (1, 4)
 _FORMATS = (torch.contiguous_format, torch.channels_last_3d)
 _SCALES = ((1, 2, 2), (2, 2, 2))
-# Direct, of the convolution behind the upsampling; the largest classes take the word of smaller ones.
+# Direct, for each frame of the kernel; the largest classes take the word of smaller ones.
 _MOST_FLOPS = 8e9
 _TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 
 def upsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
-    """Return a race for each class of CogVideoX's and Wan's upsamplers, kT = 1."""
+    """Return a race for each class of CogVideoX's, HunyuanVideo's and Wan's upsamplers."""
     found: dict[str, Job] = {}
     for dtype in dtypes:
-        for channels, (height, width), frames, scale, memory_format in _grid(_SCALES, _FORMATS):
-            shape, weight_shape = (1, channels, frames, height, width), (channels, channels, 1, 3, 3)
-            if 2 * 9 * channels * channels * 4 * frames * height * width > _MOST_FLOPS:
+        for convolution, (height, width), frames, scale, memory_format in _grid(
+            _upsamplers(), _SCALES, _FORMATS
+        ):
+            kernel_frames, in_channels, out_channels = convolution
+            if 2 * 9 * in_channels * out_channels * 4 * frames * height * width > _MOST_FLOPS:
                 continue
+            shape = (1, in_channels, frames, height, width)
+            weight_shape = (out_channels, in_channels, kernel_frames, 3, 3)
             shape_class = upsample_classes(dtype, shape, weight_shape, scale, memory_format)[0]
             options = {"scale": scale, "first_chunk": False}
             _add(found, upsample_conv, shape, weight_shape, dtype, memory_format, options, shape_class)
@@ -41,13 +46,15 @@ def upsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
 
 
 def downsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
-    """Return a race for each class of CogVideoX's downsamplers."""
+    """Return a race for each class of CogVideoX's downsamplers, and of Wan's, which keep the frames."""
     found: dict[str, Job] = {}
     for dtype in dtypes:
-        for channels, (height, width), frames, compress, memory_format in _grid((False, True), _FORMATS[:1]):
-            shape = (1, channels, 2 * frames, 2 * height, 2 * width)
+        for channels, (height, width), frames, compress, memory_format in _grid(
+            _CHANNELS, (False, True), _FORMATS[:1]
+        ):
+            shape = (1, channels, frames * (2 if compress else 1), 2 * height, 2 * width)
             weight_shape = (channels, channels, 1, 3, 3)
-            if 2 * 9 * channels * channels * 2 * frames * height * width > _MOST_FLOPS:
+            if 2 * 9 * channels * channels * frames * height * width > _MOST_FLOPS:
                 continue
             shape_class = downsample_classes(dtype, shape, weight_shape, compress)[0]
             options = {"compress_time": compress}
@@ -55,12 +62,23 @@ def downsample_jobs(dtypes: Sequence[torch.dtype]) -> list[Job]:
     return list(found.values())
 
 
-def _grid(variants: Sequence[Any], formats: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _upsamplers() -> list[tuple[int, int, int]]:
+    """Return (kT, Cin, Cout): CogVideoX's and HunyuanVideo's keep the channels, Wan's halves them."""
     return [
-        (channels, size, frames, variant, memory_format)
+        *((1, channels, channels) for channels in _CHANNELS),
+        *((1, 2 * channels, channels) for channels in _CHANNELS[:-1]),
+        *((3, channels, channels) for channels in _CHANNELS),
+    ]
+
+
+def _grid(
+    convolutions: Sequence[Any], variants: Sequence[Any], formats: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    return [
+        (convolution, size, frames, variant, memory_format)
         for variant in variants
         for memory_format in formats
-        for channels in _CHANNELS
+        for convolution in convolutions
         for frames in _FRAMES
         for size in _SIZES
     ]
@@ -91,7 +109,7 @@ def _race(
     device: torch.device,
 ) -> Race:
     x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=memory_format)
-    weight = (torch.randn(weight_shape, device=device) / (3 * weight_shape[1] ** 0.5)).to(dtype)
+    weight = (torch.randn(weight_shape, device=device) / math.prod(weight_shape[1:]) ** 0.5).to(dtype)
     bias = torch.randn(weight_shape[0], device=device).to(dtype)
 
     def run(backend: str) -> Tensor:

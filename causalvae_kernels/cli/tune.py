@@ -57,6 +57,13 @@ def tune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Measure only what the file does not hold yet.")
     ] = False,
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing",
+            help="As --resume, and leave out what measurements of other machines in the package say here.",
+        ),
+    ] = False,
     max_gflop: Annotated[
         float,
         typer.Option(help="Leave out convolutions with more work than this, in units of 1e9 operations."),
@@ -93,7 +100,8 @@ def tune(
         raise InvalidInput(
             f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
         )
-    races = {"output": output, "resume": resume, "machine": _machine()}
+    resume = resume or missing
+    races = {"output": output, "resume": resume, "missing": missing, "machine": _machine()}
     if device == "cuda":
         return tune_races(gpu(), ops, torch_dtypes if dtype else [torch.bfloat16, torch.float16], **races)
     for word in kernels:
@@ -118,6 +126,8 @@ def tune(
     before = partial if resume and partial.exists() else path
     kept = _kept(before, head, resume, {(d, k) for d in dtypes for k in kernels})
     known = {m.shape_class for m in kept}
+    if missing:
+        known |= {cell.shape_class for cell in grid if TUNED.answers(isa, cell.shape_class)}
     todo = [cell for cell in grid if cell.shape_class not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..bench.race import run_race
+from ..bench.race import Job, run_race
 from ..bench.tunable import BACKEND, DEFAULT, TUNABLE
 from ..core.errors import BackendUnavailable, InvalidInput
 from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
@@ -28,6 +28,7 @@ def tune_races(
     *,
     output: Path | None,
     resume: bool,
+    missing: bool,
     machine: dict[str, Any],
 ) -> None:
     """Measure every op in every dtype; a file is replaced when its op is done.
@@ -38,6 +39,7 @@ def tune_races(
         dtypes: What to measure in.
         output: The file, for one op; default: the package's own, one for each op.
         resume: Keep what the files, or a run that was stopped, hold.
+        missing: Leave out the classes that the package's measurements of other machines answer here.
         machine: What the records say of this machine.
 
     Raises:
@@ -46,8 +48,12 @@ def tune_races(
     """
     wrong = []
     for op in ops:
-        path = output or TUNABLE[device.type][op].tuned.path(architecture_of(device))
-        wrong += _tune(op, dtypes, device, path, resume, machine)
+        tunable, architecture = TUNABLE[device.type][op], architecture_of(device)
+        jobs = tunable.jobs(dtypes)
+        if missing:
+            jobs = [job for job in jobs if not tunable.tuned.answers(architecture, job.shape_class)]
+        path = output or tunable.tuned.path(architecture)
+        wrong += _tune(op, jobs, device, path, resume, machine)
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
     if wrong:
@@ -56,7 +62,7 @@ def tune_races(
 
 def _tune(
     op: str,
-    dtypes: Sequence[torch.dtype],
+    jobs: Sequence[Job],
     device: torch.device,
     path: Path,
     resume: bool,
@@ -70,7 +76,7 @@ def _tune(
     head = Record(BACKEND[device.type], DEFAULT, architecture_of(device), amx, machine, ())
     found = _kept(partial if partial.exists() else path, head) if resume else []
     before = {m.shape_class for m in found}
-    todo = [job for job in TUNABLE[device.type][op].jobs(dtypes) if job.shape_class not in before]
+    todo = [job for job in jobs if job.shape_class not in before]
     wrong: list[str] = []
     with progress_bar() as bar:
         task = bar.add_task("starting", total=len(todo))

@@ -4,10 +4,15 @@ A native kernel wants weights in another order, or transformed; doing that on ev
 than the call. What identifies weights is checked on every call: `param.data.copy_()`, an EMA update or
 `.to(dtype)` leave identity and version counter as they were, so that a checksum over a few hundred
 elements is compared as well.
+
+Where the budget is full, weights that are asked for twice take the place of those that were not used in
+between: a decoder's that of the encoder's, after its first call. Those of a model that needs more than the
+budget by itself are all used in between, and stay; replacing them in turn would pack everything on each call.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -25,17 +30,20 @@ from .dry_run import address, current, is_plain_tensor
 Key = tuple[object, ...]
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
 _packs: dict[Key, _Pack] = {}
+_refused: dict[Key, int] = {}  # when weights were last refused for lack of room
+_requests = itertools.count()  # the clock: a lookup is a tick
 # Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
 _lock = threading.RLock()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pack:
     storage: StorageWeakRef  # of the weights; while it lives, no other storage has its address
     version: int | None
     checksum: int
     packed: Tensor
     finalizer: weakref.finalize | None  # frees the pack with the weights
+    used: int  # when it was last looked up
 
     def holds_for(self, weight: Tensor) -> bool:
         return (
@@ -51,7 +59,7 @@ def use_packed_budget(size: int) -> Iterator[None]:
 
     Args:
         size: Bytes. With 0 nothing new is kept: weights are packed on every call where that pays. What is
-            kept already stays until `release_packed_weights`.
+            kept already stays until `release_packed_weights`, or until others take its place.
 
     Raises:
         InvalidInput: `size` is not a number of bytes.
@@ -85,6 +93,8 @@ def packed_size() -> int:
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     """Free what is packed of these weights, or everything; the next call packs again."""
+    if weights is None:
+        _refused.clear()
     if not _registry():
         return
     addresses = None
@@ -97,8 +107,12 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
 
 
 def has_room(weight: Tensor, kind: object, size: int) -> bool:
-    """Tell whether packed weights are kept already, or would be."""
-    return _key(weight, kind) in _registry() or packed_size() + size <= packed_budget()
+    """Tell whether packed weights are kept already, or would be; where they would, room is made for them."""
+    key = _key(weight, kind)
+    if key in _registry():
+        return True
+    with _lock:
+        return _make_room(key, size)
 
 
 def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tensor]) -> Tensor | None:
@@ -116,13 +130,14 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
     key = _key(weight, kind)
     kept = _registry().get(key)
     if kept is not None and kept.holds_for(weight):
+        kept.used = next(_requests)
         return kept.packed
     with _lock:
         kept = _registry().get(key)  # another thread may have packed them meanwhile
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
-        if packed_size() + size > packed_budget():
+        if not _make_room(key, size):
             return None
         storage = StorageWeakRef(weight.untyped_storage())
         finalizer = None
@@ -132,7 +147,7 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         packed = pack()
         if current() is not None:
             current().exclude(packed)
-        new = _Pack(storage, _version(weight), _checksum(weight), packed, finalizer)
+        new = _Pack(storage, _version(weight), _checksum(weight), packed, finalizer, next(_requests))
         _registry()[key] = new
     return new.packed
 
@@ -145,6 +160,24 @@ def _registry() -> dict[Key, _Pack]:
 
 def _key(weight: Tensor, kind: object) -> Key:
     return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
+
+
+def _make_room(key: Key, size: int) -> bool:
+    """Tell whether so many bytes more may be kept; free what lay idle since they were last refused."""
+    excess = packed_size() + size - packed_budget()
+    if excess > 0:
+        now = next(_requests)
+        idle = [(k, p) for k, p in list(_registry().items()) if p.used < _refused.get(key, 0)]
+        if sum(pack.packed.nbytes for _, pack in idle) < excess:
+            _refused[key] = now
+            return False
+        for other, pack in sorted(idle, key=lambda item: item[1].used):
+            _forget(other)
+            excess -= pack.packed.nbytes
+            if excess <= 0:
+                break
+    _refused.pop(key, None)
+    return True
 
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:

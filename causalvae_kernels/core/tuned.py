@@ -1,10 +1,11 @@
 """Measurements that let `auto` take a kernel of ours: `ops/<op>/tuned/<isa>.json`.
 
-There is a file for each instruction set of a CPU, and for each architecture of GPUs ("sm90").
-`causalvae-kernels tune` writes it. Without a file, or without a row for the class of a call, nothing was
-measured and `auto` keeps to its order. A file that is there and cannot be read is raised as an error that
-names it, from `auto` as well: it came with the package, so that it is a defect of this installation, and
-going on without it would hide that behind a slower answer.
+There is a file for each instruction set of a CPU, another for processors that have AMX besides
+("avx512-amx"), and one for each architecture of GPUs ("sm90"). `causalvae-kernels tune` writes it. What the
+file for processors like this one does not hold is looked up in that of the others. Without a row for the
+class of a call, nothing was measured and `auto` keeps to its order. A file that is there and cannot be read
+is raised as an error that names it, from `auto` as well: it came with the package, so that it is a defect of
+this installation, and going on without it would hide that behind a slower answer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .errors import BadMeasurements
 FASTER = 1.05
 FORMAT = 1
 GPU = "sm"
+AMX = "-amx"
 
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -172,7 +174,7 @@ class Tuned:
     """The measurements of one op; each file is read at the first call that asks for it.
 
     Args:
-        folder: Where `<isa>.json` would be.
+        folder: Where `<isa>.json` and `<isa>-amx.json` would be.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -195,12 +197,29 @@ class Tuned:
                 return table[shape_class]
         return None
 
+    def answers(self, isa: str, shape_class: str) -> bool:
+        """Tell whether there is a measurement of this very class that holds here.
+
+        Raises:
+            BadMeasurements: The file of this instruction set cannot be used.
+        """
+        found = self.find(isa, (shape_class,))
+        return found is not None and found.objection is None
+
     def path(self, isa: str) -> Path:
-        """Return where the measurements of an instruction set are, or would be."""
-        return self.folder / f"{isa}.json"
+        """Return where measurements of an instruction set that are made here go."""
+        return self._path(isa, amx=not isa.startswith(GPU) and has_amx())
+
+    def _path(self, isa: str, *, amx: bool) -> Path:
+        return self.folder / f"{isa}{AMX if amx else ''}.json"
 
     def _load(self, isa: str) -> dict[str, Measurement]:
-        path = self.path(isa)
+        if isa.startswith(GPU):
+            return self._rows(self.path(isa), isa)
+        others, here = self._path(isa, amx=not has_amx()), self.path(isa)
+        return {**self._rows(others, isa), **self._rows(here, isa)}
+
+    def _rows(self, path: Path, isa: str) -> dict[str, Measurement]:
         if not path.exists():
             return {}
         record = read_record(path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from causalvae_kernels import explain, group_norm_silu, upsample_conv
-from causalvae_kernels.bench import tune_norms, tune_resampling
+from causalvae_kernels.bench import tunable, tune_norms, tune_resampling
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
 from causalvae_kernels.ops.norms.measured import GROUP_NORM
@@ -35,7 +35,7 @@ def small(monkeypatch):
         ("group_norm_silu", 4),
         ("rms_norm_silu", 4),
         ("spatial_norm_silu", 4),
-        ("upsample_conv", 4),
+        ("upsample_conv", 8),  # two scales, two layouts, one frame in the kernel or three
         ("downsample_conv", 2),
     ],
 )
@@ -48,6 +48,17 @@ def test_every_class_is_measured_once(op, count, small, run, folder):
     assert len({m.shape_class for m in record.measurements}) == len(record.measurements) == count
     assert {m.backend for m in record.measurements} == {"cpu"}
     assert f"0 measured now, {count} in" in tune(run, op, "--resume").stdout
+
+
+def test_what_another_machine_measured_is_not_missing(small, run, folder):
+    words = "float32 1x3x3 16->16, 1 frame of 256 pixels, upsampled 1x2x2"
+    small.setattr(tunable.UPSAMPLE_TUNED, "folder", written(folder, 1.0, 2.0, words).folder)
+    small.setattr(tunable.UPSAMPLE_TUNED, "_tables", {})
+    result = tune(run, "upsample_conv", "--missing")
+    assert "7 measured now, 7 in" in result.stdout
+    record = read_record(folder / "new" / "avx512.json")
+    assert words not in {m.shape_class for m in record.measurements}
+    assert "0 measured now, 7 in" in tune(run, "upsample_conv", "--missing").stdout
 
 
 def written(folder, ours, default, shape_class):

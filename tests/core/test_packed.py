@@ -17,10 +17,12 @@ from causalvae_kernels import (
     use_packed_budget,
 )
 from causalvae_kernels.core import native, packed
+from causalvae_kernels.ops.causal_conv3d.cpu import packing
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
 X = torch.randn(1, 16, 2, 8, 8)
+ONE = 4 * 36 * 4 * 16 * 32  # bytes of one weight, packed
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_packed_once(weight, packings):
     assert torch.equal(convolve(weight), first)
     assert torch.equal(convolve(weight.view(weight.shape)), first)
     assert len(packings) == 1
-    assert packed_size() == 4 * 36 * 4 * 16 * 32
+    assert packed_size() == ONE
 
 
 def with_data_copy(w):
@@ -187,11 +189,10 @@ def test_one_of_two_threads_packs(weight, packings):
 
 
 def test_the_budget(weight, monkeypatch):
-    one = 4 * 36 * 4 * 16 * 32
     other = torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False)
-    with use_packed_budget(one):
+    with use_packed_budget(ONE):
         convolve(weight), convolve(other)
-        assert packed_size() == one
+        assert packed_size() == ONE
     release_packed_weights()
     monkeypatch.setenv("CAUSALVAE_KERNELS_PACKED_MIB", "0")
     convolve(weight)
@@ -201,6 +202,52 @@ def test_the_budget(weight, monkeypatch):
     monkeypatch.setenv("CAUSALVAE_KERNELS_PACKED_MIB", "lots")
     with pytest.raises(InvalidInput, match="got 'lots', expected a whole number"):
         convolve(weight)
+
+
+def _weights(count):
+    return [torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False) for _ in range(count)]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "auto"])
+def test_what_lies_idle_makes_room_for_what_is_asked_for_twice(packings, backend):
+    encoder, decoder = _weights(3), _weights(4)
+
+    def run(weights):
+        packings.clear()
+        for weight in weights:
+            if backend == "cpu" or packed.has_room(weight, *packing(weight, native.cpu_isa())):
+                convolve(weight)
+        return len(packings)
+
+    with use_packed_budget(5 * ONE):
+        assert run(encoder) == 3
+        run(decoder)
+        before = packed_size()
+        assert before == 5 * ONE, "the first call takes the room that is left"
+        assert run(decoder) == 2, "and the second that of the encoder's, which were not used in between"
+        assert packed_size() == 5 * ONE
+        assert run(decoder) == 0
+
+
+def test_weights_that_are_all_in_use_do_not_replace_one_another(packings):
+    weights = _weights(4)
+    with use_packed_budget(2 * ONE):
+        for weight in weights:
+            convolve(weight)
+        packings.clear()
+        for _ in range(3):
+            for weight in weights:
+                convolve(weight)
+        assert not packings and packed_size() == 2 * ONE
+
+
+def test_models_in_turns_keep_what_they_have(packings):
+    first, second = _weights(2), _weights(2)
+    with use_packed_budget(3 * ONE):
+        for _ in range(4):
+            for weight in (*first, *second):
+                convolve(weight)
+        assert len(packings) == 3
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "1", None])

@@ -144,6 +144,22 @@ def test_half_precision_counts_only_where_both_or_none_have_amx(folder, monkeypa
         )
 
 
+@pytest.mark.parametrize("here", [False, True])
+def test_rows_of_processors_like_this_one_go_before_those_of_others(folder, monkeypatch, here):
+    monkeypatch.setattr(tuned, "has_amx", lambda: here)
+    classes = [ROW.shape_class, *(ROW.shape_class.replace("3x3x3", other) for other in ("1x3x3", "1x1x1"))]
+    assert len(set(classes)) == 3
+    for amx, name in ((False, "avx512.json"), (True, "avx512-amx.json")):
+        rows = [replace(ROW, shape_class=words, ms=2.0 if amx else 1.0) for words in classes]
+        (folder / name).write_text(_record(*(rows[:2] if amx else rows[1:]), amx=amx).text())
+    table = Tuned(folder)
+    assert [table.find("avx512", [words]).ms for words in classes] == [2.0, 2.0 if here else 1.0, 1.0]
+    assert table.path("avx512").name == ("avx512-amx.json" if here else "avx512.json")
+    assert all(table.answers("avx512", words) for words in classes)
+    assert not table.answers("avx512", "another")
+    assert table.path("sm90").name == "sm90.json"
+
+
 def test_a_framework_on_another_instruction_set_was_not_measured(folder, monkeypatch):
     monkeypatch.setattr(tuned.native, "why_incomparable", lambda isa: "oneDNN is free")
     found = _find(folder, _record(ROW), ROW.shape_class)
