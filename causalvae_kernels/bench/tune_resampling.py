@@ -23,7 +23,7 @@ _FRAMES = (1, 4)
 _FORMATS = (torch.contiguous_format, torch.channels_last_3d)
 _SCALES = ((1, 2, 2), (2, 2, 2))
 # Direct, for each frame of the kernel; the largest classes take the word of smaller ones.
-_MOST_FLOPS = 8e9
+_MOST_FLOPS = 2.2e10
 _TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 

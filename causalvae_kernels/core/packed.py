@@ -5,9 +5,10 @@ than the call. What identifies weights is checked on every call: `param.data.cop
 `.to(dtype)` leave identity and version counter as they were, so that a checksum over a few hundred
 elements is compared as well.
 
-Where the budget is full, weights that are asked for twice take the place of those that were not used in
-between: a decoder's that of the encoder's, after its first call. Those of a model that needs more than the
-budget by itself are all used in between, and stay; replacing them in turn would pack everything on each call.
+Where the budget is full, weights take the place of those that gain less by byte, which are those of fewer
+pixels; and, if they are asked for again and again, of those that lie idle meanwhile: a decoder's that of the
+encoder's, after a call or two. What is used as often on as many pixels stays: replacing such weights in turn
+would pack everything on every call.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from .dry_run import address, current, is_plain_tensor
 Key = tuple[object, ...]
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
 _packs: dict[Key, _Pack] = {}
-_refused: dict[Key, int] = {}  # when weights were last refused for lack of room
+_refused: dict[Key, int] = {}  # since when weights wait for room
 _requests = itertools.count()  # the clock: a lookup is a tick
+_MORE_PIXELS = 2  # times as many as those of a pack that gives way
+# Weights wait for so many lookups per pack before others are idle: a call looks a weight up several times.
+_PATIENCE = 2
 # Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
 _lock = threading.RLock()
 
@@ -43,6 +47,7 @@ class _Pack:
     checksum: int
     packed: Tensor
     finalizer: weakref.finalize | None  # frees the pack with the weights
+    pixels: int  # of the largest call that looked it up
     used: int  # when it was last looked up
 
     def holds_for(self, weight: Tensor) -> bool:
@@ -106,22 +111,28 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     _sweep()
 
 
-def has_room(weight: Tensor, kind: object, size: int) -> bool:
-    """Tell whether packed weights are kept already, or would be; where they would, room is made for them."""
+def has_room(weight: Tensor, kind: object, size: int, pixels: int) -> bool:
+    """Tell whether packed weights are kept already, or would be; where they would, room is made for them.
+
+    The arguments are those of `find_packed`.
+    """
     key = _key(weight, kind)
     if key in _registry():
         return True
     with _lock:
-        return _make_room(key, size)
+        return _make_room(key, size, pixels)
 
 
-def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tensor]) -> Tensor | None:
+def find_packed(
+    weight: Tensor, kind: object, size: int, pixels: int, pack: Callable[[], Tensor]
+) -> Tensor | None:
     """Return the packed weights: those kept, or new ones, which are kept if the budget has room.
 
     Args:
         weight: On the CPU.
         kind: What else decides how they are packed: the algorithm, the instruction set.
         size: Bytes of the packed weights.
+        pixels: On how many, frames counted, the call uses them; the time that they save grows with it.
         pack: Makes them.
 
     Returns:
@@ -130,14 +141,14 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
     key = _key(weight, kind)
     kept = _registry().get(key)
     if kept is not None and kept.holds_for(weight):
-        kept.used = next(_requests)
+        kept.pixels, kept.used = max(kept.pixels, pixels), next(_requests)
         return kept.packed
     with _lock:
         kept = _registry().get(key)  # another thread may have packed them meanwhile
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
-        if not _make_room(key, size):
+        if not _make_room(key, size, pixels):
             return None
         storage = StorageWeakRef(weight.untyped_storage())
         finalizer = None
@@ -147,7 +158,8 @@ def find_packed(weight: Tensor, kind: object, size: int, pack: Callable[[], Tens
         packed = pack()
         if current() is not None:
             current().exclude(packed)
-        new = _Pack(storage, _version(weight), _checksum(weight), packed, finalizer, next(_requests))
+        identity = storage, _version(weight), _checksum(weight)
+        new = _Pack(*identity, packed, finalizer, pixels, next(_requests))
         _registry()[key] = new
     return new.packed
 
@@ -162,20 +174,29 @@ def _key(weight: Tensor, kind: object) -> Key:
     return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
 
 
-def _make_room(key: Key, size: int) -> bool:
-    """Tell whether so many bytes more may be kept; free what lay idle since they were last refused."""
+def _make_room(key: Key, size: int, pixels: int) -> bool:
+    """Tell whether so many bytes more may be kept; free what gains less, or lies idle while they wait."""
+    packs = _registry()
     excess = packed_size() + size - packed_budget()
-    if excess > 0:
-        now = next(_requests)
-        idle = [(k, p) for k, p in list(_registry().items()) if p.used < _refused.get(key, 0)]
-        if sum(pack.packed.nbytes for _, pack in idle) < excess:
-            _refused[key] = now
-            return False
-        for other, pack in sorted(idle, key=lambda item: item[1].used):
-            _forget(other)
+    if excess <= 0:
+        _refused.pop(key, None)
+        return True
+    now = next(_requests)
+    since = _refused.setdefault(key, now)
+    waited = now - since >= _PATIENCE * len(packs)
+    if waited:
+        _refused[key] = now
+    freed = []
+    for other, pack in sorted(list(packs.items()), key=lambda item: (item[1].used >= since, item[1].pixels)):
+        if (waited and pack.used < since) or _MORE_PIXELS * pack.pixels <= pixels:
+            freed.append(other)
             excess -= pack.packed.nbytes
             if excess <= 0:
                 break
+    if excess > 0:
+        return False
+    for other in freed:
+        _forget(other)
     _refused.pop(key, None)
     return True
 

@@ -51,8 +51,8 @@ def packings(monkeypatch):
     """Counts how often weights are packed."""
     calls = []
 
-    def find(weight, kind, size, pack):
-        return packed.find_packed(weight, kind, size, lambda: calls.append(kind) or pack())
+    def find(weight, kind, size, pixels, pack):
+        return packed.find_packed(weight, kind, size, pixels, lambda: calls.append(kind) or pack())
 
     module = importlib.import_module("causalvae_kernels.ops.causal_conv3d.cpu")
     monkeypatch.setattr(module, "find_packed", find)
@@ -215,7 +215,9 @@ def test_what_lies_idle_makes_room_for_what_is_asked_for_twice(packings, backend
     def run(weights):
         packings.clear()
         for weight in weights:
-            if backend == "cpu" or packed.has_room(weight, *packing(weight, native.cpu_isa())):
+            if backend == "cpu" or packed.has_room(
+                weight, *packing(weight, native.cpu_isa()), X[0, 0].numel()
+            ):
                 convolve(weight)
         return len(packings)
 
@@ -224,19 +226,23 @@ def test_what_lies_idle_makes_room_for_what_is_asked_for_twice(packings, backend
         run(decoder)
         before = packed_size()
         assert before == 5 * ONE, "the first call takes the room that is left"
-        assert run(decoder) == 2, "and the second that of the encoder's, which were not used in between"
+        packed_since = sum(run(decoder) for _ in range(4))
+        assert packed_since == 2, "later ones that of the encoder's, which are not used any more"
         assert packed_size() == 5 * ONE
         assert run(decoder) == 0
 
 
-def test_weights_that_are_all_in_use_do_not_replace_one_another(packings):
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_weights_that_are_all_in_use_do_not_replace_one_another(packings, times):
     weights = _weights(4)
     with use_packed_budget(2 * ONE):
         for weight in weights:
             convolve(weight)
         packings.clear()
-        for _ in range(3):
+        for _ in range(9):
             for weight in weights:
+                for _ in range(times):
+                    packed.has_room(weight, *packing(weight, native.cpu_isa()), X[0, 0].numel())
                 convolve(weight)
         assert not packings and packed_size() == 2 * ONE
 
@@ -244,10 +250,36 @@ def test_weights_that_are_all_in_use_do_not_replace_one_another(packings):
 def test_models_in_turns_keep_what_they_have(packings):
     first, second = _weights(2), _weights(2)
     with use_packed_budget(3 * ONE):
-        for _ in range(4):
+        for _ in range(9):
             for weight in (*first, *second):
                 convolve(weight)
         assert len(packings) == 3
+
+
+def test_what_is_used_rarely_gives_way_and_does_not_come_back(packings):
+    rare, often = _weights(2), _weights(2)
+    with use_packed_budget(3 * ONE):
+        for _ in range(5):
+            for weight in (*rare, *(10 * often)):
+                convolve(weight)
+        assert len(packings) == 4, "one of the rare ones gave way, once"
+
+
+def test_where_more_pixels_are_computed_the_room_is_better_used(packings):
+    narrow, wide = _weights(2), _weights(2)
+
+    def run(weights, x):
+        return [causal_conv3d(x, weight, backend="cpu") for weight in weights]
+
+    def decode():
+        return run(narrow, X) + run(wide, torch.cat([X, X], dim=4))
+
+    with use_packed_budget(3 * ONE):
+        first = decode()
+        assert len(packings) == 4 and packed_size() == 3 * ONE
+        for _ in range(5):
+            assert all(torch.equal(a, b) for a, b in zip(decode()[2:], first[2:], strict=True))
+        assert len(packings) == 4, "those of fewer pixels do not come back"
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "1", None])

@@ -113,7 +113,7 @@ def _packed(weight: Tensor, pixels: int, isa: str, threads: int) -> Tensor | Non
         )
         return packed
 
-    packed = find_packed(weight, kind, size, pack)
+    packed = find_packed(weight, kind, size, pixels, pack)
     return pack() if packed is None and pixels >= _MANY_PIXELS else packed
 
 

@@ -8,6 +8,7 @@ channels or does not, so that they are taken as they are. Padding modes do not s
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,8 @@ def measured(
         return found
     size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
     if takes_winograd(weight.shape, stride, dilation, size):
-        return where_packed_is_kept(found, weight, *packing(weight, isa))
+        pixels = x.shape[0] * math.prod(size)
+        return where_packed_is_kept(found, weight, *packing(weight, isa), pixels)
     return found
 
 
@@ -69,7 +71,9 @@ def measured_into(out: Tensor, *arguments: Any) -> Measurement | None:
     return measured(*arguments)
 
 
-def where_packed_is_kept(found: Measurement, weight: Tensor, kind: object, size: int) -> Measurement:
+def where_packed_is_kept(
+    found: Measurement, weight: Tensor, kind: object, size: int, pixels: int
+) -> Measurement:
     """Return a measurement that was made with packed weights, with an objection where these cannot be kept.
 
     Args:
@@ -77,9 +81,10 @@ def where_packed_is_kept(found: Measurement, weight: Tensor, kind: object, size:
         weight: The weights of the call.
         kind: How they are packed, as `core.packed` takes it.
         size: Bytes that they take so.
+        pixels: On how many the call uses them, frames counted.
     """
     objection = why_packed_anew(weight)
-    if objection is None and not has_room(weight, kind, size):
+    if objection is None and not has_room(weight, kind, size, pixels):
         objection = (
             "measured with packed weights that are kept, and the budget of "
             f"{packed_budget() / 2**20:,.0f} MiB has no room for these"

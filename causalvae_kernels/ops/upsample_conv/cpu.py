@@ -131,7 +131,7 @@ _MANY_PIXELS = 2**12
 def _packed(weight: Tensor, scale: Sequence[int], pixels: int, isa: str) -> Tensor | None:
     """Return the transformed weights, or None where they are not kept and not worth it for one call."""
     kind, size = packing(weight, scale, isa)
-    packed = find_packed(weight, kind, size, lambda: _pack(weight, scale, size, isa))
+    packed = find_packed(weight, kind, size, pixels, lambda: _pack(weight, scale, size, isa))
     return _pack(weight, scale, size, isa) if packed is None and pixels >= _MANY_PIXELS else packed
 
 

@@ -49,7 +49,8 @@ def measured(
         return found
     if found is None or not found.faster or not takes_winograd(weight.shape, scale, x.shape[3:]):
         return found
-    return where_packed_is_kept(found, weight, *packing(weight, scale, isa))
+    pixels = x.numel() // x.shape[1]
+    return where_packed_is_kept(found, weight, *packing(weight, scale, isa), pixels)
 
 
 @functools.lru_cache(maxsize=4096)
