@@ -73,6 +73,9 @@ test: $(VENV)/.installed-test lint
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/ops/test_norms.py tests/ops/test_norms_triton.py \
 	  -k "oracle or itself or finite or pieces or registers"
 
+# Half precision depends on AMX: a processor that has it writes a record beside that of one that has not.
+VAE_RECORD := cpu$(if $(shell grep -m1 -o amx_bf16 /proc/cpuinfo 2>/dev/null),-amx)
+
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_conv3d.py --record=benchmarks/results/cpu-conv.json
@@ -80,7 +83,7 @@ bench: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q benchmarks/bench_norms.py --record=benchmarks/results/cpu-norms.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_upsample.py --record=benchmarks/results/cpu-upsample.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
-	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu.json
+	@mv benchmarks/results/.partial-cpu.json benchmarks/results/$(VAE_RECORD).json
 	@$(BIN)/python -m pytest -q benchmarks/bench_families.py --benchmark-json=benchmarks/results/.partial-families.json
 	@mv benchmarks/results/.partial-families.json benchmarks/results/cpu-families.json
 	@$(BIN)/python benchmarks/table.py

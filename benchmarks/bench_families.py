@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import logging
 from typing import Any
 
@@ -46,6 +47,7 @@ LIMITS = {torch.float32: 2e-5, torch.bfloat16: 8e-2}
 
 @functools.lru_cache(maxsize=1)
 def _models(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+    gc.collect()  # a swapped model is a cycle; what was packed of the last one goes with it
     cls, config, _, _ = MODELS[name]
     torch.manual_seed(0)
     vae = getattr(diffusers, cls)(**config).eval().requires_grad_(False).to(dtype)

@@ -20,10 +20,9 @@ from causalvae_kernels.workloads import GATED
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOT = "docs/cpu-conv.png"
-SHARES = "docs/cpu-vae.png"
 
 
-def vae_table(record: dict[str, Any]) -> str:
+def vae_table(record: dict[str, Any], shares: str) -> str:
     """Return the Markdown table of encode and decode, from pytest-benchmark's own JSON, under its plot."""
     infos = [entry["extra_info"] for entry in record["benchmarks"]]
     further = [column for column in _FURTHER if any(column[1] in info for info in infos)]
@@ -38,7 +37,7 @@ def vae_table(record: dict[str, Any]) -> str:
         cells += [words(e) if key in e else "" for _, key, words in further]
         lines.append(f"| {' | '.join(cells)} |")
     if _stacks(record):
-        lines[:0] = [f"![Share of each kind of operator in the time of encode and decode]({SHARES})", ""]
+        lines[:0] = [f"![Share of each kind of operator in the time of encode and decode]({shares})", ""]
     return "\n".join(lines)
 
 
@@ -58,6 +57,18 @@ def family_table(record: dict[str, Any]) -> str:
             f"| {e['reference_peak_mib']:.0f} → {e['swapped_peak_mib']:.0f} MiB |"
         )
     return "\n".join(lines)
+
+
+def machine_words(record: dict[str, Any]) -> str:
+    """Return what a record was measured on, for the line above its table."""
+    facts = record["machine_info"] if "machine_info" in record else record["machine"]
+    threads = facts.get("threads") or max((row["threads"] for row in record.get("rows", ())), default=None)
+    words = [facts["processor"], facts["torch_isa"] + (" and AMX" if facts.get("amx") else "")]
+    words += [] if threads is None else [f"{threads} threads"]
+    packages = (
+        f"{name} {facts['versions'][name]}" for name in ("torch", "diffusers") if name in facts["versions"]
+    )
+    return ", ".join((*words, *packages))
 
 
 def _what(entry: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -181,14 +192,15 @@ def _time_words(provider: dict[str, Any]) -> str:
     return f"{provider['p50_ms']:.2f} ± {100 * spread:.0f} %"
 
 
-# (record, mark in the README, what is written between the marks)
-BLOCKS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
-    ("cpu.json", "bench", vae_table),
-    ("cpu-families.json", "bench-families", family_table),
-    ("cpu-conv.json", "bench-conv", conv_table),
-    ("cpu-pad.json", "bench-pad", pad_table),
-    ("cpu-norms.json", "bench-norms", module_table),
-    ("cpu-upsample.json", "bench-upsample", module_table),
+# (record, mark in the README, what is written between the marks, where a picture of the shares of time goes)
+BLOCKS: tuple[tuple[str, str, Callable[..., str], str | None], ...] = (
+    ("cpu.json", "bench", vae_table, "docs/cpu-vae.png"),
+    ("cpu-amx.json", "bench-amx", vae_table, "docs/cpu-amx-vae.png"),
+    ("cpu-families.json", "bench-families", family_table, None),
+    ("cpu-conv.json", "bench-conv", conv_table, None),
+    ("cpu-pad.json", "bench-pad", pad_table, None),
+    ("cpu-norms.json", "bench-norms", module_table, None),
+    ("cpu-upsample.json", "bench-upsample", module_table, None),
 )
 
 
@@ -208,17 +220,18 @@ def main(root: Path = ROOT) -> None:
     """Replace what stands between the marks, and the plots."""
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for name, mark, table in BLOCKS:
+    for name, mark, table, shares in BLOCKS:
         path = root / "benchmarks" / "results" / name
         if not path.exists():
             print(f"benchmarks/results/{name} is not there: its table stays as it is")
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        text = put(text, mark, table(record))
+        block = table(record) if shares is None else table(record, shares)
+        text = put(text, mark, f"{machine_words(record)}:\n\n{block}")
         if table is conv_table:
             _replace(root / PLOT, lambda temporary, record=record: plot_record(temporary, record))
-        if table is vae_table and _stacks(record):
-            _replace(root / SHARES, lambda temporary, record=record: _plot_shares(temporary, record))
+        if shares is not None and _stacks(record):
+            _replace(root / shares, lambda temporary, record=record: _plot_shares(temporary, record))
     _replace(readme, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

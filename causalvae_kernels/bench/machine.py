@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from ..core import native
+from ..core.tuned import has_amx
 
 PACKAGES = ("causalvae_kernels", "torch", "diffusers", "triton", "av", "matplotlib", "numpy")
 
@@ -91,6 +92,7 @@ def machine_facts() -> dict[str, Any]:
         "cores": cores(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "native_isa": native_cpu()["isa"],
+        "amx": has_amx(),
         "versions": versions(),
         "gpus": gpus(),
     }

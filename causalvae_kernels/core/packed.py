@@ -112,15 +112,12 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
 
 
 def has_room(weight: Tensor, kind: object, size: int, pixels: int) -> bool:
-    """Tell whether packed weights are kept already, or would be; where they would, room is made for them.
-
-    The arguments are those of `find_packed`.
-    """
+    """Tell whether packed weights are kept already, or would be; the arguments are those of `find_packed`."""
     key = _key(weight, kind)
     if key in _registry():
         return True
     with _lock:
-        return _make_room(key, size, pixels)
+        return _room(key, size, pixels) is not None
 
 
 def find_packed(
@@ -148,8 +145,12 @@ def find_packed(
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
-        if not _make_room(key, size, pixels):
+        making_room = _room(key, size, pixels)
+        if making_room is None:
             return None
+        for other in making_room:
+            _forget(other)
+        _refused.pop(key, None)
         storage = StorageWeakRef(weight.untyped_storage())
         finalizer = None
         if not weight.is_inference():  # whose views do not tell what they are views of
@@ -174,31 +175,25 @@ def _key(weight: Tensor, kind: object) -> Key:
     return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
 
 
-def _make_room(key: Key, size: int, pixels: int) -> bool:
-    """Tell whether so many bytes more may be kept; free what gains less, or lies idle while they wait."""
+def _room(key: Key, size: int, pixels: int) -> list[Key] | None:
+    """Return what must go for so many bytes more, what gains less or lies idle; None if it is too little."""
     packs = _registry()
     excess = packed_size() + size - packed_budget()
     if excess <= 0:
-        _refused.pop(key, None)
-        return True
+        return []
     now = next(_requests)
     since = _refused.setdefault(key, now)
     waited = now - since >= _PATIENCE * len(packs)
-    if waited:
-        _refused[key] = now
-    freed = []
+    going = []
     for other, pack in sorted(list(packs.items()), key=lambda item: (item[1].used >= since, item[1].pixels)):
         if (waited and pack.used < since) or _MORE_PIXELS * pack.pixels <= pixels:
-            freed.append(other)
+            going.append(other)
             excess -= pack.packed.nbytes
             if excess <= 0:
-                break
-    if excess > 0:
-        return False
-    for other in freed:
-        _forget(other)
-    _refused.pop(key, None)
-    return True
+                return going
+    if waited:
+        _refused[key] = now
+    return None
 
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:

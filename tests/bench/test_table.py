@@ -14,7 +14,7 @@ from .test_record import LIMITS, conv, pad_row, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
-MARKS = ("bench", "bench-families", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
+MARKS = ("bench", "bench-amx", "bench-families", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,16 @@ def vae(**further):
     return {"machine_info": machine, "benchmarks": entries}
 
 
+@pytest.mark.parametrize("amx", [None, False, True])
+def test_what_was_measured_on_is_said_above_the_table(table, root, amx):
+    record = vae()
+    record["machine_info"] |= {} if amx is None else {"amx": amx}
+    save(root, "cpu-amx.json", record)
+    table.main(root)
+    said = f"P, AVX512{' and AMX' if amx else ''}, 2 threads, torch 2:"
+    assert f"<!-- bench-amx -->\n{said}\n\n| widths" in (root / "README.md").read_text()
+
+
 def test_an_old_record_of_the_model_has_no_further_columns(table, root):
     save(root, "cpu.json", vae())
     table.main(root)
@@ -135,7 +145,7 @@ def test_a_readme_without_marks_is_refused_and_left_alone(table, root):
 
 def test_the_committed_readme_has_the_marks(table):
     text = (TABLE.parents[1] / "README.md").read_text()
-    for _, mark, _ in table.BLOCKS:
+    for _, mark, *_ in table.BLOCKS:
         table.put(text, mark, "")
 
 
@@ -151,7 +161,7 @@ def test_a_record_of_families_gives_a_table(table, root):
         "swapped_peak_mib": 2,
     }
     entry = {"name": "test_family[float32-wan2.1-decode]", "extra_info": {**info, "size": "9×96×96"}}
-    save(root, "cpu-families.json", {"benchmarks": [entry]})
+    save(root, "cpu-families.json", {**vae(), "benchmarks": [entry]})
     table.main(root)
     (row,) = (line for line in (root / "README.md").read_text().splitlines() if line.startswith("| wan2.1"))
     cells = ["wan2.1, 9×96×96", "decode", "float32", "30 ms", "10 ms ± 10 %", "3.00×", "8 → 2 MiB"]
