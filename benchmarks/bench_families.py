@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int]] = {
     "cosmos": ("AutoencoderKLCosmos", {}, (9, 64, 64), 3),
 }
 DTYPES = (torch.float32, torch.bfloat16)
+SETTLING = 4  # calls until the packed weights that stay under the budget are those that gain most
 # Relative difference to the unmodified model; both are rounded.
 LIMITS = {torch.float32: 2e-5, torch.bfloat16: 8e-2}
 
@@ -68,9 +69,13 @@ def _run(vae: torch.nn.Module, step: str, given: torch.Tensor) -> torch.Tensor:
 def test_family(benchmark: Any, race_models: Any, name: str, dtype: torch.dtype, step: str) -> None:
     reference, swapped = _models(name, dtype)
     *_, size, rounds = MODELS[name]
+    if (name, dtype) == ("cosmos", torch.bfloat16):
+        pytest.skip("torch averages no bfloat16 on a CPU: the unmodified model cannot encode")
     clip = make_video(*size, dtype=dtype)
     given = clip if step == "encode" else _run(reference, "encode", clip)
-    expected, got = _run(reference, step, given), _run(swapped, step, given)
+    expected = _run(reference, step, given)
+    for _ in range(SETTLING):
+        got = _run(swapped, step, given)
     difference = ((got - expected).float().norm() / expected.float().norm()).item()
     assert difference < LIMITS[dtype], f"no timing without parity: {difference:.1e}"
     race_models(
