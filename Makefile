@@ -73,7 +73,7 @@ test: $(VENV)/.installed-test lint
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/ops/test_norms.py tests/ops/test_norms_triton.py \
 	  -k "oracle or itself or finite or pieces or registers"
 
-# Half precision depends on AMX: a processor that has it writes a record beside that of one that has not.
+# Half precision depends on AMX: the whole VAE has a record of processors that have it, and one of the others.
 VAE_RECORD := cpu$(if $(shell grep -m1 -o amx_bf16 /proc/cpuinfo 2>/dev/null),-amx)
 
 bench: $(VENV)/.installed-test

@@ -52,7 +52,10 @@ def tune(
         typer.Option(help=f"{', '.join(KERNELS[:-1])} or {KERNELS[-1]}, any number of times; default: all."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The file to write; default: the package's, tuned/<isa>.json.")
+        Path | None,
+        typer.Option(
+            help="The file to write; default: the package's, tuned/<isa>.json, <isa>-amx.json with AMX."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Measure only what the file does not hold yet.")
@@ -61,7 +64,7 @@ def tune(
         bool,
         typer.Option(
             "--missing",
-            help="As --resume, and leave out what measurements of other machines in the package say here.",
+            help="As --resume, and leave out what other files of the package say here.",
         ),
     ] = False,
     max_gflop: Annotated[
@@ -169,7 +172,7 @@ def _kept(path: Path, head: Record, resume: bool, chosen: set[tuple[str, str]]) 
     if before != now:
         raise InvalidInput(
             f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
-            "measure everything, without --resume, --dtype and --kernel"
+            "measure everything, without --resume, --missing, --dtype and --kernel"
         )
     return [m for m in record.measurements if resume or tuple(m.shape_class.split(" ", 2)[:2]) not in chosen]
 

@@ -116,7 +116,7 @@ def _kept(path: Path, head: Record) -> list[Measurement]:
     if before != now:
         raise InvalidInput(
             f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
-            "measure everything, without --resume"
+            "measure everything, without --resume and --missing"
         )
     return list(record.measurements)
 

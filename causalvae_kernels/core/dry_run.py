@@ -55,6 +55,7 @@ class DryRun(TorchDispatchMode):
     Attributes:
         device: Where the tensors would be.
         packs: What `core.packed` keeps in this run, and nowhere else.
+        waits: What waits for room there.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -62,6 +63,7 @@ class DryRun(TorchDispatchMode):
         super().__init__()
         self.device = torch.device(device)
         self.packs: dict[Any, Any] = {}
+        self.waits: dict[Any, Any] = {}
         self._live = self._peak = 0
         self._numbers: dict[int, int] = {}
         self._excluded: set[int] = set()

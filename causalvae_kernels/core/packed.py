@@ -8,12 +8,12 @@ elements is compared as well.
 Where the budget is full, weights take the place of those that gain less by byte, which are those of fewer
 pixels; and, if they are asked for again and again, of those that lie idle meanwhile: a decoder's that of the
 encoder's, after a call or two. What is used as often on as many pixels stays: replacing such weights in turn
-would pack everything on every call.
+would pack everything on every call. Nor do two parts of a model that run in turns push each other out for
+good: weights that gave way wait twice as long each time before they take the place of others.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -31,10 +31,9 @@ from .dry_run import address, current, is_plain_tensor
 Key = tuple[object, ...]
 _budget: ContextVar[int | None] = ContextVar("causalvae_kernels_packed_budget", default=None)
 _packs: dict[Key, _Pack] = {}
-_refused: dict[Key, int] = {}  # since when weights wait for room
-_requests = itertools.count()  # the clock: a lookup is a tick
+_waits: dict[Key, _Wait] = {}
 _MORE_PIXELS = 2  # times as many as those of a pack that gives way
-# Weights wait for so many lookups per pack before others are idle: a call looks a weight up several times.
+# Weights wait for so many lookups per pack before others are idle: a model looks a weight up several times.
 _PATIENCE = 2
 # Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
 _lock = threading.RLock()
@@ -56,6 +55,32 @@ class _Pack:
             and self.version == _version(weight)
             and self.checksum == _checksum(weight)
         )
+
+
+@dataclass
+class _Wait:
+    """Weights that were refused for lack of room, or gave way to others."""
+
+    storage: StorageWeakRef  # of the weights
+    since: int | None = None  # the tick at which they were refused
+    gave_way: int = 0  # how often
+
+
+class _Clock:
+    """Counts lookups; those of one weight in a row are one."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._last: Key | None = None
+
+    def tick(self, key: Key) -> int:
+        """Return the time of a lookup."""
+        if key != self._last:
+            self.now, self._last = self.now + 1, key
+        return self.now
+
+
+_clock = _Clock()
 
 
 @contextmanager
@@ -98,16 +123,15 @@ def packed_size() -> int:
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     """Free what is packed of these weights, or everything; the next call packs again."""
-    if weights is None:
-        _refused.clear()
-    if not _registry():
+    if not _registry() and not _waiting():
         return
     addresses = None
     if weights is not None:
         addresses = {address(w) for w in weights if is_plain_tensor(w) and w.device.type == "cpu"}
-    for key in list(_registry()):
+    for key in {*_registry(), *_waiting()}:
         if addresses is None or key[0] in addresses:
             _forget(key)
+            _waiting().pop(key, None)
     _sweep()
 
 
@@ -117,7 +141,7 @@ def has_room(weight: Tensor, kind: object, size: int, pixels: int) -> bool:
     if key in _registry():
         return True
     with _lock:
-        return _room(key, size, pixels) is not None
+        return _room(key, weight, size, pixels) is not None
 
 
 def find_packed(
@@ -138,19 +162,20 @@ def find_packed(
     key = _key(weight, kind)
     kept = _registry().get(key)
     if kept is not None and kept.holds_for(weight):
-        kept.pixels, kept.used = max(kept.pixels, pixels), next(_requests)
+        kept.pixels, kept.used = max(kept.pixels, pixels), _clock.tick(key)
         return kept.packed
     with _lock:
         kept = _registry().get(key)  # another thread may have packed them meanwhile
         if kept is not None and kept.holds_for(weight):
             return kept.packed
         _forget(key)
-        making_room = _room(key, size, pixels)
+        making_room = _room(key, weight, size, pixels)
         if making_room is None:
             return None
         for other in making_room:
-            _forget(other)
-        _refused.pop(key, None)
+            _give_way(other)
+        if key in _waiting():
+            _waiting()[key].since = None
         storage = StorageWeakRef(weight.untyped_storage())
         finalizer = None
         if not weight.is_inference():  # whose views do not tell what they are views of
@@ -160,7 +185,7 @@ def find_packed(
         if current() is not None:
             current().exclude(packed)
         identity = storage, _version(weight), _checksum(weight)
-        new = _Pack(*identity, packed, finalizer, pixels, next(_requests))
+        new = _Pack(*identity, packed, finalizer, pixels, _clock.tick(key))
         _registry()[key] = new
     return new.packed
 
@@ -171,29 +196,56 @@ def _registry() -> dict[Key, _Pack]:
     return _packs if run is None else run.packs
 
 
+def _waiting() -> dict[Key, _Wait]:
+    run = current()
+    return _waits if run is None else run.waits
+
+
 def _key(weight: Tensor, kind: object) -> Key:
     return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
 
 
-def _room(key: Key, size: int, pixels: int) -> list[Key] | None:
-    """Return what must go for so many bytes more, what gains less or lies idle; None if it is too little."""
-    packs = _registry()
-    excess = packed_size() + size - packed_budget()
-    if excess <= 0:
+def _room(key: Key, weight: Tensor, size: int, pixels: int) -> list[Key] | None:
+    """Return what must go for so many bytes more: what gains less or lies idle; None if it is too little."""
+    kept, budget = packed_size(), packed_budget()
+    if kept + size <= budget:
         return []
-    now = next(_requests)
-    since = _refused.setdefault(key, now)
-    waited = now - since >= _PATIENCE * len(packs)
-    going = []
+    if kept > budget:  # another model's budget let them in
+        return None
+    packs, now = _registry(), _clock.tick(key)
+    wait = _wait_of(key, weight)
+    since = now if wait.since is None else wait.since
+    waited = now - since >= _PATIENCE * len(packs) * 2**wait.gave_way
+    excess, going = kept + size - budget, []
     for other, pack in sorted(list(packs.items()), key=lambda item: (item[1].used >= since, item[1].pixels)):
-        if (waited and pack.used < since) or _MORE_PIXELS * pack.pixels <= pixels:
+        idle = waited and pack.used < since
+        gains_less = _MORE_PIXELS * pack.pixels <= pixels and (waited or not wait.gave_way)
+        if idle or gains_less:
             going.append(other)
             excess -= pack.packed.nbytes
             if excess <= 0:
                 return going
-    if waited:
-        _refused[key] = now
+    wait.since = now if waited else since
     return None
+
+
+def _wait_of(key: Key, weight: Tensor) -> _Wait:
+    wait = _waiting().get(key)
+    if wait is None or wait.storage.expired():
+        wait = _waiting()[key] = _Wait(StorageWeakRef(weight.untyped_storage()))
+    return wait
+
+
+def _give_way(key: Key) -> None:
+    """Free a pack for the sake of another."""
+    pack = _registry().get(key)
+    if pack is None:
+        return
+    _forget(key)
+    wait = _waiting().get(key)
+    if wait is None or wait.storage.expired():
+        wait = _waiting()[key] = _Wait(pack.storage)
+    wait.gave_way += 1
 
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:
@@ -213,6 +265,9 @@ def _sweep() -> None:
     for key, pack in list(_registry().items()):
         if pack.storage.expired():
             _forget(key)
+    for key, wait in list(_waiting().items()):
+        if wait.storage.expired():
+            _waiting().pop(key, None)
 
 
 def _version(weight: Tensor) -> int | None:

@@ -182,7 +182,7 @@ class Tuned:
         self._tables: dict[str, dict[str, Measurement]] = {}
 
     def find(self, isa: str, classes: Iterable[str]) -> Measurement | None:
-        """Return the measurement of the first of these classes that has one.
+        """Return the first measurement of these classes that holds here; if none does, the first at all.
 
         Raises:
             BadMeasurements: The file of this instruction set cannot be used.
@@ -192,10 +192,13 @@ class Tuned:
             table = self._tables[isa] = self._load(isa)
         if not table:
             return None  # the classes may be worked out on the way
+        first = None
         for shape_class in classes:
-            if shape_class in table:
-                return table[shape_class]
-        return None
+            found = table.get(shape_class)
+            if found is not None and found.objection is None:
+                return found
+            first = first or found
+        return first
 
     def answers(self, isa: str, shape_class: str) -> bool:
         """Tell whether there is a measurement of this very class that holds here.

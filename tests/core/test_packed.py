@@ -256,6 +256,63 @@ def test_models_in_turns_keep_what_they_have(packings):
         assert len(packings) == 3
 
 
+def per_turn(packings, turns, *parts):
+    """How often weights are packed in each turn of all parts: (calls, weights, input)."""
+    counts = []
+    for _ in range(turns):
+        packings.clear()
+        for calls, weights, x in parts:
+            for _ in range(calls):
+                for weight in weights:
+                    causal_conv3d(x, weight, backend="cpu")
+        counts.append(len(packings))
+    return counts
+
+
+@pytest.mark.parametrize("calls", [1, 3, 6])
+def test_an_encoder_and_a_decoder_in_turns_settle(packings, calls):
+    with use_packed_budget(4 * ONE):
+        counts = per_turn(packings, 20, (calls, _weights(4), X), (calls, _weights(4), X))
+    assert sum(counts) >= 4 and not any(counts[-8:]), counts
+
+
+def test_one_large_call_among_many_small_ones_settles(packings):
+    small, large = _weights(4), _weights(4)
+    with use_packed_budget(4 * ONE):
+        counts = per_turn(packings, 60, (6, small, X), (1, large, torch.cat([X, X, X, X], dim=4)))
+    assert sum(count > 0 for count in counts[-30:]) <= 3, counts
+
+
+def test_one_weight_in_a_row_does_not_make_the_others_idle(packings):
+    weights = [weight for weight in _weights(6) for _ in range(20)]
+    with use_packed_budget(2 * ONE):
+        counts = per_turn(packings, 6, (1, weights, X))
+    assert counts == [2, 0, 0, 0, 0, 0]
+
+
+def test_a_smaller_budget_leaves_what_is_kept(packings):
+    mine, other = _weights(4), _weights(1)
+    with use_packed_budget(4 * ONE):
+        assert per_turn(packings, 1, (1, mine, X)) == [4]
+    with use_packed_budget(ONE):
+        assert per_turn(packings, 9, (5, other, torch.cat([X, X], dim=4))) == [0] * 9
+    with use_packed_budget(4 * ONE):
+        assert per_turn(packings, 2, (1, mine, X)) == [0, 0]
+
+
+def test_what_waits_goes_with_the_weights_and_with_a_release():
+    weights = _weights(3)
+    with use_packed_budget(ONE):
+        for weight in weights:
+            convolve(weight)
+        assert len(packed._waits) == 2
+        release_packed_weights(weights[1:2])
+        assert len(packed._waits) == 1
+        del weight, weights[1:]
+        packed_size()
+        assert not packed._waits
+
+
 def test_what_is_used_rarely_gives_way_and_does_not_come_back(packings):
     rare, often = _weights(2), _weights(2)
     with use_packed_budget(3 * ONE):

@@ -160,6 +160,16 @@ def test_rows_of_processors_like_this_one_go_before_those_of_others(folder, monk
     assert table.path("sm90").name == "sm90.json"
 
 
+def test_a_row_that_holds_goes_before_one_of_larger_frames_that_does_not(folder, monkeypatch):
+    monkeypatch.setattr(tuned, "has_amx", lambda: True)
+    large, small = (f"bfloat16 3x3x3 16->16, 2+ frames of {n} pixels" for n in (64, 16))
+    for amx, words in ((False, large), (True, small)):
+        path = Tuned(folder)._path("avx512", amx=amx)
+        path.write_text(_record(replace(ROW, shape_class=words), amx=amx).text())
+    assert Tuned(folder).find("avx512", [large, small]).shape_class == small
+    assert "without AMX" in Tuned(folder).find("avx512", [large]).objection
+
+
 def test_a_framework_on_another_instruction_set_was_not_measured(folder, monkeypatch):
     monkeypatch.setattr(tuned.native, "why_incomparable", lambda isa: "oneDNN is free")
     found = _find(folder, _record(ROW), ROW.shape_class)
