@@ -63,7 +63,10 @@ def test_the_time_of_a_model_by_a_false_clock(backend, monkeypatch):
     assert tuple(found) == GROUPS[:-1] and all(ms % 1000 == 0 for ms in found.values())
     least = {"convolution": 19, "norm": 17, "resampling": 3}
     assert all(found[group] >= 1000 * number for group, number in least.items()), found
-    assert (found["elementwise"] == 0) == (backend == "cpu")
+    if (
+        backend != "auto"
+    ):  # which adds residuals itself where it was measured to be the framework that convolves
+        assert (found["elementwise"] == 0) == (backend == "cpu")
     assert sum(found.values()) * 2 <= 1000 * next(readings)
 
 

@@ -10,6 +10,18 @@ from causalvae_kernels.core.triton_runtime import interpreting
 from .cuda_stand_in import OnTheHost
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out a marked test for the CPU kernels of every instruction set but the best."""
+    if native.why_no_cpu() is not None:
+        return
+    others = [f"cpu-{isa}" for isa in native.cpu_module().supported_isas()[1:]]
+    marked = (item for item in items if item.get_closest_marker("one_instruction_set"))
+    out = [item for item in marked if any(words in item.name for words in others)]
+    if out:
+        items[:] = [item for item in items if item not in set(out)]
+        config.hook.pytest_deselected(items=out)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _quick_interpreter() -> None:
     """Each addition and multiplication of integers is done twice for the check: half of the time."""

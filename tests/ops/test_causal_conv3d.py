@@ -266,6 +266,7 @@ OPCHECK_CASES = (
 
 
 @pytest.mark.parametrize("name", OPCHECK_CASES)
+@pytest.mark.one_instruction_set
 def test_opcheck(name, backend, seed):
     case = BY_NAME[name]
     call = make_conv_call(case, torch.float32, seed)
@@ -281,6 +282,7 @@ def test_opcheck(name, backend, seed):
 
 @pytest.mark.parametrize("exact_backend", ["aten", "reference"])
 @pytest.mark.parametrize("state", [None, "contiguous", "channels_last_3d"])
+@pytest.mark.one_instruction_set
 def test_opcheck_in_the_exact_tier(exact_backend, state, seed):
     """There the output keeps the layout that the framework gives it, and the fake kernel must know which."""
     last = ConvCase("exact", (2, 5, 1, 5, 4), 3, layout="channels_last_3d")
@@ -447,6 +449,7 @@ def test_only_the_wanted_gradients_are_computed(backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(6, 4, 3, 3, 3)
     bias, residual = torch.randn(6), torch.randn(1, 6, 3, 5, 6)
@@ -484,6 +487,7 @@ def test_compiled_backward(backend):
 @pytest.mark.skipif(
     " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"
 )
+@pytest.mark.one_instruction_set
 def test_compiles_with_inductor(backend):
     x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(6, 4, 3, 3, 3)
 

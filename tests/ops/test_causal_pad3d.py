@@ -160,6 +160,7 @@ def test_memory_format_follows_the_input(backend):
 @pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("state", [False, True], ids=["first", "state"])
+@pytest.mark.one_instruction_set
 def test_opcheck(spatial_mode, layout, state, backend):
     x = with_layout(torch.randn(BATCH, 3, 2, 4, 5), layout).requires_grad_()
     past = torch.randn(BATCH, 3, 2, 4, 5).requires_grad_() if state else None
@@ -190,6 +191,7 @@ def test_gradients(spatial_mode, temporal_mode):
     assert torch.autograd.gradgradcheck(pad, (x, past))
 
 
+@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(backend):
     def pad(x):
         buffer = FrameBuffer.empty(x.shape, head_room=2, halo=(1, 1, 1, 1))

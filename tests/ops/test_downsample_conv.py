@@ -93,6 +93,7 @@ def test_gradients_of_everything(frames, compress_time):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("compress_time", [False, True])
+@pytest.mark.one_instruction_set
 def test_opcheck(layout, compress_time, backend):
     call = make_downsample_call(
         DownsampleCase("o", (1, 4, 3, 5, 6), 5, compress_time, layout), torch.float32, 1
@@ -103,6 +104,7 @@ def test_opcheck(layout, compress_time, backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 4, 4, 5, 6), torch.randn(6, 4, 1, 3, 3)
     if channels_last:

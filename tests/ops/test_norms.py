@@ -233,6 +233,7 @@ def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
 
 
 @pytest.mark.parametrize("layout", ["channels_last_3d", "sliced"])
+@pytest.mark.one_instruction_set
 def test_opcheck(op, layout, backend):
     case = NormCase("opcheck", (2, 4, 3, 4, 2), 2, (2, 2, 1), layout)
     call = make_norm_call(op, case, torch.float32, 0)
@@ -285,6 +286,7 @@ def test_only_the_wanted_gradients_are_computed(op, backend):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
     case = NormCase("compiled", (1, 6, 3, 4, 6), 3, (2, 2, 3), layout)
     call = make_norm_call(op, case, torch.float32, 0)
@@ -320,6 +322,7 @@ def test_compiled_into_the_body_that_is_read(op, backend, fresh_compiler):
 @pytest.mark.skipif(
     " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"
 )
+@pytest.mark.one_instruction_set
 def test_compiles_with_inductor(op, backend, fresh_compiler):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     x = call.pop("x")

@@ -169,6 +169,7 @@ def test_gradients_of_everything(kernel_frames, scale, options):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("scale", spec.SCALES, ids=str)
+@pytest.mark.one_instruction_set
 def test_opcheck(layout, scale, backend):
     call = make_upsample_call(UpsampleCase("o", (1, 8, 3, 8, 8), 9, 3, scale, layout), torch.float32, 1)
     arguments = (call["x"], call["weight"], call["bias"], None, scale, True, "replicate", "zeros")
@@ -176,6 +177,7 @@ def test_opcheck(layout, scale, backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 3, 3, 3)
     if channels_last:
