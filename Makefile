@@ -74,7 +74,7 @@ test: $(VENV)/.installed-test lint
 	  -k "oracle or itself or finite or pieces or registers"
 
 # Half precision depends on AMX: the whole VAE has a record of processors that have it, and one of the others.
-VAE_RECORD := cpu$(if $(shell grep -m1 -o amx_bf16 /proc/cpuinfo 2>/dev/null),-amx)
+AMX = $$($(BIN)/python -c 'from causalvae_kernels.core.tuned import AMX, has_amx; print(AMX * has_amx())')
 
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
@@ -83,7 +83,7 @@ bench: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q benchmarks/bench_norms.py --record=benchmarks/results/cpu-norms.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_upsample.py --record=benchmarks/results/cpu-upsample.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_vae.py --benchmark-json=benchmarks/results/.partial-cpu.json
-	@mv benchmarks/results/.partial-cpu.json benchmarks/results/$(VAE_RECORD).json
+	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu$(AMX).json
 	@$(BIN)/python -m pytest -q benchmarks/bench_families.py --benchmark-json=benchmarks/results/.partial-families.json
 	@mv benchmarks/results/.partial-families.json benchmarks/results/cpu-families.json
 	@$(BIN)/python benchmarks/table.py

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from causalvae_kernels.bench.machine import machine_words
 from causalvae_kernels.bench.module_providers import OURS
 from causalvae_kernels.bench.plot import Stack, plot_record, plot_shares
 from causalvae_kernels.bench.record import geometric_mean, most_threads
@@ -59,16 +60,11 @@ def family_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine_words(record: dict[str, Any]) -> str:
+def measured_on(record: dict[str, Any]) -> str:
     """Return what a record was measured on, for the line above its table."""
-    facts = record["machine_info"] if "machine_info" in record else record["machine"]
-    threads = facts.get("threads") or max((row["threads"] for row in record.get("rows", ())), default=None)
-    words = [facts["processor"], facts["torch_isa"] + (" and AMX" if facts.get("amx") else "")]
-    words += [] if threads is None else [f"{threads} threads"]
-    packages = (
-        f"{name} {facts['versions'][name]}" for name in ("torch", "diffusers") if name in facts["versions"]
-    )
-    return ", ".join((*words, *packages))
+    if "rows" in record:
+        return machine_words(record["machine"], max(row["threads"] for row in record["rows"]))
+    return machine_words(record["machine_info"], record["machine_info"]["threads"])
 
 
 def _what(entry: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -106,9 +102,7 @@ def _stacks(record: dict[str, Any]) -> list[Stack]:
 
 
 def _plot_shares(path: Path, record: dict[str, Any]) -> None:
-    facts = record["machine_info"]
-    title = f"{facts['processor']}, {facts['torch_isa']}, threads: {facts['threads']}, torch "
-    plot_shares(path, _stacks(record), title + facts["versions"]["torch"])
+    plot_shares(path, _stacks(record), measured_on(record))
 
 
 def conv_table(record: dict[str, Any]) -> str:
@@ -227,7 +221,7 @@ def main(root: Path = ROOT) -> None:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         block = table(record) if shares is None else table(record, shares)
-        text = put(text, mark, f"{machine_words(record)}:\n\n{block}")
+        text = put(text, mark, f"{measured_on(record)}:\n\n{block}")
         if table is conv_table:
             _replace(root / PLOT, lambda temporary, record=record: plot_record(temporary, record))
         if shares is not None and _stacks(record):

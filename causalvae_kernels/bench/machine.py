@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -81,6 +82,17 @@ def native_cpu() -> dict[str, Any]:
         return {"available": False, "reason": reason, "isa": None, "supported_isas": []}
     supported = [str(name) for name in native.cpu_module().supported_isas()]
     return {"available": True, "reason": None, "isa": native.cpu_isa(), "supported_isas": supported}
+
+
+def machine_words(facts: Mapping[str, Any], threads: int) -> str:
+    """Return a record's `machine_facts` and its number of threads in words: for titles and captions."""
+    found = [facts["processor"], facts["torch_isa"] + (" and AMX" if facts.get("amx") else "")]
+    installed = (
+        f"{name} {facts['versions'].get(name)}"
+        for name in ("torch", "diffusers")
+        if facts["versions"].get(name)
+    )
+    return ", ".join((*found, f"{threads} threads", *installed))
 
 
 def machine_facts() -> dict[str, Any]:

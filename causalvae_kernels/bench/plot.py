@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .machine import machine_words
 from .record import Row, most_threads
 from .shares import GROUPS
 
@@ -85,12 +86,7 @@ def _times_the_first(row: Row, name: str) -> float:
 
 
 def _title(record: Mapping[str, Any], row: Row) -> str:
-    machine = record["machine"]
-    torch_version = machine["versions"]["torch"]
-    return (
-        f"{row['op']}: {machine['processor']}, {machine['torch_isa']}, threads: {row['threads']}, "
-        f"torch {torch_version}"
-    )
+    return f"{row['op']}: {machine_words(record['machine'], row['threads'])}"
 
 
 @dataclass(frozen=True)

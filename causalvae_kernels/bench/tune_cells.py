@@ -20,11 +20,11 @@ _FEW = 3
 
 _EQUAL = tuple((c, c) for c in CHANNELS)
 _NEIGHBOURS = tuple(zip(CHANNELS, CHANNELS[1:], strict=False))
+_SHORTCUTS = (*_NEIGHBOURS, *((b, a) for a, b in _NEIGHBOURS))
 _ENDS = (16, 64, 128, 512)
 _CHANNELS = (
     *_EQUAL,
-    *_NEIGHBOURS,
-    *((b, a) for a, b in _NEIGHBOURS),
+    *_SHORTCUTS,
     *((_FEW, c) for c in _ENDS),
     *((c, _FEW) for c in _ENDS),
 )
@@ -32,7 +32,6 @@ _FEWER_CHANNELS = (*_EQUAL, (_FEW, 128), (128, _FEW))
 # From latents to the widest activation and back, and from patches: the first and last convolutions.
 _JUMPS = ((16, 512), (32, 512), (64, 512), (128, 512), (16, 128), (16, 256))
 _LATENTS = (*_JUMPS, *((b, a) for a, b in _JUMPS))
-_SHORTCUTS = (*_NEIGHBOURS, *((b, a) for a, b in _NEIGHBOURS))
 
 _Sizes = tuple[int, int, int]
 # (kernel, stride, (Cin, Cout)): the full grid for the kernels that nearly all of a VAE's time goes to.

@@ -213,39 +213,38 @@ def _room(key: Key, weight: Tensor, size: int, pixels: int) -> list[Key] | None:
     if kept > budget:  # another model's budget let them in
         return None
     packs, now = _registry(), _clock.tick(key)
-    wait = _wait_of(key, weight)
+    wait = _wait_of(key, StorageWeakRef(weight.untyped_storage()))
     since = now if wait.since is None else wait.since
     waited = now - since >= _PATIENCE * len(packs) * 2**wait.gave_way
     excess, going = kept + size - budget, []
-    for other, pack in sorted(list(packs.items()), key=lambda item: (item[1].used >= since, item[1].pixels)):
-        idle = waited and pack.used < since
-        gains_less = _MORE_PIXELS * pack.pixels <= pixels and (waited or not wait.gave_way)
-        if idle or gains_less:
-            going.append(other)
-            excess -= pack.packed.nbytes
-            if excess <= 0:
-                return going
+    may_go = [
+        (other, pack)
+        for other, pack in list(packs.items())
+        if (waited and pack.used < since)
+        or (_MORE_PIXELS * pack.pixels <= pixels and (waited or not wait.gave_way))
+    ]
+    for other, pack in sorted(may_go, key=lambda item: (item[1].used >= since, item[1].pixels)):
+        going.append(other)
+        excess -= pack.packed.nbytes
+        if excess <= 0:
+            return going
     wait.since = now if waited else since
     return None
 
 
-def _wait_of(key: Key, weight: Tensor) -> _Wait:
+def _wait_of(key: Key, storage: StorageWeakRef) -> _Wait:
     wait = _waiting().get(key)
     if wait is None or wait.storage.expired():
-        wait = _waiting()[key] = _Wait(StorageWeakRef(weight.untyped_storage()))
+        wait = _waiting()[key] = _Wait(storage)
     return wait
 
 
 def _give_way(key: Key) -> None:
     """Free a pack for the sake of another."""
     pack = _registry().get(key)
-    if pack is None:
-        return
-    _forget(key)
-    wait = _waiting().get(key)
-    if wait is None or wait.storage.expired():
-        wait = _waiting()[key] = _Wait(pack.storage)
-    wait.gave_way += 1
+    if pack is not None:
+        _forget(key)
+        _wait_of(key, pack.storage).gave_way += 1
 
 
 def _drop(key: Key, storage: StorageWeakRef) -> None:

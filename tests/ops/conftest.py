@@ -15,11 +15,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if native.why_no_cpu() is not None:
         return
     others = [f"cpu-{isa}" for isa in native.cpu_module().supported_isas()[1:]]
-    marked = (item for item in items if item.get_closest_marker("one_instruction_set"))
-    out = [item for item in marked if any(words in item.name for words in others)]
-    if out:
-        items[:] = [item for item in items if item not in set(out)]
-        config.hook.pytest_deselected(items=out)
+    kept, out = [], []
+    for item in items:
+        marked = item.get_closest_marker("one_instruction_set") is not None
+        (out if marked and any(words in item.name for words in others) else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=out)
 
 
 @pytest.fixture(autouse=True, scope="session")
