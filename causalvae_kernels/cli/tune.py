@@ -54,7 +54,8 @@ def tune(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; default: the package's, tuned/<isa>.json, <isa>-amx.json with AMX."
+            help="The file to write; default: the package's, tuned/<isa>.json; of convolutions with AMX "
+            "<isa>-amx.json."
         ),
     ] = None,
     resume: Annotated[

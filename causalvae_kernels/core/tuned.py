@@ -174,11 +174,13 @@ class Tuned:
     """The measurements of one op; each file is read at the first call that asks for it.
 
     Args:
-        folder: Where `<isa>.json` and `<isa>-amx.json` would be.
+        folder: Where `<isa>.json` and, of an op that multiplies, `<isa>-amx.json` would be.
+        multiplies: Whether the op multiplies matrices, so that processors with AMX have a file of their own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, multiplies: bool = True) -> None:
         self.folder = folder
+        self.multiplies = multiplies
         self._tables: dict[str, dict[str, Measurement]] = {}
 
     def find(self, isa: str, classes: Iterable[str]) -> Measurement | None:
@@ -214,13 +216,13 @@ class Tuned:
         return self._path(isa, amx=not isa.startswith(GPU) and has_amx())
 
     def _path(self, isa: str, *, amx: bool) -> Path:
-        return self.folder / f"{isa}{AMX if amx else ''}.json"
+        return self.folder / f"{isa}{AMX if amx and self.multiplies else ''}.json"
 
     def _load(self, isa: str) -> dict[str, Measurement]:
         if isa.startswith(GPU):
             return self._rows(self.path(isa), isa)
-        others, here = self._path(isa, amx=not has_amx()), self.path(isa)
-        return {**self._rows(others, isa), **self._rows(here, isa)}
+        others = self._path(isa, amx=not has_amx()) if self.multiplies else None
+        return {**(self._rows(others, isa) if others else {}), **self._rows(self.path(isa), isa)}
 
     def _rows(self, path: Path, isa: str) -> dict[str, Measurement]:
         if not path.exists():

@@ -20,6 +20,8 @@ constexpr const char* kOp = "group_norm";
 // Rows are summed in as many pieces as there may be threads to share them; few enough that adding up the
 // pieces costs little. Their number depends on the sizes alone, and so do the bits.
 constexpr int64_t kMostPieces = 64, kPieceElements = 32 * 1024;
+// Factors of so many columns of a plane, and as many offsets, take half of a first-level cache.
+constexpr int64_t kRunFloats = 2 * 1024;
 
 // The sums of every channel of every sample, in pieces: [pieces][B][2][C].
 struct Partial {
@@ -81,6 +83,15 @@ void finish_statistics(const GroupNorm& norm, const Partial& partial, int64_t b,
   }
 }
 
+// How many rows of a plane are written at once: a multiple of those that share their factors, where rows lie
+// one behind the other.
+int64_t rows_at_once(const GroupNorm& norm) {
+  const int64_t width = norm.x.size[4], shared = norm.repeat[1] * width;
+  auto dense = [width](const Tensor5& t) { return t.stride[3] == width * t.stride[4]; };
+  if (!dense(norm.x) || !dense(norm.out) || shared > kRunFloats) return 1;
+  return kRunFloats / shared * norm.repeat[1];
+}
+
 }  // namespace
 
 void group_norm(const GroupNorm& norm, Isa isa, int num_threads) {
@@ -94,7 +105,7 @@ void group_norm(const GroupNorm& norm, Isa isa, int num_threads) {
   const GroupNormKernels& kernels = CVK_TABLE_OF(isa, group_norm);
 
   const Partial partial = sum_channels(norm.x, norm.dtype, kernels, num_threads);
-  GroupNormPass p{norm, round_up_to_line(channels), nullptr};
+  GroupNormPass p{norm, round_up_to_line(channels), nullptr, 1, 0};
   const Scratch coefficients(batch * 3 * p.channel_floats);
   std::fill_n(coefficients.data(), batch * 3 * p.channel_floats, 0.0f);
   for (int64_t b = 0; b < batch; ++b)
@@ -103,8 +114,10 @@ void group_norm(const GroupNorm& norm, Isa isa, int num_threads) {
 
   const bool by_rows = channels_innermost(norm.x) && channels_innermost(norm.out);
   if (!by_rows && !norm.scale) merge_pixels(p.norm.x, p.norm.out);
-  // Factors and offsets of one pixel, or of one row.
-  const int64_t per_thread = norm.scale ? 2 * round_up_to_line(by_rows ? channels : norm.x.size[4]) : 0;
+  p.rows = rows_at_once(norm);
+  p.row_floats = round_up_to_line(by_rows ? channels : p.rows * norm.x.size[4]);
+  // Factors and offsets of one pixel, or of some rows.
+  const int64_t per_thread = norm.scale ? 2 * p.row_floats : 0;
   const Scratch scratch(per_thread * num_threads);
   const int64_t lines = by_rows ? norm.x.size[2] * norm.x.size[3] : channels;
   const auto write = by_rows ? kernels.write_row : kernels.write_plane;

@@ -34,6 +34,8 @@ struct GroupNormPass {
   GroupNorm norm;
   int64_t channel_floats;     // C, rounded up to a cache line
   const float* coefficients;  // [B][3][channel_floats]: mean, factor, offset
+  int64_t rows;               // of a modulated plane, that are written at once
+  int64_t row_floats;         // of the factors in `scratch`; as many offsets are behind them
 };
 
 // What a unit offers. Its functions allocate nothing and start no thread. `sums` are [2][C]: the sums of each

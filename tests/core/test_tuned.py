@@ -160,6 +160,17 @@ def test_rows_of_processors_like_this_one_go_before_those_of_others(folder, monk
     assert table.path("sm90").name == "sm90.json"
 
 
+@pytest.mark.parametrize("here", [False, True])
+def test_an_op_that_does_not_multiply_has_one_file(folder, monkeypatch, here):
+    monkeypatch.setattr(tuned, "has_amx", lambda: here)
+    row = replace(ROW, shape_class="16-bit contiguous, 4096 elements")
+    (folder / "avx512.json").write_text(_record(row, amx=not here).text())
+    (folder / "avx512-amx.json").write_text(_record(replace(row, ms=7.0), amx=True).text())
+    table = Tuned(folder, multiplies=False)
+    assert table.path("avx512").name == "avx512.json"
+    assert table.find("avx512", [row.shape_class]) == replace(row, objection=None)
+
+
 def test_a_row_that_holds_goes_before_one_of_larger_frames_that_does_not(folder, monkeypatch):
     monkeypatch.setattr(tuned, "has_amx", lambda: True)
     large, small = (f"bfloat16 3x3x3 16->16, 2+ frames of {n} pixels" for n in (64, 16))

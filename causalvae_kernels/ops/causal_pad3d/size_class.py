@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.size_class import measured_by_size
 from ...core.tuned import Measurement, Tuned
 
-TUNED = Tuned(Path(__file__).parent / "tuned")
+TUNED = Tuned(Path(__file__).parent / "tuned", multiplies=False)
 IN_PLACE = "in place"
 
 

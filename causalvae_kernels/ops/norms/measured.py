@@ -21,7 +21,7 @@ class NormMeasurements:
     """
 
     def __init__(self, op: str) -> None:
-        self.tuned = Tuned(Path(__file__).parent.parent / op / "tuned")
+        self.tuned = Tuned(Path(__file__).parent.parent / op / "tuned", multiplies=False)
 
     def fresh(self, x: Tensor, *others: Any) -> Measurement | None:
         """Return what was measured for calls like this one; the arguments of the op."""

@@ -161,54 +161,77 @@ inline void write_columns(typename Type::Item* out, int64_t out_step, const type
   write(x_step, out_step);
 }
 
-// The factors and offsets of a row of columns, each repeated, rounded up to whole vectors.
+// The factors and offsets of a row of columns, each repeated.
 template <class Type>
 inline void expand_row(const GroupNorm& norm, int64_t batch, int64_t channel, int64_t t, int64_t h,
                        float factor, float offset, float* factors, float* offsets) {
   using Item = typename Type::Item;
-  auto pixel = [&](const Tensor5& tensor, int64_t w) {
-    return Type::to_float(
-        static_cast<const Item*>(tensor.data)[batch * tensor.stride[0] + channel * tensor.stride[1] +
-                                              latent_frame(norm, t) * tensor.stride[2] +
-                                              h / norm.repeat[1] * tensor.stride[3] + w * tensor.stride[4]]);
+  const int64_t columns = norm.repeat[2], frame = latent_frame(norm, t), row = h / norm.repeat[1];
+  auto row_of = [&](const Tensor5& tensor) {
+    return static_cast<const Item*>(tensor.data) + batch * tensor.stride[0] + channel * tensor.stride[1] +
+           frame * tensor.stride[2] + row * tensor.stride[3];
   };
-  const int64_t columns = norm.repeat[2];
+  const Item *scale = row_of(*norm.scale), *shift = row_of(*norm.shift);
   for (int64_t w = 0; w < norm.scale->size[4]; ++w) {
-    const float s = pixel(*norm.scale, w), b = pixel(*norm.shift, w);
+    const float s = Type::to_float(*scale), b = Type::to_float(*shift);
     for (int64_t i = w * columns; i < (w + 1) * columns; ++i) {
       factors[i] = factor * s;
       offsets[i] = b + offset * s;
     }
+    scale += norm.scale->stride[4], shift += norm.shift->stride[4];
   }
+}
+
+// As many rows at once as `p.rows` says: of rows of 18 columns, one by one, every second vector would be the
+// rest of a row.
+template <class Type, bool kSilu>
+void write_modulated_plane_of(const GroupNormPass& p, int64_t batch, int64_t channel, float* factors) {
+  using Item = typename Type::Item;
+  const GroupNorm& norm = p.norm;
+  const int64_t height = norm.x.size[3], width = norm.x.size[4], repeat = norm.repeat[1];
+  const float* coefficients = p.coefficients + batch * 3 * p.channel_floats + channel;
+  const float factor = coefficients[p.channel_floats], offset = coefficients[2 * p.channel_floats];
+  float* offsets = factors + p.row_floats;
+  for (int64_t t = 0; t < norm.x.size[2]; ++t)
+    for (int64_t h = 0; h < height; h += p.rows) {
+      const int64_t rows = min_of(p.rows, height - h);
+      for (int64_t r = 0; r < rows; ++r) {
+        float *f = factors + r * width, *o = offsets + r * width;
+        if ((h + r) % repeat == 0) {
+          expand_row<Type>(norm, batch, channel, t, h + r, factor, offset, f, o);
+        } else if (r > 0) {  // else it is there: the row before was alone
+          std::memcpy(f, f - width, width * sizeof(float));
+          std::memcpy(o, o - width, width * sizeof(float));
+        }
+      }
+      auto row_of = [&](const Tensor5& tensor) {
+        return static_cast<Item*>(tensor.data) + batch * tensor.stride[0] + channel * tensor.stride[1] +
+               t * tensor.stride[2] + h * tensor.stride[3];
+      };
+      write_columns<Type, kSilu>(
+          row_of(norm.out), norm.out.stride[4], row_of(norm.x), norm.x.stride[4], rows * width,
+          splat(coefficients[0]), [&](int64_t i) { return load(factors + i); },
+          [&](int64_t i) { return load(offsets + i); });
+    }
 }
 
 template <class Type, bool kSilu>
 void write_plane_of(const GroupNormPass& p, int64_t batch, int64_t channel, float* scratch) {
   using Item = typename Type::Item;
   const GroupNorm& norm = p.norm;
-  const int64_t height = norm.x.size[3], width = norm.x.size[4];
+  if (norm.scale) return write_modulated_plane_of<Type, kSilu>(p, batch, channel, scratch);
   const float* coefficients = p.coefficients + batch * 3 * p.channel_floats + channel;
-  const Vec mean = splat(coefficients[0]);
-  const float factor = coefficients[p.channel_floats], offset = coefficients[2 * p.channel_floats];
-  float *factors = scratch, *offsets = scratch + (width + kLineFloats - 1) / kLineFloats * kLineFloats;
+  const Vec factor = splat(coefficients[p.channel_floats]),
+            offset = splat(coefficients[2 * p.channel_floats]);
   for (int64_t t = 0; t < norm.x.size[2]; ++t)
-    for (int64_t h = 0; h < height; ++h) {
+    for (int64_t h = 0; h < norm.x.size[3]; ++h) {
       auto row_of = [&](const Tensor5& tensor) {
         return static_cast<Item*>(tensor.data) + batch * tensor.stride[0] + channel * tensor.stride[1] +
                t * tensor.stride[2] + h * tensor.stride[3];
       };
-      if (!norm.scale) {
-        const Vec f = splat(factor), o = splat(offset);
-        write_columns<Type, kSilu>(
-            row_of(norm.out), norm.out.stride[4], row_of(norm.x), norm.x.stride[4], width, mean,
-            [&](int64_t) { return f; }, [&](int64_t) { return o; });
-        continue;
-      }
-      if (h % norm.repeat[1] == 0)
-        expand_row<Type>(norm, batch, channel, t, h, factor, offset, factors, offsets);
       write_columns<Type, kSilu>(
-          row_of(norm.out), norm.out.stride[4], row_of(norm.x), norm.x.stride[4], width, mean,
-          [&](int64_t w) { return load(factors + w); }, [&](int64_t w) { return load(offsets + w); });
+          row_of(norm.out), norm.out.stride[4], row_of(norm.x), norm.x.stride[4], norm.x.size[4],
+          splat(coefficients[0]), [&](int64_t) { return factor; }, [&](int64_t) { return offset; });
     }
 }
 
