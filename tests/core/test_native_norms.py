@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalvae_kernels import group_norm_silu, rms_norm_silu
+from causalvae_kernels import group_norm_silu, rms_norm_silu, spatial_norm_silu
 from causalvae_kernels.core import native
 
 if native._load()[0] is None:
@@ -157,3 +157,26 @@ def test_strides_beyond_32_bits(isa, channels_last, seed):
     C.rms_norm(*both, ones.data_ptr(), None, 0.0, True, "bfloat16", isa, 1)
     expected = rms_norm_silu(near.double(), ones.double(), backend="reference")
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)
+
+
+# The native code writes runs of at most 2,048 columns: some rows and a rest, a row too long for them, rows that do
+# not lie one behind the other.
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("size", "latent", "cut"),
+    [
+        ((3, 60, 50), (2, 30, 25), 0),
+        ((2, 6, 1200), (1, 3, 600), 0),
+        ((2, 9, 2100), (1, 3, 700), 0),
+        ((3, 60, 50), (2, 15, 25), 5),
+        ((1, 18, 18), (2, 18, 18), 0),
+    ],
+)
+def test_a_modulated_plane_is_the_same_in_runs_of_rows(monkeypatch, isa, size, latent, cut):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CPU_ISA", isa)
+    frames, height, width = size
+    x = torch.randn(2, 4, frames, height, width + cut)[..., :width]
+    scale, shift = torch.randn(2, 2, 4, *latent)
+    y = spatial_norm_silu(x, scale, shift, 2, backend="cpu")
+    oracle = spatial_norm_silu(x.double(), scale.double(), shift.double(), 2, backend="reference")
+    assert torch.linalg.norm(y - oracle) <= 1e-6 * torch.linalg.norm(oracle)
