@@ -159,8 +159,8 @@ def test_strides_beyond_32_bits(isa, channels_last, seed):
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)
 
 
-# The native code writes runs of at most 2,048 columns: some rows and a rest, a row too long for them, rows that
-# do not lie one behind the other.
+# The native code writes runs of at most 2,048 columns: some rows and a rest, a row too long for them, rows
+# that do not lie one behind the other.
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("size", "latent", "cut"),
