@@ -90,6 +90,9 @@ def _convolution(
         and torch.backends.mkldnn.enabled
         and weight.numel() * x.numel() // weight.shape[1] > _FEW_PRODUCTS
     ):
+        if _copies_weights(x, weight):
+            y = torch.mkldnn_convolution(x.contiguous(), weight, bias, padding, stride, dilation, 1)
+            return y.contiguous(memory_format=torch.channels_last_3d)
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
     if x.dtype == torch.float16 and x.device.type == "cpu" and not _FLOAT16_ON_CPU:
         # Without float16 arithmetic in the processor F.conv3d takes a scalar kernel: over a minute for
@@ -106,6 +109,19 @@ def _convolution(
         if y is not None:
             return y
     return F.conv3d(x, weight, bias, stride, padding, dilation)
+
+
+def _copies_weights(x: Tensor, weight: Tensor) -> bool:
+    """Whether the framework would bring weights into the layout of less than their input and output.
+
+    512->512 channels on 3x4x6 in channels_last_3d: 27 MiB and 25 ms each call, contiguous 18 ms, on two cores.
+    """
+    return (
+        x.is_contiguous(memory_format=torch.channels_last_3d)
+        and not x.is_contiguous()
+        and not weight.is_contiguous(memory_format=torch.channels_last_3d)
+        and weight.numel() > x.numel() + x.numel() // x.shape[1] * weight.shape[0]
+    )
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
