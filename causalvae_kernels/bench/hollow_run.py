@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from ..core.layout import memory_format_of
 from ..core.op import NAMESPACE, Backend, Op, all_ops, can_always
 
 Operator = torch._ops.OpOverload
@@ -101,9 +102,11 @@ def _convolution(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    return torch.ops.aten.convolution(
+    y = torch.ops.aten.convolution(
         x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups
     )
+    # Of small frames the framework's own would be contiguous; oneDNN's never is, where the frames are not.
+    return y.contiguous(memory_format=memory_format_of(x, weight)) if y.dim() == 5 else y
 
 
 # Operators that know no fake tensors, and what returns the like of theirs.

@@ -114,7 +114,7 @@ def _convolution(
 def _copies_weights(x: Tensor, weight: Tensor) -> bool:
     """Whether the framework would bring weights into the layout of less than their input and output.
 
-    512->512 channels on 3x4x6 in channels_last_3d: 27 MiB and 25 ms each call, contiguous 18 ms, on two cores.
+    512->512 channels on 3x4x6 in channels_last_3d: 27 MiB and 25 ms a call, contiguous 18 ms, on two cores.
     """
     return (
         x.is_contiguous(memory_format=torch.channels_last_3d)
