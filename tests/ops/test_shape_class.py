@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import causalvae_kernels
 from causalvae_kernels import causal_conv3d, explain, use_backend, use_packed_budget
+from causalvae_kernels.bench.tunable import TUNABLE
 from causalvae_kernels.core import native, tuned
 from causalvae_kernels.core.errors import BadMeasurements
 from causalvae_kernels.core.op import all_ops
@@ -209,12 +212,18 @@ def test_half_precision_with_amx(measure, monkeypatch, dtype):
 
 
 def test_every_file_in_the_package_can_be_used():
-    for op in all_ops():
-        folder = shape_class.TUNED.folder.parent.parent / op.name / "tuned"
-        for path in folder.glob("*.json"):
-            isa = path.stem.removesuffix(tuned.AMX)
-            Tuned(folder).find(isa, [])
-            assert tuned.read_record(path).amx == path.stem.endswith(tuned.AMX)
+    for tunable in TUNABLE["cuda"].values():  # every op: a GPU has no grid of its own for any
+        table = tunable.tuned
+        for path in table.folder.glob("*.json"):
+            Tuned(table.folder).find(path.stem.removesuffix(tuned.AMX), [])
+            with_amx = path.stem.endswith(tuned.AMX)
+            # One table serves processors with and without AMX where nothing is multiplied.
+            assert with_amx == (table.multiplies and tuned.read_record(path).amx)
+
+
+def test_every_file_in_the_package_belongs_to_an_op():
+    folders = {path.parent for path in Path(causalvae_kernels.__file__).parent.glob("ops/*/tuned/*.json")}
+    assert folders and folders <= {tunable.tuned.folder for tunable in TUNABLE["cuda"].values()}
 
 
 def test_packed_weights_that_would_not_be_kept_were_not_measured(measure):
