@@ -2,8 +2,9 @@
 
 Their fake kernels know sizes of results only. A convolution takes more than anything else: the scalar one
 unfolds its input, oneDNN reorders input, weights and output into layouts of its own, by instruction set and
-version. How much that is, is asked of oneDNN itself with two tiny convolutions of the same channels, whose
-allocations either grow with the input, or with the output, or are weights and scratch.
+version. How much that is, is asked of oneDNN itself with tiny convolutions of the same channels and different
+lengths, whose allocations either grow with the input, or with the output, or are weights and scratch; some
+scratch grows with the input of one clip (a processor with AVX512-BF16 gathers it once for each thread).
 """
 
 from __future__ import annotations
@@ -79,21 +80,26 @@ def _convolved(
         events = _unknown(weight.nbytes)
     else:
         events = _onednn_events(*asked, torch.get_num_threads())
-    return out, _peak(events, x.nbytes, out.nbytes) - out.nbytes
+    return out, _peak(events, x.nbytes, out.nbytes, max(x.shape[0], 1)) - out.nbytes
 
 
 class _Event(NamedTuple):
-    """An allocation, or its release: bytes per byte of the input, per byte of the output, and others."""
+    """An allocation, or its release: bytes per byte of the input, per byte of the output, and others.
 
-    input: float
-    output: float
-    constant: int
+    `clip` is bytes per byte of the input of one clip, however many there are.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
+    constant: float = 0.0
+    clip: float = 0.0
 
 
-def _peak(events: Sequence[_Event], input_bytes: int, output_bytes: int) -> int:
+def _peak(events: Sequence[_Event], input_bytes: int, output_bytes: int, batch: int) -> int:
     live = peak = 0.0
     for event in events:
-        live += event.input * input_bytes + event.output * output_bytes + event.constant
+        live += (event.input + event.clip / batch) * input_bytes + event.output * output_bytes
+        live += event.constant
         peak = max(peak, live)
     return max(round(peak), output_bytes)
 
@@ -117,14 +123,14 @@ def _onednn_events(
     groups: int,
     threads: int,
 ) -> tuple[_Event, ...]:
-    """Return what oneDNN allocates and releases in turn, from convolutions of one and of three frames."""
+    """Return what oneDNN allocates and releases in turn, from convolutions of one, three and five frames."""
     with _disable_current_modes(), torch.no_grad():
         rank = len(weight_shape)
         weight = torch.zeros(weight_shape, dtype=dtype).contiguous(memory_format=_format(rank, weight_last))
         bias = torch.zeros(weight_shape[0], dtype=dtype)
         reach = dilation[0] * (weight_shape[2] - 1) + 1 - 2 * padding[0] if rank == 5 else 0
         runs = []
-        for count in (1, 3):
+        for count in (1, 3, 5):
             frames = ((count - 1) * stride[0] + max(reach, 1),) if rank == 5 else ()
             batch = 1 if rank == 5 else count
             channels = weight_shape[1] * groups
@@ -137,23 +143,36 @@ def _onednn_events(
             runs.append(
                 (x.nbytes, y.nbytes, cpu_allocations(lambda a=arguments: torch.mkldnn_convolution(*a)))
             )
-    (x_small, y_small, few), (x_large, y_large, many) = runs
-    if len(few) != len(many):
+    inputs, outputs, allocations = zip(*runs, strict=True)
+    if len(set(map(len, allocations))) > 1:
         return _unknown(weight.nbytes)
-    events = []
-    for small, large in zip(few, many, strict=True):
-        if small != large and large * y_small == small * y_large:
-            events.append(_Event(0, large / y_large, 0))
-        elif small != large and large * x_small == small * x_large:
-            events.append(_Event(large / x_large, 0, 0))
-        else:  # weights, or scratch, which grows to some size and no further
-            events.append(_Event(0, 0, large))
-    return tuple(events)
+    grows_with = "clip" if rank == 5 else "input"  # images are counted by the batch
+    return tuple(_event(each, inputs, outputs, grows_with) for each in zip(*allocations, strict=True))
+
+
+def _event(
+    allocated: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], grows_with: str
+) -> _Event:
+    """Return the rule of an allocation in three convolutions whose inputs and outputs take these bytes."""
+    if allocated[0] == allocated[2]:
+        return _Event(constant=allocated[2])
+    if _are_proportional(allocated, outputs):
+        return _Event(output=allocated[2] / outputs[2])
+    if _are_proportional(allocated, inputs):
+        return _Event(input=allocated[2] / inputs[2])
+    if allocated[2] - allocated[1] == allocated[1] - allocated[0]:
+        slope = (allocated[2] - allocated[0]) / (inputs[2] - inputs[0])
+        return _Event(constant=allocated[0] - slope * inputs[0], **{grows_with: slope})
+    return _Event(constant=allocated[2])  # scratch that grows to some size and no further
+
+
+def _are_proportional(a: Sequence[int], b: Sequence[int]) -> bool:
+    return all(a[0] * y == x * b[0] for x, y in zip(a, b, strict=True))
 
 
 def _unknown(weight_bytes: int) -> tuple[_Event, ...]:
     """Return a guess on the large side: every tensor is reordered once."""
-    return (_Event(1, 2, weight_bytes),)
+    return (_Event(input=1, output=2, constant=weight_bytes),)
 
 
 def _nearest(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:

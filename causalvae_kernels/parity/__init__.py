@@ -1,6 +1,6 @@
 """Parity: the tolerance rule, streams against the whole, outputs of a benchmark, a report for a machine."""
 
-from .compare import Comparison, compare, compare_exactly
+from .compare import Comparison, compare, compare_clips, compare_exactly
 from .decode import compare_decodes, decode_in_float64
 from .modules import check_module
 from .norms import compare_norm
@@ -26,6 +26,7 @@ __all__ = [
     "check_module",
     "check_pad",
     "compare",
+    "compare_clips",
     "compare_conv",
     "compare_decodes",
     "compare_downsample",

@@ -28,10 +28,10 @@ COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
 # Here the models of diffusers fail, or give wrong gradients (`test_magvit.py` and `test_kvae.py` show it).
 NO_SLICES = ("Magvit(EasyAnimate)",)
 NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
-# Norms over one channel of 2x2 pixels spread bfloat16's rounding errors over a third of KVAE's frames.
-TIMES = {"KVAEVideo": 2}
-# Models of which diffusers runs one clip at a time only (its attention mask has no dimension for heads).
-ONE_CLIP = ("HunyuanVideo15",)
+# How many clips are compared in half precision, and their medians taken. The norms of tiny models spread the
+# rounding of one activation over all frames: of 128 single clips ours had 0.3 to 3 times the error of the
+# unmodified model (5th and 95th percentile), in the geometric mean 0.8 to 1.0.
+CLIPS_IN_HALF = 16
 pytestmark = pytest.mark.parametrize("name", HERE)
 
 
@@ -60,11 +60,6 @@ def valid(name: str, frames: int) -> int:
     return frames if rule.comes_back(frames) else rule.nearest_valid(frames)[1]
 
 
-def batch_of(name: str) -> int:
-    """Return the size of a batch, more than one where the model takes it."""
-    return 1 if name in ONE_CLIP else 2
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("frames", [1, 5, 17])
@@ -72,7 +67,8 @@ def test_parity(name, frames, dtype, backend):
     tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
     handle = swap(other, backend=backend)
     assert replaced_names(handle), "nothing was replaced"
-    clip = clip_of(tiny, valid(name, frames), batch_of(name), TIMES.get(name, 1), dtype)
+    clips = 2 if dtype == torch.float32 else CLIPS_IN_HALF
+    clip = clip_of(tiny, valid(name, frames), clips, dtype=dtype)
     assert_parity(vae, other, clip)
 
 
@@ -202,7 +198,7 @@ def test_save_and_load(name, tmp_path):
 def test_casting_a_swapped_model(name):
     vae, other = build(name, torch.bfloat16), build(name)
     swap(other)
-    clip = clip_of(HERE[name], valid(name, 5))
+    clip = clip_of(HERE[name], valid(name, 5), CLIPS_IN_HALF)
     round_trip(other, clip)
     other.to(torch.bfloat16)
     assert_parity(vae, other, clip.bfloat16())
@@ -263,7 +259,7 @@ def test_two_calls_are_strangers(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
     with swap(vae):
         expected = round_trip(vae, clip)
-        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch_of(name)))
+        round_trip(vae, clip_of(HERE[name], valid(name, 5), batch=2))
         with pytest.raises(Exception, match=r".+"):
             vae.decode(expected[0][:, :1])
         got = round_trip(vae, clip)

@@ -12,6 +12,7 @@ from causalvae_kernels.core.op import Backend, all_ops
 from causalvae_kernels.ops.causal_conv3d.spec import long_sum_error
 from causalvae_kernels.parity import (
     compare,
+    compare_clips,
     compare_conv,
     compare_exactly,
     report,
@@ -70,6 +71,23 @@ def test_the_factor_is_the_limit(truth):
     reference = (truth + 1e-4).float()
     assert compare((truth - 1.9e-4).float(), reference, truth).passed
     assert not compare((truth - 2.2e-4).float(), reference, truth).passed
+
+
+def test_in_half_precision_the_median_clip_is_judged():
+    truth = torch.randn(5, 2, 3, 4, 4, dtype=torch.float64)
+    reference = (truth * (1 + 2**-6)).bfloat16()
+    unlucky, worse = reference.clone(), (truth * (1 + 2**-3)).bfloat16()
+    unlucky[3] = worse[3]
+    factor = (2.0, 2.0)
+    assert not compare(unlucky, reference, truth).passed
+    assert compare_clips(unlucky, [reference], truth, *factor).passed
+    assert not compare_clips(worse, [reference], truth, *factor).passed
+    assert not compare_clips(unlucky[:, :1], [reference], truth, *factor).passed
+    unlucky[3, 0, 0, 0, 0] = float("nan")
+    assert not compare_clips(unlucky, [reference], truth, *factor).passed
+    wide = reference.float()
+    wide[3] = worse[3]
+    assert not compare_clips(wide, [reference.float()], truth, *factor).passed
 
 
 def test_several_references_count_by_the_worst(truth):
