@@ -110,13 +110,16 @@ class DryRun(TorchDispatchMode):
         work()
         return self._peak - before
 
-    def exclude(self, tensor: Tensor) -> None:
-        """Leave the bytes of a tensor out of what is counted from now on; it was made in this run."""
+    def uncounted(self, make: Callable[[], Tensor]) -> Tensor:
+        """Return what `make` makes, in this run; neither it nor what it takes to make it is counted."""
+        peak = self._peak
+        tensor = make()
         storage = tensor.untyped_storage()
-        if storage._cdata in self._excluded:
-            return
-        self._excluded.add(storage._cdata)
-        self._live -= storage.nbytes()
+        if storage._cdata not in self._excluded:
+            self._excluded.add(storage._cdata)
+            self._live -= storage.nbytes()
+        self._peak = peak
+        return tensor
 
     def address(self, x: Tensor) -> int:
         """Return a number that differs between storages, and within one as the elements do."""

@@ -181,9 +181,8 @@ def find_packed(
         if not weight.is_inference():  # whose views do not tell what they are views of
             finalizer = weakref.finalize(weight._base if weight._is_view() else weight, _drop, key, storage)
             finalizer.atexit = False
-        packed = pack()
-        if current() is not None:
-            current().exclude(packed)
+        run = current()
+        packed = pack() if run is None else run.uncounted(pack)
         identity = storage, _version(weight), _checksum(weight)
         new = _Pack(*identity, packed, finalizer, pixels, _clock.tick(key))
         _registry()[key] = new

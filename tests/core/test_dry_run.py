@@ -28,6 +28,27 @@ def test_what_lives_at_the_same_time_counts_once():
     assert peak_allocated(work) == 4 * 1500
 
 
+def test_what_is_made_uncounted_is_in_no_peak():
+    with DryRun() as run:
+        kept = []
+        assert run.peak_of(lambda: kept.append(run.uncounted(lambda: torch.empty(900)))) == 0
+        assert run.peak_of(lambda: torch.empty(10)) == 40
+        assert run.peak_of(kept.clear) == 0
+        assert run.peak_of(lambda: torch.empty(10)) == 40
+
+
+def test_packed_weights_are_in_no_peak():
+    release_packed_weights()
+    weight, x = torch.randn(16, 16, 3, 3, 3), torch.randn(1, 16, 1, 8, 8)
+    causal_conv3d(x, weight, backend="cpu")
+    measured = peak_allocated(lambda: causal_conv3d(x, weight, backend="cpu"))
+    assert measured < packed_size()
+    with DryRun() as run:
+        x, weight = torch.empty_like(x), torch.empty_like(weight)
+        assert run.peak_of(lambda: causal_conv3d(x, weight, backend="cpu")) == measured
+    release_packed_weights()
+
+
 def test_nothing_is_left_behind():
     before = packed_size()
     with DryRun() as run:
