@@ -36,7 +36,7 @@ SIZES = (
     ("small", 17, 144, 176, 5),
     ("2b", 1, 64, 64, 9),
     ("2b", 9, 32, 48, 7),
-    ("2b", 9, 96, 144, 3),
+    ("2b", 9, 96, 144, 7),
 )
 DTYPES = (torch.float32, torch.bfloat16)
 # Pixels of all frames of a decode that takes float64 some seconds.
