@@ -303,15 +303,17 @@ def compare_round_trips(
     got: tuple[Tensor, Tensor],
     *,
     exactly: bool = False,
+    by_clip: bool = False,
 ) -> Iterator[tuple[str, Comparison]]:
     """Compare latents and decoded frames with those of an unmodified model.
 
     Args:
         reference: The model without a swap.
         oracle: The same in float64.
-        clip: Shape (B, 3, T, H, W), dtype of `reference`; in half precision a batch is judged by its medians.
+        clip: Shape (B, 3, T, H, W), dtype of `reference`.
         got: What `round_trip` gave for the swapped model.
         exactly: Require equal bits.
+        by_clip: In half precision, judge a batch of small clips by its medians (`compare_clips`).
     """
     latents, frames = round_trip(reference, clip)
     if exactly:
@@ -325,10 +327,11 @@ def compare_round_trips(
         draws.append(tuple(t[: clip.shape[0]] for t in round_trip(reference, torch.cat([clip, clip]))))
     truth = round_trip(oracle, clip.double().to(next(oracle.parameters()).device))
     factor = error_factor(latents.dtype, winograd=True)
+    judge = compare_clips if by_clip else compare
     for step, result, references, exact in zip(
         ("encode", "decode"), got, zip(*draws, strict=True), truth, strict=True
     ):
-        yield step, compare_clips(result, references, exact, *factor)
+        yield step, judge(result, references, exact, *factor)
 
 
 _ONE_CLIP = ("AutoencoderKLHunyuanVideo15",)

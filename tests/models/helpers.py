@@ -25,14 +25,18 @@ def assert_parity(
     swapped: nn.Module,
     clip: Tensor,
     configure: Callable[[nn.Module], None] = lambda m: None,
+    *,
+    by_clip: bool = False,
 ) -> None:
     """Require encode and decode of `swapped` to be as near to float64 as those of `reference`, by the rule.
 
-    `configure` is applied to a float64 copy of `reference`, so that the oracle tiles and slices alike.
+    `configure` is applied to a float64 copy of `reference`, so that the oracle tiles and slices alike;
+    `by_clip` is that of `compare_round_trips`.
     """
     oracle = in_float64(reference)
     configure(oracle)
-    for step, comparison in compare_round_trips(reference, oracle, clip, round_trip(swapped, clip)):
+    got = round_trip(swapped, clip)
+    for step, comparison in compare_round_trips(reference, oracle, clip, got, by_clip=by_clip):
         assert comparison.passed, f"{step}: {comparison}"
 
 
