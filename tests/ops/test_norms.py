@@ -169,6 +169,17 @@ def test_the_same_bits_from_one_and_two_threads(op, layout, backend, seed):
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
+def test_one_pixel_has_no_layout(op, backend, seed):
+    """One pixel may be contiguous with channels-last strides, and torch's group norm goes by these."""
+    case = NormCase("one pixel", (8, 8, 1, 1, 1), 4, mean=1.0, deviation=2.0)
+    call = make_norm_call(op, case, torch.float32, seed)
+    x = call["x"].contiguous()
+    expected = NORMS[op][0](**call, backend=backend)
+    call["x"] = torch.empty_strided(x.shape, (8, 1, 8, 8, 8)).copy_(x)
+    assert call["x"].is_contiguous() and call["x"].stride() != x.stride()
+    assert torch.equal(NORMS[op][0](**call, backend=backend), expected)
+
+
 def test_memory_format_follows_the_input(op, backend):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     norm = NORMS[op][0]
