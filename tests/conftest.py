@@ -1,20 +1,25 @@
-"""What all tests share: the backends of this machine, models, and fresh seeds that a failure names."""
+"""What all tests share: seeds from the test's id, the backends of this machine, and which cases are quick."""
 
 from __future__ import annotations
 
 import os
-import random
 import sys
-from collections.abc import Callable
-from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
-from causalvae_kernels.core import env, native
-from causalvae_kernels.core.triton_runtime import interpreting
+from causalvae_kernels.core import env
+from tests.support.backends import BACKENDS, DTYPES, is_best, words_for
+from tests.support.seeds import seed_everything, seed_of
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("fresh", deadline=None, database=None, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--seed`: another number draws other random inputs, the same number the same ones."""
+    parser.addoption("--seed", type=int, default=0, help="number of the run that random inputs come from")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,24 +27,32 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
+    run = config.getoption("--seed")
+    hypothesis.settings.load_profile("fresh" if run else "fixed")
+    if run and config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = run
 
 
-def _native_backends() -> list[tuple[str, str | None]]:
-    if native.why_no_cpu() is not None:
-        return []
-    return [("cpu", isa) for isa in native.cpu_module().supported_isas()]
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which run this is: `pytest --seed N` repeats it."""
+    return f"random inputs: --seed {config.getoption('--seed')}"
 
 
-BACKENDS: list[tuple[str, str | None]] = (
-    [("triton", None)] if interpreting() else [("aten", None), *_native_backends()]
-)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave instruction sets other than the best one to `make test-all`, but for the kernels' own tests."""
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        if isinstance(backend, tuple) and not is_best(backend):
+            if item.get_closest_marker("every_instruction_set") is None:
+                item.add_marker("exhaustive")
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda b: "-".join(filter(None, b)))
+@pytest.fixture(params=BACKENDS, ids=words_for)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend but the reference; the native one once for each instruction set of this processor.
 
-    With TRITON_INTERPRET=1 it is Triton alone, interpreted: `make test` runs the tests of the ops twice.
+    With TRITON_INTERPRET=1 it is Triton alone, interpreted.
     """
     name, isa = request.param
     if isa:
@@ -54,12 +67,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture
-def seed(record_property: Callable[[str, Any], None]) -> int:
-    """A fresh seed; it is printed when the test fails."""
-    value = random.SystemRandom().randrange(2**31)
-    record_property("seed", value)
-    print(f"seed {value}")
-    return value
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this test."""
+    return seed_of(request.node.nodeid, request.config.getoption("--seed"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded(seed: int) -> None:
+    """What a test draws without a seed depends on its id, not on the tests before it."""
+    seed_everything(seed)
 
 
 @pytest.fixture(autouse=True)

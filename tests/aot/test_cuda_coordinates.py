@@ -24,7 +24,7 @@ _spec.loader.exec_module(build_cuda)
 NVCC, CUTLASS = build_cuda.find_nvcc(), build_cuda.find_cutlass()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(NVCC is None, reason="there is no nvcc here")
 @pytest.mark.skipif(
     CUTLASS is None, reason=f"CUTLASS's headers are not here: pip install '{build_cuda.CUTLASS}'"

@@ -9,8 +9,7 @@ import torch
 
 from causalvae_kernels.bench.record import make_record, module_row
 from causalvae_kernels.bench.shares import GROUPS
-
-from .test_record import LIMITS, conv, pad_row, timings
+from tests.support.records import LIMITS, conv, pad_row, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")

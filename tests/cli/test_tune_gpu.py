@@ -32,7 +32,7 @@ from causalvae_kernels.workloads import (
     make_norm_call,
     make_upsample_call,
 )
-from tests.ops.cuda_norms_stand_in import stand_in
+from tests.support.cuda_norms_stand_in import stand_in
 
 TINY = (Workload("16x8-3x30x40", 16, 8, 3, 30, 40), Workload("8x16-2x30x32", 8, 16, 2, 30, 32))
 MODULE = "causalvae_kernels.cli.tune_races"

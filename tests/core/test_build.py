@@ -124,7 +124,7 @@ def test_failed_compilation_is_one_sentence_each_and_leaves_nothing_stale(source
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_build_is_incremental_and_its_units_keep_to_themselves(sources):
     # Without optimisation nothing is inlined away, so that every function a unit could emit is emitted.
     flags = f"{os.environ.get('CXXFLAGS', '')} -O0"

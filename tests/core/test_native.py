@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from causalvae_kernels.core import native
 from causalvae_kernels.core.errors import BackendUnavailable
+from tests.support.cover import pairs
 
 if native._load()[0] is None:
     pytest.skip(f"no native module: {native._load()[1]}", allow_module_level=True)
@@ -213,9 +214,7 @@ def assert_close(out, expected, terms, dtype, label):
     assert (error <= limit).all(), f"{label}: worst error {(error / limit).max():.2f} of the limit"
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CONV_CASES)
+@pairs(name=CONV_CASES, dtype=DTYPES, isa=ISAS)
 def test_convolution_equals_float64(name, dtype, isa):
     for extras in (False, True):
         arguments = conv_inputs(name, dtype, "replicate", "zeros", extras)
@@ -233,10 +232,12 @@ def test_convolution_equals_float64(name, dtype, isa):
             assert torch.equal(out, reference_bits), f"{layout}, {threads} threads: other bits"
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("temporal_mode", ["replicate", "zeros", "valid"])
-@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect", "valid"])
-@pytest.mark.parametrize("name", ["plain", "strided", "dilated", "several tiles"])
+@pairs(
+    name=["plain", "strided", "dilated", "several tiles"],
+    spatial_mode=["zeros", "replicate", "reflect", "valid"],
+    temporal_mode=["replicate", "zeros", "valid"],
+    isa=ISAS,
+)
 def test_convolution_modes(name, spatial_mode, temporal_mode, isa):
     for extras in (False, True):
         arguments = conv_inputs(name, torch.float32, temporal_mode, spatial_mode, extras)
@@ -246,10 +247,12 @@ def test_convolution_modes(name, spatial_mode, temporal_mode, isa):
         assert_close(out, expected, terms, torch.float32, f"extras {extras}")
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
-@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 0, 0, 1), (2, 0, 1, 3)], ids=str)
-@pytest.mark.parametrize("name", ["plain", "strided", "several tiles"])
+@pairs(
+    name=["plain", "strided", "several tiles"],
+    padding=[(0, 1, 0, 1), (1, 0, 0, 1), (2, 0, 1, 3)],
+    spatial_mode=["zeros", "replicate", "reflect"],
+    isa=ISAS,
+)
 def test_every_side_has_its_own_padding(name, padding, spatial_mode, isa):
     arguments = conv_inputs(name, torch.float32, "replicate", spatial_mode, False)
     arguments[7] = padding
@@ -513,21 +516,6 @@ def test_a_tensor_that_is_on_no_nvidia_gpu_is_a_sentence(capability, monkeypatch
 
 
 # ---------------------------------------------------------------- rates
-
-
-def test_the_micro_kernel_keeps_the_multipliers_busy():
-    """It reaches 0.99 on a quiet machine; a spilled register costs a third and more.
-
-    A neighbour can only slow a run down, so the fastest of each counts, and a busy machine gets more tries. A
-    kernel above the limit says that the limit never had the processor to itself: no fault of the kernel.
-    """
-    best, kernel, limit = ISAS[0], 0.0, 0.0
-    for _ in range(20):
-        kernel = max(kernel, C.micro_kernel_rate(best, 1, 10))
-        limit = max(limit, C.fma_rate(best, 1, 10))
-        if 0.9 < kernel / limit < 1.1:
-            break
-    assert kernel > 0.5 * limit > 0
 
 
 def test_rates_of_every_isa_and_thread_count():

@@ -11,32 +11,12 @@ from causalvae_kernels.demo.metrics import frame_mse
 from causalvae_kernels.demo.panels import side_by_side
 from causalvae_kernels.demo.plot import plot_frames
 from causalvae_kernels.demo.reconstruction import reconstruct
-from causalvae_kernels.demo.report import Setting, report_dict
+from causalvae_kernels.demo.report import report_dict
 from causalvae_kernels.demo.vae import small_random_vae
+from tests.support.clips import SETTING, tiny_clip
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:causalvae_kernels runs without its native CPU kernels")
-
-SETTING = Setting(
-    clip="tiny.mp4",
-    start=0,
-    width=24,
-    height=16,
-    fps=24.0,
-    model="small",
-    note="a note",
-    dtype="float32",
-    device="a machine",
-    threads=1,
-    backend="auto",
-    precision="high",
-    versions={},
-)
-
-
-def tiny_clip(num_frames, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (num_frames, 16, 24, 3), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture(scope="module")

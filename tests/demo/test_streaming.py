@@ -11,7 +11,7 @@ from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.demo.metrics import frame_mse
 from causalvae_kernels.demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
 from causalvae_kernels.demo.vae import small_random_vae
-from tests.demo.test_reconstruction import SETTING, tiny_clip
+from tests.support.clips import SETTING, tiny_clip
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:causalvae_kernels runs without its native CPU kernels")

@@ -123,7 +123,7 @@ def test_two_threads_on_two_streams(op, backend, seed):
     assert not wrong
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @ours
 def test_more_than_two_to_the_31_elements(op, backend, seed):
     """The last frames of a tensor whose offsets do not fit into 32 bits, written in place."""

@@ -16,8 +16,8 @@ from causalvae_kernels.workloads import (
     make_conv_call,
     make_pad_call,
 )
+from tests.support.gpu_cases import WIDE
 
-from .cases import WIDE
 from .conftest import skip_unless_it_can
 
 if not torch.cuda.is_available():
@@ -126,7 +126,7 @@ def test_two_threads_on_two_streams(gpu_backend, seed):
     assert not wrong
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_more_than_two_to_the_31_elements(gpu_backend):
     """The last frames of a tensor whose offsets do not fit into 32 bits."""
     shape = (1, 64, 36, 1024, 1024)

@@ -18,7 +18,7 @@ from causalvae_kernels.workloads import (
     make_downsample_call,
     make_upsample_call,
 )
-from tests.ops.cancelling import CANCELLING, cancelling_call
+from tests.support.cancelling import CANCELLING, cancelling_call
 
 from .conftest import skip_unless_it_can
 

@@ -23,8 +23,7 @@ from causalvae_kernels.ops.causal_conv3d.triton_tiles import (
 )
 from causalvae_kernels.parity import Comparison, compare
 from causalvae_kernels.workloads import ConvCase, make_conv_call, with_layout
-
-from .cases import WIDE
+from tests.support.gpu_cases import WIDE
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no NVIDIA GPU", allow_module_level=True)

@@ -12,6 +12,7 @@ import torch
 
 from causalvae_kernels.models import conv
 from causalvae_kernels.workloads import odd_cogvideox_config, small_cogvideox_config
+from tests.support.seeds import seeded
 
 diffusers = pytest.importorskip("diffusers")
 logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -21,8 +22,8 @@ CONFIGS = {"small": small_cogvideox_config, "odd": odd_cogvideox_config}
 
 @functools.cache
 def _built(name: str) -> torch.nn.Module:
-    torch.manual_seed(7)
-    return diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False)
+    with seeded(7):
+        return diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False)
 
 
 @pytest.fixture

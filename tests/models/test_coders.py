@@ -11,8 +11,8 @@ from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.models import coders
 from causalvae_kernels.temporal import BufferPool
-from tests.models.helpers import assert_parity, clip_of
-from tests.models.test_swap_cogvideox import _Counted
+from tests.support.copies import CountedElements
+from tests.support.models import assert_parity, clip_of
 
 NATIVE = pytest.mark.skipif(native.why_no_cpu() is not None, reason="no native CPU module")
 
@@ -40,7 +40,7 @@ def test_nothing_is_copied_but_the_state_and_the_layout_at_both_ends(coder, buil
     swap(vae, backend="cpu")
     with torch.no_grad():
         _, cache = getattr(vae, coder)(x)
-        with _Counted() as counted:
+        with CountedElements() as counted:
             y, _ = getattr(vae, coder)(x, conv_cache=cache)
     state = sum(t.numel() for t in tensors_in(cache))
     layout = x.numel() + y.numel()  # into channels_last_3d, and back

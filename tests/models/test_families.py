@@ -18,8 +18,8 @@ from causalvae_kernels import frame_rule, restore, swap
 from causalvae_kernels.core import native
 from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.parity import round_trip
-from tests.models.helpers import assert_parity, in_float64, replaced_names
-from tests.temporal.tiny_vaes import TINY_VAES, TinyVAE
+from tests.support.models import assert_parity, in_float64, replaced_names
+from tests.support.tiny_vaes import TINY_VAES, TinyVAE
 
 HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])

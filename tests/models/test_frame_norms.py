@@ -13,7 +13,8 @@ from causalvae_kernels.models.frame_norms import frame_norm
 from causalvae_kernels.models.norms import takes_norms
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.workloads.cases import with_layout
-from tests.models.test_ltx import Copies
+from tests.support.copies import Copies
+from tests.support.cover import pairs
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 
@@ -31,10 +32,12 @@ def frame_by_frame(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(frames, dim=2)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced", "permuted"])
-@pytest.mark.parametrize("shape", [(2, 8, 5, 6, 7), (1, 8, 1, 3, 4), (2, 8, 3, 1, 1), (1, 8, 4, 1, 9)])
+@pairs(
+    shape=[(2, 8, 5, 6, 7), (1, 8, 1, 3, 4), (2, 8, 3, 1, 1), (1, 8, 4, 1, 9)],
+    layout=["contiguous", "channels_last_3d", "sliced", "permuted"],
+    grad=[False, True],
+    backend=BACKENDS,
+)
 def test_fresh_and_into_a_buffer(shape, layout, grad, backend):
     norm = norm_of()
     # The two channels of a group are apart: the difference of values that are nearly equal has few digits.

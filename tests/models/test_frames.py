@@ -12,8 +12,8 @@ from diffusers.models.upsampling import CogVideoXUpsample3D
 
 from causalvae_kernels import InvalidInput, restore, swap
 from causalvae_kernels.models import frames as frames_module
-
-from .helpers import clip_of
+from tests.support.cover import pairs
+from tests.support.models import clip_of
 
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 20, 21, 25, 30, 33)
 
@@ -56,9 +56,7 @@ def decode_told(vae, z, monkeypatch):
     return out
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 8])
-@pytest.mark.parametrize("chunk", [2, 3])
-@pytest.mark.parametrize("tier", ["exact", "high"])
+@pairs(count=[1, 2, 3, 4, 6, 7, 8], chunk=[2, 3], tier=["exact", "high"], config_name=["small", "odd"])
 def test_the_first_chunk_is_a_fact(count, chunk, tier, config_name, build, monkeypatch):
     """Also with chunks of three latents, where a later chunk of an odd length is no first one."""
     vae = build(config_name)

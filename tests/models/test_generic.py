@@ -14,9 +14,9 @@ from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.models.probe import Modes, probe
 from causalvae_kernels.parity import compare
 from causalvae_kernels.workloads import make_video
-from tests.models import generic_models as zoo
-from tests.models.helpers import assert_parity, replaced_names
-from tests.temporal.tiny_vaes import TINY_VAES, decode, encode
+from tests.support import generic_models as zoo
+from tests.support.models import assert_parity, replaced_names
+from tests.support.tiny_vaes import TINY_VAES, decode, encode
 
 
 def _conv_of(module: nn.Module) -> nn.Module:

@@ -14,9 +14,10 @@ from causalvae_kernels.core import native
 from causalvae_kernels.models import coders, conv, hunyuan_blocks, hunyuanvideo
 from causalvae_kernels.models.hunyuan_shuffle import shuffled_down, shuffled_up
 from causalvae_kernels.temporal import BufferPool
-from tests.models.helpers import assert_parity, replaced_names
-from tests.models.test_swap_cogvideox import _Counted
-from tests.temporal.tiny_vaes import TINY_VAES, TinyVAE
+from tests.support.copies import CountedElements
+from tests.support.cover import pairs
+from tests.support.models import assert_parity, replaced_names
+from tests.support.tiny_vaes import TINY_VAES, TinyVAE
 
 diffusers = pytest.importorskip("diffusers")
 from diffusers.models.autoencoders import (  # noqa: E402
@@ -101,11 +102,13 @@ def split(kind: str, temporal: bool, frames: int) -> tuple[int, int]:
     return (1, 2) if temporal else (0, 1)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("frames", [1, 2, 5])
-@pytest.mark.parametrize("channels", [(8, 8), (16, 8), (8, 16), (32, 8)])
-@pytest.mark.parametrize("kind", UP)
+@pairs(
+    kind=UP,
+    channels=[(8, 8), (16, 8), (8, 16), (32, 8)],
+    frames=[1, 2, 5],
+    dtype=[torch.float32, torch.bfloat16],
+    layout=LAYOUTS,
+)
 def test_shuffle_up_gives_the_bits_of_the_model(kind, channels, frames, dtype, layout):
     cls, temporal = UP[kind]
     module, factor = cls(*channels, add_temporal_upsample=temporal), 8 if temporal else 4
@@ -119,11 +122,13 @@ def test_shuffle_up_gives_the_bits_of_the_model(kind, channels, frames, dtype, l
     assert got.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("frames", [1, 3, 5])
-@pytest.mark.parametrize("channels", [(8, 8), (16, 8), (8, 16), (8, 32)])
-@pytest.mark.parametrize("kind", DOWN)
+@pairs(
+    kind=DOWN,
+    channels=[(8, 8), (16, 8), (8, 16), (8, 32)],
+    frames=[1, 3, 5],
+    dtype=[torch.float32, torch.bfloat16],
+    layout=LAYOUTS,
+)
 def test_shuffle_down_gives_the_bits_of_the_model(kind, channels, frames, dtype, layout):
     cls, temporal = DOWN[kind]
     module, factor = cls(*channels, add_temporal_downsample=temporal), 8 if temporal else 4
@@ -223,7 +228,7 @@ def test_nothing_is_copied_but_the_layout_at_both_ends(name, coder):
     vae = without_attention(small(name))
     swap(vae, backend="cpu")
     x = torch.randn(1, 3, 9, 16, 24) if coder == "encoder" else latents_of(3)
-    with torch.no_grad(), _Counted() as counted:
+    with torch.no_grad(), CountedElements() as counted:
         y = getattr(vae, coder)(x)
     assert counted.elements == x.numel() + y.numel()
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
-from tests.models.helpers import assert_parity, replaced_names
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.models import assert_parity, replaced_names
+from tests.support.tiny_vaes import TINY_VAES
 
 TINY = TINY_VAES["KVAEVideo"]
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.models.conv import Conv, convolve
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.parity import compare
-from tests.models.helpers import assert_parity, in_float64, replaced_names
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.copies import Copies
+from tests.support.cover import pairs
+from tests.support.models import assert_parity, in_float64, replaced_names
+from tests.support.tiny_vaes import TINY_VAES
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 LTX_091 = {
@@ -126,11 +126,13 @@ def test_any_number_of_frames_takes_what_the_model_takes():
         assert second(clip).sample.shape == clip.shape
 
 
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("frames", [1, 2, 5])
-@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pairs(
+    mode=["zeros", "reflect", "replicate"],
+    frames=[1, 2, 5],
+    layout=[torch.contiguous_format, torch.channels_last_3d],
+    grad=[False, True],
+    backend=BACKENDS,
+)
 def test_a_convolution_with_room_behind(mode, frames, layout, grad, backend):
     x = torch.randn(2, 3, frames, 4, 5).contiguous(memory_format=layout)
     weight = torch.randn(4, 3, 3, 3, 3, requires_grad=grad)
@@ -145,22 +147,6 @@ def test_a_convolution_with_room_behind(mode, frames, layout, grad, backend):
         (g,) = torch.autograd.grad(got.square().sum(), weight)
         (e,) = torch.autograd.grad(expected.square().sum(), weight)
         assert torch.allclose(g, e, rtol=1e-3, atol=1e-3)
-
-
-class Copies(TorchDispatchMode):
-    """Counts the operators that only move data, of `least` elements and more."""
-
-    def __init__(self, least: int) -> None:
-        super().__init__()
-        self.least, self.found = least, Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in ("copy_", "cat", "clone", "constant_pad_nd", "repeat", "_to_copy", "reflection_pad3d"):
-            if isinstance(out, torch.Tensor) and out.numel() >= self.least:
-                self.found[name] += 1
-        return out
 
 
 @pytest.mark.skipif(native.why_no_cpu() is not None, reason="the copies are counted with our kernels")
@@ -244,7 +230,7 @@ def test_autocast_gives_the_models_dtypes(name):
     assert (same.float() - frames.float()).abs().max() <= 0.1 * frames.float().abs().max()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_real_widths():
     """Few layers and pixels, all channels."""
     import diffusers
@@ -256,7 +242,7 @@ def test_real_widths():
     assert_parity(model, other, torch.rand(1, 3, 9, 32, 32) * 2 - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_real_widths_of_later_decoders():
     """LTX-2 has the decoder's widths of 0.9.5."""
     real = {"decoder_block_out_channels": (256, 512, 1024), "latent_channels": 128, "patch_size": 4}

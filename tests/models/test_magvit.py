@@ -9,8 +9,8 @@ import torch
 
 from causalvae_kernels import restore, swap
 from causalvae_kernels.parity import round_trip
-from tests.models.helpers import assert_parity, replaced_names
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.models import assert_parity, replaced_names
+from tests.support.tiny_vaes import TINY_VAES
 
 TINY = TINY_VAES["Magvit(EasyAnimate)"]
 CONV = "EasyAnimateCausalConv3d"

@@ -14,9 +14,10 @@ from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import conv
 from causalvae_kernels.parity import compare
-from tests.models.helpers import assert_parity
-from tests.models.test_ltx import Copies
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.copies import Copies
+from tests.support.cover import pairs
+from tests.support.models import assert_parity
+from tests.support.tiny_vaes import TINY_VAES
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 needs_our_norms = pytest.mark.skipif(
@@ -141,14 +142,15 @@ def test_cosmos_groups_and_padding(pad_mode, groups, backend):
     assert comparison.passed, comparison
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize(
-    ("spatial", "temporal"), [(True, True), (True, False), (False, True), (False, False)]
+@pairs(
+    frames=[1, 2, 3, 4, 5],
+    halves=[(True, True), (True, False), (False, True), (False, False)],
+    layout=[torch.contiguous_format, torch.channels_last_3d],
+    grad=[False, True],
+    backend=BACKENDS,
 )
-def test_cosmos_changes_of_resolution(spatial, temporal, frames, layout, grad, backend):
+def test_cosmos_changes_of_resolution(halves, frames, layout, grad, backend):
+    spatial, temporal = halves
     from diffusers.models.autoencoders import autoencoder_kl_cosmos as cosmos
 
     model = TINY_VAES["Cosmos8x8x8"].build()
@@ -200,7 +202,7 @@ def test_odd_frames_are_cosmos_own():
         down(torch.randn(1, 4, 2, 5, 6))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["Mochi", "Cosmos"])
 def test_real_widths(name):
     """Few layers and pixels, all channels."""

@@ -14,7 +14,7 @@ from causalvae_kernels.core import dry_run
 from causalvae_kernels.models import conv
 from causalvae_kernels.models.plan import call, clip_channels, plan_step
 from causalvae_kernels.workloads import small_cogvideox_config
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.tiny_vaes import TINY_VAES
 
 diffusers = pytest.importorskip("diffusers")
 logging.getLogger("diffusers").setLevel(logging.ERROR)

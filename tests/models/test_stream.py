@@ -13,7 +13,8 @@ import torch
 
 from causalvae_kernels import InvalidInput, restore, swap
 from causalvae_kernels.bench.memory import peak_allocated
-from tests.models.helpers import clip_of
+from tests.support.models import clip_of
+from tests.support.seeds import seeded
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -29,9 +30,9 @@ BLOCKS = {
 
 @functools.cache
 def _built(quant_convs: bool) -> torch.nn.Module:
-    torch.manual_seed(7)
     config = {**BLOCKS, "use_quant_conv": quant_convs, "use_post_quant_conv": quant_convs}
-    return diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
+    with seeded(7):
+        return diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
 
 
 def tiny(quant_convs: bool = False) -> torch.nn.Module:

@@ -8,13 +8,12 @@ import pickle
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, restore, swap, use_backend, use_precision
-from causalvae_kernels.core.op import all_ops
 from causalvae_kernels.models import cogvideox_blocks, conv
 from causalvae_kernels.models.swap import run
-from tests.models.helpers import assert_parity, clip_of, replaced_names, round_trip
+from tests.support.copies import CountedElements
+from tests.support.models import assert_parity, clip_of, replaced_names, round_trip
 
 ALL_TYPES = {
     "CogVideoXCausalConv3d",
@@ -550,28 +549,6 @@ def test_an_exception_leaks_no_state(build):
         assert torch.equal(round_trip(vae, clip_of(9))[1], expected)
 
 
-class _Counted(TorchDispatchMode):
-    """Counts the elements that cat, pad, clone and copies write."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "causalvae_kernels":
-            operator = next(op for op in all_ops() if op.name == func._opname)
-            with self:  # look inside: a mode is off while an operator runs
-                return operator.run(*args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
-        packet = getattr(func, "overloadpacket", None)
-        if packet in _COPIES and isinstance(out, torch.Tensor):
-            self.elements += out.numel()
-        return out
-
-
-_COPIES = {getattr(torch.ops.aten, name) for name in ("cat", "constant_pad_nd", "clone", "copy_", "_to_copy")}
-
-
 def test_copies_vanish(build):
     """What cat, pad, clone and copies write, in the model and inside the ops."""
     vae = build()
@@ -579,7 +556,7 @@ def test_copies_vanish(build):
     counts = []
     for active in (False, True):
         handle = swap(vae) if active else None
-        with torch.no_grad(), _Counted() as counted:
+        with torch.no_grad(), CountedElements() as counted:
             vae.decode(latents)
         counts.append(counted.elements)
         if handle:

@@ -7,7 +7,7 @@ import torch
 
 from causalvae_kernels import restore, swap
 from causalvae_kernels.models.hooks import type_name
-from tests.models.helpers import assert_parity, clip_of, replaced_names, round_trip
+from tests.support.models import assert_parity, clip_of, replaced_names, round_trip
 
 BLOCK = "decoder.up_blocks.0.resnets.0"
 

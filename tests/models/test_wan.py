@@ -15,24 +15,14 @@ from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import coders, conv, plan_memory, wan_shortcuts
 from causalvae_kernels.models.swap import Link
 from causalvae_kernels.temporal import BufferPool
-from tests.models.helpers import assert_parity, round_trip
-from tests.models.test_swap_cogvideox import _Counted
-from tests.models.wan_models import CONFIGS, VIDEO, build, chunks_of, places, run
+from tests.support.copies import CountedElements
+from tests.support.cover import pairs
+from tests.support.models import assert_parity, round_trip
+from tests.support.wan_models import CONFIGS, VIDEO, build, chunks_of, held, places, run
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 NATIVE = pytest.mark.skipif(native.why_no_cpu() is not None, reason="no native CPU module")
 CODERS = ("encoder", "decoder")
-
-
-class Holder(diffusers.AutoencoderKLWan):
-    """A model of the family with a module of another configuration."""
-
-
-def held(module: torch.nn.Module, **options: object) -> tuple[torch.nn.Module, object]:
-    """Return the swapped module in a model of the family, and the handle."""
-    holder = Holder(base_dim=4, z_dim=2, num_res_blocks=1, dim_mult=[1, 1]).eval().requires_grad_(False)
-    holder.extra = copy.deepcopy(module)
-    return holder.extra, swap(holder, **options)
 
 
 def near(got: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -133,10 +123,12 @@ def test_without_a_feature_cache(name):
     assert near(other.encoder(vae.decoder(z)), vae.encoder(vae.decoder(z)))
 
 
-@pytest.mark.parametrize("first_chunk", [False, True])
-@pytest.mark.parametrize("frames", [1, 3])
-@pytest.mark.parametrize("factors", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)], ids=str)
-@pytest.mark.parametrize("widths", [(4, 4), (8, 4), (4, 8), (6, 3), (24, 12), (12, 36)], ids=str)
+@pairs(
+    widths=[(4, 4), (8, 4), (4, 8), (6, 3), (24, 12), (12, 36)],
+    factors=[(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)],
+    frames=[1, 3],
+    first_chunk=[False, True],
+)
 def test_the_shortcuts(widths, factors, frames, first_chunk):
     narrow, wide = widths
     time, space = factors
@@ -261,13 +253,13 @@ def test_what_is_copied(name, coder):
     module.mid_block.attentions[0].to_qkv.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     for i in (0, 1):
         run(module, chunks[i], cache, not i)
-    with _Counted() as counted:
+    with CountedElements() as counted:
         out = run(module, chunks[2], cache, False)
     state = sum(t.numel() for t in coders.tensors_in(cache))
     # A convolution over pairs of frames is given the one before and the first of its own as a state.
     pairs = sum(2 * t.numel() for t in coders.tensors_in(cache) if t.shape[2] == 1)
     x = torch.randn_like(seen[-1]).unsqueeze(2)
-    with _Counted() as inside:
+    with CountedElements() as inside:
         getattr(build(name), coder).mid_block.attentions[0](x)
     attention = inside.elements + x.numel()  # its output may be laid out in another way
     assert counted.elements <= state + pairs + chunks[2].numel() + out.numel() + attention

@@ -10,8 +10,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from torch import nn
 
 from causalvae_kernels import InvalidInput, swap
-from tests.models.test_wan import held
-from tests.models.wan_models import build
+from tests.support.wan_models import build, held
 
 
 def _changed(module: nn.Module, path: str, **settings: object) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.models import FAMILIES
-from tests.models.wan_models import VIDEO, build
+from tests.support.wan_models import VIDEO, build
 
 TILED = {"tile_sample_min_height": 32, "tile_sample_min_width": 32}
 TILED |= {"tile_sample_stride_height": 16, "tile_sample_stride_width": 16}

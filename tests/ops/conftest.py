@@ -6,21 +6,7 @@ import pytest
 
 from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
-
-from .cuda_stand_in import OnTheHost
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out a marked test for the CPU kernels of every instruction set but the best."""
-    if native.why_no_cpu() is not None:
-        return
-    others = [f"cpu-{isa}" for isa in native.cpu_module().supported_isas()[1:]]
-    kept, out = [], []
-    for item in items:
-        marked = item.get_closest_marker("one_instruction_set") is not None
-        (out if marked and any(words in item.name for words in others) else kept).append(item)
-    items[:] = kept
-    config.hook.pytest_deselected(items=out)
+from tests.support.cuda_stand_in import OnTheHost
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,7 +14,8 @@ from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.parity import compare_pad, run_in_chunks
 from causalvae_kernels.temporal import final_state
 from causalvae_kernels.workloads import PAD_CASES, in_buffer, make_pad_call, with_layout
-from tests.conftest import BACKENDS
+from tests.support.backends import BACKENDS, NAMES
+from tests.support.cover import pairs
 
 ANY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int32)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -23,16 +24,13 @@ OPS = torch.ops.causalvae_kernels
 BATCH = 1 if interpreting() else 2
 
 
-@pytest.mark.parametrize("any_dtype", ANY_DTYPE, ids=str)
-@pytest.mark.parametrize("case", PAD_CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
+@pairs(case=PAD_CASES, any_dtype=ANY_DTYPE, backend=BACKENDS, in_place=[False, True])
 def test_backend_gives_the_bits_of_the_reference(case, any_dtype, in_place, backend, seed):
     comparison = compare_pad(make_pad_call(case, any_dtype, seed), backend, in_place=in_place)
     assert comparison.passed, comparison
 
 
-@pytest.mark.parametrize("floats", FLOATS[: 2 if interpreting() else None], ids=str)
-@pytest.mark.parametrize("case", PAD_CASES, ids=lambda c: c.name)
+@pairs(case=PAD_CASES, floats=FLOATS, backend=BACKENDS)
 def test_every_bit_pattern_survives(case, floats, backend, seed):
     """NaNs, quiet and signalling, carry a payload that arithmetic would lose."""
     ints = {2: torch.int16, 4: torch.int32, 8: torch.int64}[floats.itemsize]
@@ -95,7 +93,7 @@ def test_random_shapes_strides_and_modes(data):
         call["initial_state"] = (
             with_layout(torch.randn(*shape[:2], frames, *shape[3:]), layout) if frames else None
         )
-    for name in sorted({name for name, _ in BACKENDS}):
+    for name in NAMES:
         assert compare_pad(call, name, in_place=False).passed
         assert compare_pad(call, name, in_place=True).passed
 
@@ -108,8 +106,7 @@ def test_in_place_leaves_the_body_alone(backend):
     assert buffer.storage.isfinite().all()
 
 
-@pytest.mark.parametrize("chunks", [(7,), (1,) * 7, (1, 2, 4), (5, 2), (3, 1, 3)], ids=str)
-@pytest.mark.parametrize("mode", ["replicate", "zeros"])
+@pairs(chunks=[(7,), (1,) * 7, (1, 2, 4), (5, 2), (3, 1, 3)], mode=["replicate", "zeros"], backend=BACKENDS)
 def test_chunks_equal_the_whole_bit_by_bit(chunks, mode, backend):
     x = torch.randn(2, 3, 7, 4, 5)
     frames = 3
@@ -157,10 +154,12 @@ def test_memory_format_follows_the_input(backend):
     assert causal_pad3d(body, 1, backend=backend).is_contiguous(memory_format=torch.channels_last_3d)
 
 
-@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
-@pytest.mark.parametrize("state", [False, True], ids=["first", "state"])
-@pytest.mark.one_instruction_set
+@pairs(
+    spatial_mode=["zeros", "replicate", "reflect"],
+    layout=["contiguous", "channels_last_3d", "sliced"],
+    state=[False, True],
+    backend=BACKENDS,
+)
 def test_opcheck(spatial_mode, layout, state, backend):
     x = with_layout(torch.randn(BATCH, 3, 2, 4, 5), layout).requires_grad_()
     past = torch.randn(BATCH, 3, 2, 4, 5).requires_grad_() if state else None
@@ -191,7 +190,6 @@ def test_gradients(spatial_mode, temporal_mode):
     assert torch.autograd.gradgradcheck(pad, (x, past))
 
 
-@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(backend):
     def pad(x):
         buffer = FrameBuffer.empty(x.shape, head_room=2, halo=(1, 1, 1, 1))

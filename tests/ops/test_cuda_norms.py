@@ -18,7 +18,7 @@ from causalvae_kernels.ops.norms import cuda as cuda_norms
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
 from causalvae_kernels.workloads import NORM_CASES, NormCase, in_buffer, make_norm_call, with_layout
-from tests.ops.cuda_norms_stand_in import stand_in
+from tests.support.cuda_norms_stand_in import stand_in
 
 if native.why_no_cpu() is not None:
     pytest.skip(f"the stand-in needs the CPU module: {native.why_no_cpu()}", allow_module_level=True)

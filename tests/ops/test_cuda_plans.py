@@ -34,8 +34,7 @@ from causalvae_kernels.workloads import (
     make_pad_call,
     with_layout,
 )
-
-from .cuda_stand_in import HALVES
+from tests.support.cuda_stand_in import HALVES
 
 if native.why_no_cpu() is not None:
     pytest.skip(f"the stand-in needs the CPU module: {native.why_no_cpu()}", allow_module_level=True)

@@ -22,9 +22,8 @@ from causalvae_kernels.workloads import (
     make_downsample_call,
     make_upsample_call,
 )
-
-from .cancelling import CANCELLING, cancelling_call
-from .cuda_stand_in import HALVES
+from tests.support.cancelling import CANCELLING, cancelling_call
+from tests.support.cuda_stand_in import HALVES
 
 if native.why_no_cpu() is not None:
     pytest.skip(f"the stand-in needs the CPU module: {native.why_no_cpu()}", allow_module_level=True)

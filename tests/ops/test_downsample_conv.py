@@ -13,20 +13,22 @@ from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.downsample_conv import spec
 from causalvae_kernels.parity import compare_downsample
 from causalvae_kernels.workloads import DOWNSAMPLE_CASES, DownsampleCase, make_downsample_call
-from tests.conftest import BACKENDS
+from tests.support.backends import BACKENDS, DTYPES, NAMES
+from tests.support.cover import pairs
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
 
 DOWNSAMPLE = torch.ops.causalvae_kernels.downsample_conv.default
 
 
-@pytest.mark.parametrize("case", DOWNSAMPLE_CASES, ids=lambda c: c.name)
+@pairs(case=DOWNSAMPLE_CASES, backend=BACKENDS, dtype=DTYPES)
+@pytest.mark.every_instruction_set
 def test_backend_against_the_oracle(case, dtype, backend, seed):
     comparison = compare_downsample(make_downsample_call(case, dtype, seed), backend)
     assert comparison.passed, comparison
 
 
-@pytest.mark.parametrize("case", DOWNSAMPLE_CASES, ids=lambda c: c.name)
+@pairs(case=DOWNSAMPLE_CASES, dtype=DTYPES[:2])
 def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, dtype, seed):
     comparison = compare_downsample(make_downsample_call(case, dtype, seed), "aten", precision="exact")
     assert comparison.passed, comparison
@@ -41,13 +43,12 @@ def test_any_sizes(data):
     case = DownsampleCase("any", tuple(shape), draw(st.integers(1, 36)), draw(st.booleans()), layout)
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     call = make_downsample_call(case, dtype, draw(st.integers(0, 2**31)))
-    for name in sorted({name for name, _ in BACKENDS}):
+    for name in NAMES:
         comparison = compare_downsample(call, name)
         assert comparison.passed, (name, comparison)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 8, 9])
-@pytest.mark.parametrize("compress_time", [False, True])
+@pairs(frames=[1, 2, 3, 8, 9], compress_time=[False, True], dtype=DTYPES)
 def test_reference_is_what_cogvideox_does(frames, compress_time, dtype, seed):
     downsampling = pytest.importorskip("diffusers.models.downsampling")
     torch.manual_seed(seed)
@@ -93,7 +94,6 @@ def test_gradients_of_everything(frames, compress_time):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("compress_time", [False, True])
-@pytest.mark.one_instruction_set
 def test_opcheck(layout, compress_time, backend):
     call = make_downsample_call(
         DownsampleCase("o", (1, 4, 3, 5, 6), 5, compress_time, layout), torch.float32, 1
@@ -104,7 +104,6 @@ def test_opcheck(layout, compress_time, backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 4, 4, 5, 6), torch.randn(6, 4, 1, 3, 3)
     if channels_last:

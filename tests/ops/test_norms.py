@@ -15,7 +15,8 @@ from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
 from causalvae_kernels.workloads import NORM_CASES, NormCase, in_buffer, make_norm_call
-from tests.conftest import BACKENDS
+from tests.support.backends import BACKENDS, DTYPES, NAMES
+from tests.support.cover import pairs
 
 OPS = torch.ops.causalvae_kernels
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced", "permuted")
@@ -45,8 +46,8 @@ def operator_arguments(op, call):
     return (*(call.get(name) for name in names), eps, call["silu"])
 
 
-@pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
-@pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
+@pairs(case=NORM_CASES, backend=BACKENDS, dtype=DTYPES, in_place=[False, True])
+@pytest.mark.every_instruction_set
 def test_backend_against_the_oracle(case, op, dtype, in_place, backend, seed):
     call = make_norm_call(op, case, dtype, seed)
     if backend != "aten" and why_not(op, call, backend):
@@ -64,8 +65,7 @@ def why_not(op, call, backend):
     return None
 
 
-@pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("in_place", [False, True], ids=["fresh", "in place"])
+@pairs(case=NORM_CASES, dtype=DTYPES, in_place=[False, True])
 def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, op, in_place, dtype, seed):
     call = make_norm_call(op, case, dtype, seed)
     comparison = compare_norm(op, call, "aten", in_place=in_place, precision="exact")
@@ -120,14 +120,13 @@ def test_random_shapes_strides_and_dtypes(data):
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     op = draw(st.sampled_from(sorted(NORMS)))
     call = make_norm_call(op, case, dtype, draw(st.integers(0, 2**31)))
-    for name in sorted({name for name, _ in BACKENDS}):
+    for name in NAMES:
         for in_place in (False, True):
             comparison = compare_norm(op, call, name, in_place=in_place)
             assert comparison.passed, (name, comparison)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("into", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+@pairs(layout=LAYOUTS, into=[torch.contiguous_format, torch.channels_last_3d], backend=BACKENDS)
 def test_any_layout_into_any_other(op, layout, into, backend, seed):
     case = NormCase("cross", (2, 20, 3, 6, 7), 4, (2, 3, 7), layout)
     call = make_norm_call(op, case, torch.float32, seed)
@@ -139,7 +138,7 @@ def test_any_layout_into_any_other(op, layout, into, backend, seed):
         assert torch.equal(buffer.body, NORMS[op][0](**call, backend=backend))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
+@pairs(layout=["contiguous", "channels_last_3d"], dtype=DTYPES, backend=BACKENDS)
 def test_x_may_be_the_body_itself(op, layout, dtype, backend, seed):
     case = NormCase("itself", (2, 37, 3, 6, 7), 1, (2, 3, 7), layout)
     call = make_norm_call(op, case, dtype, seed)
@@ -226,8 +225,7 @@ def test_float32_parameters_beside_half_precision(op, low, backend, seed):
     assert NORMS[op][0](**call, backend=backend).dtype == expected.dtype
 
 
-@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pairs(low=[torch.bfloat16, torch.float16], given=DTYPES, backend=BACKENDS)
 def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
     call = make_norm_call(op, SMALL, given, 0)
     plain = {"weight": call["weight"].float(), "bias": call["bias"].float()}
@@ -244,7 +242,6 @@ def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
 
 
 @pytest.mark.parametrize("layout", ["channels_last_3d", "sliced"])
-@pytest.mark.one_instruction_set
 def test_opcheck(op, layout, backend):
     case = NormCase("opcheck", (2, 4, 3, 4, 2), 2, (2, 2, 1), layout)
     call = make_norm_call(op, case, torch.float32, 0)
@@ -297,7 +294,6 @@ def test_only_the_wanted_gradients_are_computed(op, backend):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
-@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
     case = NormCase("compiled", (1, 6, 3, 4, 6), 3, (2, 2, 3), layout)
     call = make_norm_call(op, case, torch.float32, 0)
@@ -329,11 +325,10 @@ def test_compiled_into_the_body_that_is_read(op, backend, fresh_compiler):
     assert torch.allclose(plain, compiled, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"
 )
-@pytest.mark.one_instruction_set
 def test_compiles_with_inductor(op, backend, fresh_compiler):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     x = call.pop("x")

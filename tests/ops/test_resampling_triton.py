@@ -26,8 +26,7 @@ from causalvae_kernels.workloads import (
     make_upsample_call,
     with_layout,
 )
-
-from .cancelling import CANCELLING, cancelling_call
+from tests.support.cancelling import CANCELLING, cancelling_call
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
 needs_triton = pytest.mark.skipif(why_no_triton(DEVICE) is not None, reason=str(why_no_triton(DEVICE)))

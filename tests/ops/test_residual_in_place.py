@@ -1,12 +1,12 @@
 """A residual that lies where the output goes: backends that say so read an element before they write it."""
 
-import pytest
 import torch
 
 from causalvae_kernels import causal_conv3d, causal_conv3d_
 from causalvae_kernels.ops.causal_conv3d import adds_in_place
+from tests.support.backends import DTYPES
+from tests.support.cover import pairs
 
-BACKENDS = ("reference", "aten", "cpu")
 SHAPES = [  # Winograd's form and the direct one, odd sizes, one frame, one row
     ((1, 16, 4, 9, 13), 16),
     ((2, 5, 3, 7, 6), 11),
@@ -17,11 +17,14 @@ SHAPES = [  # Winograd's form and the direct one, odd sizes, one frame, one row
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize(("shape", "channels"), SHAPES)
-def test_in_place_is_as_beside(backend, dtype, memory_format, shape, channels):
+@pairs(
+    size=SHAPES,
+    backend=["reference", "aten", "cpu"],
+    dtype=DTYPES,
+    memory_format=[torch.contiguous_format, torch.channels_last_3d],
+)
+def test_in_place_is_as_beside(backend, dtype, memory_format, size):
+    shape, channels = size
     x = torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
     weight = torch.randn(channels, shape[1], 3, 3, 3).to(dtype) / 10
     bias = torch.randn(channels).to(dtype)

@@ -22,7 +22,8 @@ from causalvae_kernels.ops.causal_conv3d.spec import error_factor
 from causalvae_kernels.ops.upsample_conv import cpu, spec
 from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
-from tests.conftest import BACKENDS
+from tests.support.backends import BACKENDS, DTYPES, NAMES
+from tests.support.cover import pairs
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
 
@@ -30,13 +31,14 @@ UPSAMPLE = torch.ops.causalvae_kernels.upsample_conv.default
 BOTH, TIME, SPACE = (2, 2, 2), (2, 1, 1), (1, 2, 2)
 
 
-@pytest.mark.parametrize("case", UPSAMPLE_CASES, ids=lambda c: c.name)
+@pairs(case=UPSAMPLE_CASES, backend=BACKENDS, dtype=DTYPES)
+@pytest.mark.every_instruction_set
 def test_backend_against_the_oracle(case, dtype, backend, seed):
     comparison = compare_upsample(make_upsample_call(case, dtype, seed), backend)
     assert comparison.passed, comparison
 
 
-@pytest.mark.parametrize("case", UPSAMPLE_CASES, ids=lambda c: c.name)
+@pairs(case=UPSAMPLE_CASES, dtype=DTYPES[:2])
 def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, dtype, seed):
     comparison = compare_upsample(make_upsample_call(case, dtype, seed), "aten", precision="exact")
     assert comparison.passed, comparison
@@ -58,7 +60,7 @@ def test_any_sizes(data):
     call = make_upsample_call(
         case, draw(st.sampled_from([torch.float32, torch.bfloat16])), draw(st.integers(0, 2**31))
     )
-    for name in sorted({name for name, _ in BACKENDS}):
+    for name in NAMES:
         comparison = compare_upsample(call | options, name)
         assert comparison.passed, (name, comparison)
 
@@ -112,9 +114,12 @@ def test_doubled_frames_are_those_of_a_causal_convolution(first_chunk, backend, 
     assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("chunks", [(7,), (1,) * 7, (1, 2, 4), (4, 3)], ids=str)
-@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
-@pytest.mark.parametrize("kernel_frames", [1, 3])
+@pairs(
+    chunks=[(7,), (1,) * 7, (1, 2, 4), (4, 3)],
+    scale=spec.SCALES,
+    kernel_frames=[1, 3],
+    backend=BACKENDS,
+)
 def test_chunks_equal_the_whole(chunks, scale, kernel_frames, backend, seed):
     case = UpsampleCase("chunks", (2, 9, 7, 4, 8), 9, kernel_frames, scale)
     call = make_upsample_call(case, torch.float32, seed)
@@ -167,9 +172,7 @@ def test_gradients_of_everything(kernel_frames, scale, options):
     assert torch.autograd.gradgradcheck(conv, tensors, fast_mode=True)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
-@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
-@pytest.mark.one_instruction_set
+@pairs(layout=["contiguous", "channels_last_3d", "sliced"], scale=spec.SCALES, backend=BACKENDS)
 def test_opcheck(layout, scale, backend):
     call = make_upsample_call(UpsampleCase("o", (1, 8, 3, 8, 8), 9, 3, scale, layout), torch.float32, 1)
     arguments = (call["x"], call["weight"], call["bias"], None, scale, True, "replicate", "zeros")
@@ -177,7 +180,6 @@ def test_opcheck(layout, scale, backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.one_instruction_set
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 3, 3, 3)
     if channels_last:

@@ -10,6 +10,8 @@ from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d.spec import WINOGRAD_CORNER, takes_winograd
 from causalvae_kernels.parity import compare_conv
 from causalvae_kernels.workloads import ConvCase, make_conv_call
+from tests.support.backends import DTYPES
+from tests.support.cover import pairs
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
@@ -45,8 +47,7 @@ def is_winograd(call):
     return takes_winograd(call["weight"].shape, (1, 1, 1), (1, 1, 1), out.shape[2:])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("isa", ISAS)
+@pairs(case=CASES, isa=ISAS, dtype=DTYPES)
 def test_equals_the_oracle(case, isa, dtype, seed, monkeypatch):
     monkeypatch.setenv("CAUSALVAE_KERNELS_CPU_ISA", isa)
     call = make_conv_call(case, dtype, seed)
@@ -80,9 +81,7 @@ def test_any_sizes(
     assert comparison.passed, comparison
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("shape", [(1, 40, 3, 6, 7), (2, 16, 5, 41, 53), (1, 16, 2, 90, 90)], ids=str)
-@pytest.mark.parametrize("kernel_t", [1, 3])
+@pairs(shape=[(1, 40, 3, 6, 7), (2, 16, 5, 41, 53), (1, 16, 2, 90, 90)], isa=ISAS, kernel_t=[1, 3])
 def test_threads_do_not_change_a_bit(shape, kernel_t, isa, monkeypatch):
     monkeypatch.setenv("CAUSALVAE_KERNELS_CPU_ISA", isa)
     call = make_conv_call(ConvCase("threads", shape, 72, (kernel_t, 3, 3)), torch.float32, 1)

@@ -21,8 +21,7 @@ from causalvae_kernels.parity import (
     verify_vae,
 )
 from causalvae_kernels.workloads import CONV_CASES, ConvCase, make_conv_call
-
-from ..gpu.cases import WIDE
+from tests.support.gpu_cases import WIDE
 
 OP = next(op for op in all_ops() if op.name == "causal_conv3d")
 

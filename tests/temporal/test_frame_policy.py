@@ -20,8 +20,7 @@ from causalvae_kernels.temporal import (
     pad_frames,
     plan_frames,
 )
-
-from .tiny_vaes import TINY_VAES, decode, encode
+from tests.support.tiny_vaes import TINY_VAES, decode, encode
 
 pytest.importorskip("diffusers")
 
@@ -108,7 +107,7 @@ def test_every_count_comes_back_or_is_refused_by_rule(name, adapted):
 SUBSET = (1, 2, 3, 4, 6, 8, 9, 13, 16, 18, 20, 21, 23, 24, 26, 37)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", TINY_VAES)
 @torch.no_grad()
 def test_every_vae_returns_exactly_the_given_frames(name):
@@ -136,7 +135,7 @@ def test_every_vae_returns_exactly_the_given_frames(name):
 CAUSAL = ("Wan2.1", "Wan2.2", "QwenImage", "HunyuanVideo15", "Cosmos8x8x8", "Kandinsky6SR", "VidTok(causal)")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
 def test_padding_does_not_reach_earlier_latents(name):

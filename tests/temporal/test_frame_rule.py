@@ -13,8 +13,7 @@ import torch
 from causalvae_kernels.core.errors import InvalidInput
 from causalvae_kernels.temporal import FrameRule, frame_rule
 from causalvae_kernels.temporal.model_rules import FAMILIES
-
-from .tiny_vaes import TINY_VAES, TinyVAE, decode, encode
+from tests.support.tiny_vaes import TINY_VAES, TinyVAE, decode, encode
 
 pytest.importorskip("diffusers")
 
@@ -45,7 +44,7 @@ def _by_rule(rule: FrameRule, count: int) -> tuple[int, int | None, int | None]:
     return count, latents, None if latents is None else rule.num_decoded(latents)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", TINY_VAES)
 @torch.no_grad()
 def test_the_models_do_what_the_rules_say(name):
@@ -226,7 +225,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_other_settings_give_other_rules_and_the_models_follow(variant):

@@ -10,6 +10,9 @@ import diffusers
 import torch
 from torch import Tensor
 
+from causalvae_kernels import swap
+from tests.support.seeds import seeded
+
 _WIDTHS = {"base_dim": 6, "z_dim": 5, "num_res_blocks": 1, "dim_mult": [1, 2, 4, 4]}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "2.1": ("AutoencoderKLWan", _WIDTHS),
@@ -30,8 +33,8 @@ VIDEO = ("2.1", "2.2", "qwen")
 @functools.cache
 def _built(name: str) -> torch.nn.Module:
     cls, config = CONFIGS[name]
-    torch.manual_seed(7)
-    return getattr(diffusers, cls)(**config).eval().requires_grad_(False)
+    with seeded(7):
+        return getattr(diffusers, cls)(**config).eval().requires_grad_(False)
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -60,3 +63,14 @@ def run(coder: torch.nn.Module, x: Tensor, cache: list[Any] | None, first: bool)
     told = first and type(coder).__name__ == "WanDecoder3d"
     options = {"first_chunk": True} if told else {}
     return coder(x, feat_cache=cache, feat_idx=[0], **options)
+
+
+class Holder(diffusers.AutoencoderKLWan):
+    """A model of the family with a module of another configuration."""
+
+
+def held(module: torch.nn.Module, **options: object) -> tuple[torch.nn.Module, object]:
+    """Return the swapped module in a model of the family, and the handle."""
+    holder = Holder(base_dim=4, z_dim=2, num_res_blocks=1, dim_mult=[1, 1]).eval().requires_grad_(False)
+    holder.extra = copy.deepcopy(module)
+    return holder.extra, swap(holder, **options)

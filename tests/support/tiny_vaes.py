@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.support.seeds import seeded
+
 
 @dataclass(frozen=True)
 class TinyVAE:
@@ -23,8 +25,9 @@ class TinyVAE:
     def build(self, **overrides: Any) -> Any:
         import diffusers
 
-        torch.manual_seed(0)
-        model = getattr(diffusers, self.cls)(**{**self.config, **overrides}).eval().requires_grad_(False)
+        with seeded(0):
+            model = getattr(diffusers, self.cls)(**{**self.config, **overrides})
+        model.eval().requires_grad_(False)
         self.prepare(model)
         return model
 

@@ -1,0 +1,33 @@
+"""The backends that can run here, and the instruction sets of the native one."""
+
+from __future__ import annotations
+
+import torch
+
+from causalvae_kernels.core import native
+from causalvae_kernels.core.triton_runtime import interpreting
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+Param = tuple[str, str | None]
+"""A backend's name, and the instruction set for "cpu"."""
+
+
+def _native_backends() -> list[Param]:
+    if native.why_no_cpu() is not None:
+        return []
+    return [("cpu", isa) for isa in native.cpu_module().supported_isas()]
+
+
+BACKENDS: list[Param] = [("triton", None)] if interpreting() else [("aten", None), *_native_backends()]
+NAMES: list[str] = sorted({name for name, _ in BACKENDS})
+
+
+def is_best(backend: Param) -> bool:
+    """Tell whether this is no native backend, or the best instruction set of this processor."""
+    return backend[1] is None or backend == next(b for b in BACKENDS if b[0] == "cpu")
+
+
+def words_for(backend: Param) -> str:
+    """Return the id of a backend in the name of a test."""
+    return "-".join(filter(None, backend))
