@@ -62,6 +62,8 @@ format: $(VENV)/.installed-test
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
 
 test: $(VENV)/.installed-test lint
+	@echo "== the CUDA kernels' index arithmetic, built to run on the host"
+	@test -n "$(SKIP)" || $(BIN)/python -m tests.support.emulation
 	@echo "== tests"
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/aot
 	@echo "== kernels compiled for GPUs that are not here"
