@@ -23,7 +23,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python -m tests.support.emulation"
 _NAME = "_C_emulation"
-_FOLDERS = ("csrc/emulation", "csrc/cuda/host", "csrc/common")
+_SOURCES = (
+    "csrc/bindings.h",
+    "csrc/bindings_cuda.*",
+    "csrc/common/*",
+    "csrc/cuda/host/*",
+    "csrc/emulation/*",
+)
 # As setup.py compiles the modules that are shipped.
 _FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
 _LINK = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
@@ -73,8 +79,7 @@ def _path() -> Path:
 
 
 def _sources() -> list[Path]:
-    found = {path for folder in _FOLDERS for path in ROOT.glob(f"{folder}/*.*")}
-    return sorted(found | set(ROOT.glob("csrc/bindings*.h")) | {ROOT / "csrc/bindings_cuda.cpp"})
+    return sorted(path for pattern in _SOURCES for path in ROOT.glob(pattern))
 
 
 def _compiler() -> list[str]:
