@@ -73,6 +73,8 @@ format: $(VENV)/.installed-test
 
 # What proves the package, in at most ten minutes from a fresh clone on two cores: docs/testing.md.
 test: $(VENV)/.installed-test lint
+	@echo "== the CUDA kernels' index arithmetic, built to run on the host"
+	@test -n "$(SKIP)" || $(BIN)/python -m tests.support.emulation
 	@echo "== tests"
 	@$(PYTEST)
 	@echo "== the kernels of Triton in its interpreter"

@@ -25,9 +25,15 @@ USUAL_NVCC = "/usr/local/cuda/bin/nvcc"
 # Without NDEBUG the assertions inside CUTLASS's kernels are function calls, and ptxas then waits for every
 # tensor-core instruction (C7510).
 FLAGS = "-O3 -std=c++17 -DNDEBUG --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden"
-MODULE = ["csrc/module_cuda.cpp", "csrc/bindings_index.cpp", "csrc/bindings_norm_rehearsals.cpp"]
+MODULE = ["csrc/module_cuda.cpp", "csrc/bindings_cuda.cpp"]
 # Those that take longest come first: about a minute of a core each for sm_90a, seconds for the others.
-FOLDERS = ("csrc/cuda/sm90/*.cu", "csrc/cuda/sm80/*.cu", "csrc/cuda/*.cu", "csrc/common/*.cpp")
+FOLDERS = (
+    "csrc/cuda/sm90/*.cu",
+    "csrc/cuda/sm80/*.cu",
+    "csrc/cuda/*.cu",
+    "csrc/cuda/host/*.cpp",
+    "csrc/common/*.cpp",
+)
 SOURCES = [
     path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in sorted(ROOT.glob(folder))
 ] + MODULE

@@ -24,12 +24,7 @@ if int(setuptools.__version__.split(".")[0]) < 77:
     )
 
 ROOT = Path(__file__).resolve().parent
-MODULE = [
-    "csrc/module_cpu.cpp",
-    "csrc/bindings_index.cpp",
-    "csrc/bindings_norm_rehearsals.cpp",
-    "csrc/bindings_norms.cpp",
-]
+MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_norms.cpp"]
 HOST, SIMD = (
     sorted(
         path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"csrc/{folder}/*.cpp")

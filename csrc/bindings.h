@@ -1,4 +1,4 @@
-// What both Python modules unpack alike: tensors, and the arguments of the GPU's kernels.
+// What the Python modules unpack alike: tensors, and the arguments of padding.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -12,8 +12,6 @@
 
 #include "common/causal_pad3d.h"
 #include "common/check.h"
-#include "common/gpu_norms.h"
-#include "common/implicit_conv.h"
 
 namespace cvk {
 
@@ -64,59 +62,6 @@ inline CausalPad3d pad_arguments(const Tensor& out, const std::optional<Tensor>&
   pad.spatial_mode = parse_spatial_mode("causal_pad3d", spatial_mode, false);
   pad.itemsize = itemsize;
   return pad;
-}
-
-// `added` is the residual and must outlive the result.
-inline ImplicitConv conv_arguments(const Tensor& out, const Tensor& x, const Tensor& weight,
-                                   std::optional<uintptr_t> bias, const std::optional<Tensor5>& added,
-                                   const std::array<int64_t, 3>& stride,
-                                   const std::array<int64_t, 3>& dilation,
-                                   const std::array<int64_t, 3>& before, const std::array<int64_t, 3>& after,
-                                   const std::string& dtype) {
-  ImplicitConv conv;
-  conv.x = view(x);
-  conv.weight = view(weight);
-  conv.bias = reinterpret_cast<const void*>(bias.value_or(0));
-  conv.residual = pointer(added);
-  conv.out = view(out);
-  std::copy(stride.begin(), stride.end(), conv.stride);
-  std::copy(dilation.begin(), dilation.end(), conv.dilation);
-  std::copy(before.begin(), before.end(), conv.before);
-  std::copy(after.begin(), after.end(), conv.after);
-  conv.dtype = parse_dtype("causal_conv3d", dtype);
-  return conv;
-}
-
-// `factor` and `offset` are scale and shift and must outlive the result.
-inline GpuGroupNorm group_norm_arguments(const Tensor& out, const Tensor& x,
-                                         const std::optional<Tensor5>& factor,
-                                         const std::optional<Tensor5>& offset, const Address& weight,
-                                         const Address& bias, const std::string& parameters, int64_t groups,
-                                         double eps, bool silu, bool lone_first,
-                                         const std::array<int64_t, 3>& repeat, const std::string& dtype,
-                                         uintptr_t workspace, int64_t workspace_floats) {
-  constexpr const char* op = "group_norm";
-  GpuGroupNorm norm;
-  norm.x = view(x);
-  norm.out = view(out);
-  norm.modulation = {pointer(factor), pointer(offset), lone_first, {repeat[0], repeat[1], repeat[2]}};
-  norm.weight = pointer(op, "weight", weight);
-  norm.bias = pointer(op, "bias", bias);
-  norm.parameters = parse_dtype(op, parameters);
-  norm.groups = groups;
-  norm.eps = eps;
-  norm.silu = silu;
-  norm.dtype = parse_dtype(op, dtype);
-  norm.workspace = reinterpret_cast<float*>(workspace);
-  norm.workspace_floats = workspace_floats;
-  return norm;
-}
-
-inline GpuRmsNorm rms_norm_arguments(const Tensor& out, const Tensor& x, uintptr_t weight,
-                                     const Address& bias, double eps, bool silu, const std::string& dtype) {
-  constexpr const char* op = "rms_norm";
-  return {view(x), view(out), pointer(op, "weight", weight), pointer(op, "bias", bias),
-          eps,     silu,      parse_dtype(op, dtype)};
 }
 
 }  // namespace cvk

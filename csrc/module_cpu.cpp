@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "bindings.h"
-#include "bindings_index.h"
 #include "bindings_norms.h"
 #include "cpu/causal_conv3d_direct.h"
 #include "cpu/causal_conv3d_winograd.h"
@@ -149,8 +148,6 @@ bool has_openmp() {
 PYBIND11_MODULE(_C_cpu, m) {
   using py::arg;
   m.doc() = "Native CPU kernels. Tensors are tuples (address, 5 sizes, 5 strides in elements).";
-  py::module_ index = m.def_submodule("index", "Index arithmetic shared with the GPU's kernels.");
-  cvk::bind_index(index);
   cvk::bind_norms(m);
   m.def(
       "compiled_isas", [] { return cvk::names(cvk::compiled_isas()); },

@@ -2,12 +2,9 @@
 #include <sstream>
 #include <vector>
 
-#include "bindings.h"
-#include "bindings_index.h"
+#include "bindings_cuda.h"
 #include "cuda/causal_conv3d.h"
 #include "cuda/causal_pad3d.h"
-#include "cuda/group_norm.h"
-#include "cuda/rms_norm.h"
 
 namespace py = pybind11;
 
@@ -58,26 +55,6 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   causal_conv3d(conv, target_of(device, stream));
 }
 
-void group(const Tensor& out, const Tensor& x, const std::optional<Tensor>& scale,
-           const std::optional<Tensor>& shift, const Address& weight, const Address& bias,
-           const std::string& parameters, int64_t groups, double eps, bool silu, bool lone_first,
-           const std::array<int64_t, 3>& repeat, const std::string& dtype, uintptr_t workspace,
-           int64_t workspace_floats, int device, uintptr_t stream) {
-  const std::optional<Tensor5> factor = view(scale), offset = view(shift);
-  const GpuGroupNorm norm =
-      group_norm_arguments(out, x, factor, offset, weight, bias, parameters, groups, eps, silu, lone_first,
-                           repeat, dtype, workspace, workspace_floats);
-  py::gil_scoped_release unlocked;
-  group_norm(norm, target_of(device, stream));
-}
-
-void rms(const Tensor& out, const Tensor& x, uintptr_t weight, const Address& bias, double eps, bool silu,
-         const std::string& dtype, int device, uintptr_t stream) {
-  const GpuRmsNorm norm = rms_norm_arguments(out, x, weight, bias, eps, silu, dtype);
-  py::gil_scoped_release unlocked;
-  rms_norm(norm, target_of(device, stream));
-}
-
 }  // namespace
 }  // namespace cvk
 
@@ -86,8 +63,7 @@ PYBIND11_MODULE(_C_cuda, m) {
   m.doc() =
       "CUDA kernels. Tensors are tuples (address, 5 sizes, 5 strides in elements); a launch goes to the "
       "stream, a CUstream as a number, and nothing waits for it.";
-  py::module_ index = m.def_submodule("index", "Index arithmetic shared with the host.");
-  cvk::bind_index(index);
+  cvk::bind_time_taps(m);
   m.def("compiled_archs", cvk::compiled_archs, "GPU architectures in this build, as nvcc numbers them.");
   m.def("causal_pad3d_", cvk::pad_in_place, arg("storage"), arg("state").none(true), arg("causal_padding"),
         arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("itemsize"), arg("device"),
@@ -100,14 +76,4 @@ PYBIND11_MODULE(_C_cuda, m) {
         arg("device"), arg("stream"),
         "out = convolution of x between zeros (time, height, width), plus bias and residual. Channels are "
         "innermost everywhere; x, residual and out may be windows into larger buffers.");
-  m.def("group_norm", cvk::group, arg("out"), arg("x"), arg("scale").none(true), arg("shift").none(true),
-        arg("weight").none(true), arg("bias").none(true), arg("parameters"), arg("groups"), arg("eps"),
-        arg("silu"), arg("lone_first"), arg("repeat"), arg("dtype"), arg("workspace"),
-        arg("workspace_floats"), arg("device"), arg("stream"),
-        "out = SiLU(group_norm(x) * scale + shift), scale and shift repeated; weight and bias are addresses. "
-        "The workspace is index.group_norm_workspace() numbers of float32.");
-  m.def(
-      "rms_norm", cvk::rms, arg("out"), arg("x"), arg("weight"), arg("bias").none(true), arg("eps"),
-      arg("silu"), arg("dtype"), arg("device"), arg("stream"),
-      "out = SiLU(x / sqrt(|x|^2 / C + eps) * weight + bias) over channels; weight and bias are addresses.");
 }

@@ -1,7 +1,7 @@
 """The least time that an op can take on a GPU: its operations over the rate, its bytes over the bandwidth.
 
 Nothing is measured here, so that it works where there is no GPU. No direct convolution runs below its floor;
-one with fewer multiplications (Winograd over time: two thirds) can.
+one with fewer multiplications can.
 """
 
 from __future__ import annotations

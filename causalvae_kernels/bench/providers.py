@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from ..core.errors import BackendUnavailable, CausalVAEError, InvalidInput
 from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
-from ..ops.causal_conv3d import triton_tiles
-from ..temporal.state import final_state
 from ..workloads import ConvCase, Workload, in_buffer, make_conv_call
 from .race import usable
-from .tune_gpu_conv import ways
 
 CONV_BASELINES = ("diffusers", "diffusers channels_last_3d")
 CONV_OURS = ("ours", "ours channels_last_3d")
@@ -26,9 +23,7 @@ PAD_BASELINES = ("torch.cat",)
 PAD_OURS = ("ours",)
 # On a GPU every backend is a provider of its own; all of them take channels_last_3d.
 GPU_BACKENDS = ("aten", "triton", "cuda")
-# Fewer multiplications over time, which the backend takes by itself only where it was measured to be faster.
-WINOGRAD = "triton winograd"
-GPU_REFERENCES = dict.fromkeys((*GPU_BACKENDS, WINOGRAD), CONV_BASELINES[1])
+GPU_REFERENCES = dict.fromkeys(GPU_BACKENDS, CONV_BASELINES[1])
 
 Provider = Callable[[], Tensor]
 
@@ -83,16 +78,11 @@ def gpu_conv_providers(call: dict[str, Any], *, compiled: bool = False) -> dict[
         compiled: As in `conv_providers`.
 
     Returns:
-        Name to callable: `CONV_BASELINES`, `COMPILED` if asked for, some of `GPU_BACKENDS`, `WINOGRAD` if
-        Triton's form over time can run this call.
+        Name to callable: `CONV_BASELINES`, `COMPILED` if asked for, some of `GPU_BACKENDS`.
     """
     providers = {n: p for n, p in conv_providers(call, compiled=compiled).items() if n not in CONV_OURS}
     last = {**call, **{name: _channels_last(call[name]) for name in ("x", "weight")}}
-    providers |= {name: _ours(last, name) for name in usable(GPU_BACKENDS, "causal_conv3d", **last)}
-    for way in ways(last):
-        if way.plan is not None and way.plan["algorithm"] == triton_tiles.WINOGRAD:
-            providers[WINOGRAD] = _with_state(way.run, last)
-    return providers
+    return providers | {name: _ours(last, name) for name in usable(GPU_BACKENDS, "causal_conv3d", **last)}
 
 
 def gpu_pad_providers(x: Tensor, causal_padding: int) -> tuple[dict[str, Provider], tuple[str, ...]]:
@@ -226,19 +216,6 @@ def _compiled(module: nn.Module, call: dict[str, Any]) -> Provider:
             f"torch.compile cannot compile diffusers' module here ({reason}): install a C++ compiler, or "
             "measure without torch.compile"
         ) from error
-    return run
-
-
-def _with_state(convolve: Provider, call: dict[str, Any]) -> Provider:
-    """Return a call that gives the next chunk its frames, as those of the public function do."""
-    frames = call["weight"].shape[2] - 1
-
-    @torch.no_grad()
-    def run() -> Tensor:
-        y = convolve()
-        final_state(call["x"], frames, initial_state=None, temporal_mode="replicate")
-        return y
-
     return run
 
 

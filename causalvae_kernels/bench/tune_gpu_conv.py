@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.gpu_arch import capability_of
 from ..core.op import explain
 from ..ops import causal_conv3d
-from ..ops.causal_conv3d import triton_tiles
 from ..ops.causal_conv3d.shape_class import shape_classes
 from ..ops.causal_conv3d.spec import output_size
 from ..ops.causal_conv3d.triton_call import make_call
+from ..ops.causal_conv3d.triton_tiles import Tile, configurations
 from ..workloads import FULL_SIZE, ConvCase, Workload, make_conv_call
 from .race import Job, Race, Way
 
@@ -51,32 +52,23 @@ def _race(workload: Workload, dtype: torch.dtype, device: torch.device) -> Race:
 
 def ways(call: Mapping[str, Any]) -> list[Way]:
     """Return every way of ours that can compute a call: Triton with each of its tiles, and CUDA C++."""
-    found = []
+    found, x = [], call["x"]
     if explain("causal_conv3d", **call, backend="triton").chosen == "triton":
-        found += [Way("triton", _triton(call, tile), asdict(tile)) for tile in _tiles(call)]
+        tiles = configurations(capability_of(x.device), x.dtype)
+        found += [Way("triton", _triton(call, tile), asdict(tile)) for tile in tiles]
     if explain("causal_conv3d", **call, backend="cuda").chosen == "cuda":
         found.append(Way("cuda", functools.partial(causal_conv3d, **call, backend="cuda")))
     return found
 
 
-def _tiles(call: Mapping[str, Any]) -> list[triton_tiles.Tile]:
-    arguments = _arguments(call)
-    capability = triton_tiles.capability_of(arguments[0].device)
-    tiles = list(triton_tiles.configurations(capability, arguments[0].dtype))
-    if triton_tiles.why_no_winograd(make_call(*arguments)) is None:
-        tiles.append(triton_tiles.winograd_tile(capability))
-    return tiles
-
-
-def _triton(call: Mapping[str, Any], tile: triton_tiles.Tile) -> Callable[[], Tensor]:
+def _triton(call: Mapping[str, Any], tile: Tile) -> Callable[[], Tensor]:
     from ..ops.causal_conv3d.triton_run import run
 
     arguments = _arguments(call)
-    capability = triton_tiles.capability_of(arguments[0].device)
 
     def convolve() -> Tensor:
         prepared = make_call(*arguments)
-        run(prepared, triton_tiles.choose(prepared, capability, tile))
+        run(prepared, tile)
         return prepared.out
 
     return convolve

@@ -1,4 +1,4 @@
-"""The races of `upsample_conv` and `downsample_conv` on a GPU: Triton's tiles and CUDA C++ against `aten`."""
+"""The races of `upsample_conv` and `downsample_conv` on a GPU: Triton's tiles against `aten`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.gpu_arch import capability_of
 from ..core.op import all_ops
 from ..ops import downsample_conv, upsample_conv
-from ..ops.causal_conv3d import triton_tiles
+from ..ops.causal_conv3d.triton_tiles import Tile, configurations
 from ..ops.downsample_conv.shape_class import shape_classes as downsample_classes
 from ..ops.downsample_conv.triton import convolve as downsample_in_triton
 from ..ops.upsample_conv.shape_class import shape_classes as upsample_classes
@@ -75,18 +76,14 @@ def _race(
 
 
 def ways(op: str, call: dict[str, Any]) -> list[Way]:
-    """Return every way of ours that can compute a call: Triton with each of its tiles, and CUDA C++."""
-    found = []
-    can = usable(("triton", "cuda"), op, **call)
-    if "triton" in can:
-        x = call["x"]
-        tiles = triton_tiles.configurations(triton_tiles.capability_of(x.device), x.dtype)
-        found += [Way("triton", _triton(op, call, tile), asdict(tile)) for tile in tiles]
-    if "cuda" in can:
-        found.append(Way("cuda", functools.partial(_OPS[op], **call, backend="cuda")))
-    return found
+    """Return every way of ours that can compute a call: Triton with each of its tiles."""
+    if not usable(("triton",), op, **call):
+        return []
+    x = call["x"]
+    tiles = configurations(capability_of(x.device), x.dtype)
+    return [Way("triton", _triton(op, call, tile), asdict(tile)) for tile in tiles]
 
 
-def _triton(op: str, call: dict[str, Any], tile: triton_tiles.Tile) -> Callable[[], Tensor]:
+def _triton(op: str, call: dict[str, Any], tile: Tile) -> Callable[[], Tensor]:
     (prepare,) = (known.prepare for known in all_ops() if known.name == op)
     return functools.partial(_TRITON[op], prepare(**call), tile)

@@ -27,7 +27,7 @@ _OPS: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
     "spatial_norm_silu": (spatial_norm_silu, spatial_norm_silu_),
     "rms_norm_silu": (rms_norm_silu, rms_norm_silu_),
 }
-_BACKENDS = ("cpu", "triton", "cuda")
+_BACKENDS = ("cpu", "triton")
 # For a CPU, (B, C, T, H, W): four times the elements from one to the next, as the size classes.
 CPU_SHAPES = (
     (1, 16, 1, 16, 16),

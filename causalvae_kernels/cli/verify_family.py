@@ -85,7 +85,7 @@ def verify_family(asked: Asked, *, as_json: bool) -> None:
         InvalidInput: A word, the folder, or a number does not fit.
     """
     check_least(("--frames", asked.frames, 1), ("--rounds", asked.rounds, 1))
-    check_word("--backend", asked.backend, ("aten", "cpu", "triton", "cuda", "reference"))
+    check_word("--backend", asked.backend, ("aten", "cpu", "triton", "reference"))
     class_name = check.family_class(asked.family)
     size = None if asked.size is None else parse_ints("--size", asked.size, 2, "x", "96x144")
     with quiet_diffusers(), progress_bar() as bar:

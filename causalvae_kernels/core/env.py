@@ -59,7 +59,7 @@ def _is_set(name: str) -> bool:
 
 BACKEND = Variable(
     "CAUSALVAE_KERNELS_BACKEND",
-    "Backend of every op, unless an argument or use_backend() names another.",
+    "Backend of every op that has it, unless an argument or use_backend() names another.",
     "auto",
     ("auto", "reference", "aten", "cpu", "triton", "cuda"),
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import dry_run, env
+from . import dry_run, env, gpu_arch
 from .dry_run import address
 from .errors import BackendUnavailable
 
@@ -144,13 +143,11 @@ def why_no_cuda(device: torch.device) -> str | None:
         return f"the tensor is on {device}, the kernel runs on an NVIDIA GPU"
     if cuda_arch(device) is not None:
         return None
-    major, minor = torch.cuda.get_device_capability(device)
-    archs = module.compiled_archs()
-    missing = f"{major}{minor}{'a' if (major, minor) == (9, 0) else ''}"  # wgmma and im2col are the a's
+    capability, archs = gpu_arch.capability_of(device), module.compiled_archs()
     return (
-        f"the GPU has compute capability {major}.{minor}, and the CUDA module holds code for "
+        f"the GPU has compute capability {gpu_arch.dots(capability)}, and the CUDA module holds code for "
         f"{', '.join(archs)}: install the package again with {env.CUDA_ARCH_LIST.name}="
-        f"'{';'.join([*archs, missing])}'"
+        f"'{';'.join([*archs, gpu_arch.code_for(capability)])}'"
     )
 
 
@@ -172,19 +169,7 @@ def cuda_arch(device: torch.device) -> str | None:
     Raises:
         BackendUnavailable: The CUDA module was not built or cannot be loaded.
     """
-    return _newest_arch(tuple(cuda_module().compiled_archs()), torch.cuda.get_device_capability(device))
-
-
-@functools.cache
-def _newest_arch(archs: tuple[str, ...], capability: tuple[int, int]) -> str | None:
-    """Code runs on later GPUs of its generation; that of "90a" on 9.0 alone."""
-    found = []
-    for arch in archs:
-        number, letter = re.fullmatch(r"(\d+)([a-z]?)", arch).groups()
-        needed = divmod(int(number), 10)
-        if needed == capability or (needed[0] == capability[0] and needed < capability and letter != "a"):
-            found.append((needed, letter, arch))
-    return max(found)[-1] if found else None
+    return gpu_arch.newest_code(tuple(cuda_module().compiled_archs()), gpu_arch.capability_of(device))
 
 
 def current_stream(device: torch.device) -> tuple[int, int]:

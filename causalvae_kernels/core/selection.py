@@ -1,5 +1,6 @@
 """Which backend runs a call: argument > `use_backend()` > environment > default order.
 
+`use_backend()` and the environment speak to every op; one without such a backend keeps to its default order.
 One predicate, the backend's `why_not`, serves choosing and forcing. `auto` tries the backend that was
 measured to be faster for such calls, if there is one, then walks the op's order, and skips every backend
 that answers with a sentence; a backend asked for by name raises with that sentence instead.
@@ -28,7 +29,7 @@ _said_without_native = False
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Set the backend of every op called inside the context.
+    """Set the backend of every op called inside the context; an op that has no such backend ignores it.
 
     Args:
         name: "reference", "aten", "cpu", or "auto" for the default order.
@@ -86,7 +87,7 @@ def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str
     Raises:
         BackendUnavailable: The backend asked for cannot run it, or none can; every reason is listed.
     """
-    name, _ = requested_backend(backend)
+    name, _ = _requested_of(op, backend)
     if name == "auto":
         _say_once_without_native()
         for candidate in _order(op, op.measured(*arguments, precision)):
@@ -99,7 +100,7 @@ def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str
 
 def explain_selection(op: Op, arguments: Sequence[Any], backend: str | None, precision: str) -> Explanation:
     """Say which backend runs this call and why each other one does not; runs nothing."""
-    name, source = requested_backend(backend)
+    name, source = _requested_of(op, backend)
     reasons = {b.name: b.why_not(*arguments, precision) for b in op.backends.values()}
     measured = op.measured(*arguments, precision) if name == "auto" else None
     candidates = _order(op, measured) if name == "auto" else (name,)
@@ -108,6 +109,13 @@ def explain_selection(op: Op, arguments: Sequence[Any], backend: str | None, pre
     if name != "auto" and name not in reasons:
         rows += ((name, f"cannot run this call: {op.name} has no such backend"),)
     return Explanation(op.name, chosen, source, rows)
+
+
+def _requested_of(op: Op, argument: str | None) -> tuple[str, str]:
+    name, source = requested_backend(argument)
+    if name in ("auto", *op.backends) or source == "argument":
+        return name, source
+    return "auto", "default"
 
 
 def _order(op: Op, measured: Measurement | None) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ from importlib import metadata
 
 import torch
 
-from . import dry_run
+from . import dry_run, gpu_arch
 
 OLDEST = (3, 6)
-LEAST_CAPABILITY = (8, 0)
 
 
 def interpreting() -> bool:
@@ -37,10 +36,11 @@ def why_no_triton(device: torch.device) -> str | None:
         )
     if device.type != "cuda" or torch.version.cuda is None:
         return f"the tensor is on {device}, the kernel runs on an NVIDIA GPU"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
+    capability, least = gpu_arch.capability_of(device), gpu_arch.OLDEST.capability
+    if capability < least:
         return (
-            f"the GPU has compute capability {_dots(capability)}, the kernel needs {_dots(LEAST_CAPABILITY)}"
+            f"the GPU has compute capability {gpu_arch.dots(capability)}, the kernel needs "
+            f"{gpu_arch.dots(least)}"
         )
     return None
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import native
+from . import gpu_arch, native
 from .errors import BadMeasurements
 
 # A kernel must be this many times as fast as the default to be taken, so that noise does not choose.
@@ -256,8 +256,7 @@ def architecture_of(device: torch.device) -> str | None:
 
 def gpu_architecture(device: torch.device) -> str:
     """Return the name of a GPU's architecture: "sm90"."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{GPU}{major}{minor}"
+    return f"{GPU}{gpu_arch.capability_of(device)}"
 
 
 def _other_gpu(machine: dict[str, Any]) -> str | None:

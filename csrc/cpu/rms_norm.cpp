@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "../common/check.h"
-#include "../common/norm_check.h"
 #include "isa.h"
+#include "norm_check.h"
 #include "norm_layout.h"
 #include "parallel.h"
 #include "scratch.h"

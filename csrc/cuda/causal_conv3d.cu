@@ -1,8 +1,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "../common/conv_tiles.h"
 #include "causal_conv3d.h"
+#include "host/conv_tiles.h"
 
 namespace cvk {
 

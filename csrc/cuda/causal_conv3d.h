@@ -1,7 +1,7 @@
 // The convolution on a GPU, as an implicit GEMM on the tensor cores.
 #pragma once
 
-#include "../common/implicit_conv.h"
+#include "host/implicit_conv.h"
 #include "launch.h"
 
 namespace cvk {

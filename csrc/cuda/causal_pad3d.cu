@@ -1,8 +1,8 @@
 #include <string>
 
 #include "../common/check.h"
-#include "../common/pad_plan.h"
 #include "causal_pad3d.h"
+#include "host/pad_plan.h"
 
 namespace cvk {
 

@@ -10,14 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels.ops.causal_conv3d.triton_call import Call, make_call
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import (
-    Plan,
-    Tile,
-    choose,
-    configurations,
-    why_no_winograd,
-    winograd_tile,
-)
+from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
 pytestmark = needs_compiler
@@ -62,11 +55,11 @@ def conv_call(
     )
 
 
-def record(capability: int, call: Call, plan: Plan) -> list[Launch]:
-    """Return what Triton would compile to run a plan."""
+def record(capability: int, call: Call, tile: Tile) -> list[Launch]:
+    """Return what Triton would compile for a tile."""
     from causalvae_kernels.ops.causal_conv3d.triton_run import run
 
-    return record_launches(capability, lambda: run(call, plan))
+    return record_launches(capability, lambda: run(call, tile))
 
 
 def call_for(tile: Tile, dtype: torch.dtype, capability: int) -> Call:
@@ -78,7 +71,7 @@ def call_for(tile: Tile, dtype: torch.dtype, capability: int) -> Call:
 
 @pytest.mark.parametrize(("capability", "dtype", "tile"), TILES)
 def test_every_configuration(capability, dtype, tile):
-    (launch,) = record(capability, call_for(tile, dtype, capability), Plan(tile))
+    (launch,) = record(capability, call_for(tile, dtype, capability), tile)
     compiled = launch.compile(capability)
     assert compiled.why_not_fit(capability) is None
     if dtype == torch.float32:  # full products: no tensor cores
@@ -100,7 +93,7 @@ AWKWARD = {
     "rgb": {"in_channels": 3, "out_channels": 128, "state": False},
     "three channels out, contiguous weights": {"out_channels": 3},
     "three frames": {"kernel": (3, 1, 1)},
-    "a flag, channels that do not fill a step": {"in_channels": 72},
+    "channels that do not fill a step": {"in_channels": 72},
 }
 
 
@@ -111,30 +104,6 @@ def test_what_is_chosen_for_awkward_calls(change, dtype):
     for capability in (80, 90):
         (launch,) = record(capability, call, choose(call, capability))
         assert launch.compile(capability).why_not_fit(capability) is None
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_winograd(capability, dtype):
-    call = conv_call(dtype, 128, 128, shape=(5, 8, 8))
-    assert why_no_winograd(call) is None
-    plan = choose(call, capability, winograd_tile(capability))
-    transform, winograd, guarded, odd = record(capability, call, plan)
-    names = [launch.kernel.__name__ for launch in (transform, winograd, guarded, odd)]
-    assert names == ["transform_weights", "conv_winograd", "conv_direct", "conv_direct"]
-    compiled = {
-        launch.kernel.__name__: launch.compile(capability) for launch in (transform, winograd, guarded)
-    }
-    for one in compiled.values():
-        assert one.why_not_fit(capability) is None
-    product = TENSOR_CORES.get(capability, "mma.sync")
-    assert (
-        product in compiled["conv_winograd"].ptx
-        and "cp.async.cg.shared.global" in compiled["conv_winograd"].ptx
-    )
-    # float16 products into float32 sums
-    kind = {90: ".f32.f16.f16", 100: "kind::f16"}.get(capability, ".f32.f16.f16.f32")
-    assert kind in compiled["conv_winograd"].ptx
 
 
 RESOLUTIONS = (
@@ -151,25 +120,15 @@ RESOLUTIONS = (
 )
 
 
-@pytest.mark.parametrize("tiles", ["direct", "winograd"])
-def test_no_resolution_is_compiled_anew(tiles):
+def test_no_resolution_is_compiled_anew():
     """Sizes of 1 and multiples of 16 among them: those are what Triton likes to specialise."""
-    plan = Plan(configurations(90, torch.bfloat16)[1], winograd_tile(90) if tiles == "winograd" else None)
-    keys: dict[str, set[str]] = {}
-    for shape in RESOLUTIONS:
-        call = conv_call(torch.bfloat16, 64, 64, shape=shape)
-        if plan.winograd is not None and why_no_winograd(call) is not None:
-            assert shape[0] == 1
-            continue
-        for launch in record(90, call, plan):
-            guarded = launch.signature.get("flag_ptr") is not None
-            keys.setdefault(f"{launch.kernel.__name__} {guarded}", set()).add(launch.key)
-    assert len(keys) == (1 if tiles == "direct" else 4)
-    assert all(len(found) == 1 for found in keys.values()), keys
+    tile = configurations(90, torch.bfloat16)[1]
+    calls = (conv_call(torch.bfloat16, 64, 64, shape=shape) for shape in RESOLUTIONS)
+    assert len({launch.key for call in calls for launch in record(90, call, tile)}) == 1
 
 
 def test_channels_are_compiled_anew_only_with_their_alignment():
-    tile = Plan(configurations(90, torch.bfloat16)[-1])
+    tile = configurations(90, torch.bfloat16)[-1]
     keys = {
         record(90, conv_call(torch.bfloat16, cin, cout), tile)[0].key
         for cin, cout in ((8, 16), (16, 8), (24, 40), (136, 1000))
@@ -177,8 +136,7 @@ def test_channels_are_compiled_anew_only_with_their_alignment():
     assert len(keys) == 1
 
 
-@pytest.mark.parametrize("tiles", ["direct", "winograd"])
-def test_nothing_reads_from_the_device(tiles):
+def test_nothing_reads_from_the_device():
     """A CUDA graph can capture a call: no result of a kernel is looked at on the host."""
     seen = set()
 
@@ -188,8 +146,7 @@ def test_nothing_reads_from_the_device(tiles):
             return function(*args, **(kwargs or {}))
 
     call = conv_call(torch.bfloat16, 64, 64, shape=(5, 6, 6))
-    plan = Plan(configurations(90, torch.bfloat16)[1], winograd_tile(90) if tiles == "winograd" else None)
     with Watch():
-        record(90, call, plan)
+        record(90, call, configurations(90, torch.bfloat16)[1])
     assert "permute" in seen
-    assert seen <= {"permute", "clone", "view", "zeros", "empty", "zero_"}, seen
+    assert seen <= {"permute", "clone", "view"}, seen

@@ -1,8 +1,7 @@
 """The CUDA module that this installation was built with: its machine code, and what it does without a GPU.
 
 What a kernel computes on a GPU is not tested here. Its index arithmetic is, on the host, in
-tests/core/test_index.py, tests/ops/test_cuda_plans.py, tests/ops/test_cuda_norms.py and
-test_cuda_coordinates.py.
+tests/core/test_index.py, tests/ops/test_cuda_plans.py and test_cuda_coordinates.py.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from causalvae_kernels.core import native
+from tests.support import emulation
 
 MODULE, REASON = native._load(native.CUDA)
 if MODULE is None:
@@ -32,17 +32,11 @@ x = (64, (1, 8, 3, 4, 5), (480, 1, 160, 40, 8))
 out = (64, (1, 8, 5, 4, 5), (800, 1, 160, 40, 8))
 weight = (64, (8, 8, 3, 3, 3), (216, 1, 72, 24, 8))
 ones = (1, 1, 1)
-norm = (None, None, "float32", 4, 1e-5, True, False, (1, 1, 1), "bfloat16", 64, 1000, 0, 0)
-nothing = (64, (1, 8, 0, 4, 5), (480, 1, 160, 40, 8))
 conv = (x, x, weight, None, None, ones, ones, (2, 1, 1), (0, 1, 1), "bfloat16", 0, 0)
 calls = {
     "pad": lambda: C.causal_pad3d(out, x, None, 2, (0, 0, 0, 0), "zeros", "zeros", 2, 0, 0),
     "pad_": lambda: C.causal_pad3d_(out, None, 2, (0, 0, 0, 0), "zeros", "zeros", 2, 0, 0),
     "conv": lambda: C.causal_conv3d(*conv),
-    "group": lambda: C.group_norm(x, x, None, None, *norm),
-    "spatial": lambda: C.group_norm(x, x, x, x, *norm),
-    "rms": lambda: C.rms_norm(x, x, 64, None, 0.0, True, "bfloat16", 0, 0),
-    "no_pixels": lambda: C.group_norm(nothing, nothing, None, None, *norm),
     "empty": lambda: C.causal_pad3d_(out, None, 0, (0, 0, 0, 0), "zeros", "zeros", 2, 0, 0),
 }
 for name, call in calls.items():
@@ -51,14 +45,6 @@ for name, call in calls.items():
     except RuntimeError as error:
         print(name, "raised:", error)
 """
-
-
-# A kernel of the norms in its mangled name: its dtype, whether an item is channels of a pixel, whether it is
-# one word in memory, and what else it is compiled for.
-NORM = re.compile(
-    r"(group_statistics|group_write|rms_norm)_kernelILNS_5DtypeE(\d)ELb([01])ELb([01])E(?:L[bi](\d+)E)?|"
-    r"(group_merge)_kernel"
-)
 
 
 def cuobjdump(*options: str) -> str:
@@ -115,9 +101,6 @@ def without_gpu() -> dict[str, str]:
     [
         ("pad", r"causal_pad3d \(x \(1, 8, 3, 4, 5\), out \(1, 8, 5, 4, 5\), 16-byte items\)"),
         ("pad_", r"causal_pad3d_ \(x \(1, 8, 3, 4, 5\), out \(1, 8, 5, 4, 5\), 16-byte items\)"),
-        ("group", r"group_norm \(x \(1, 8, 3, 4, 5\), 4 groups\)"),
-        ("spatial", r"spatial_norm \(x \(1, 8, 3, 4, 5\), 4 groups\)"),
-        ("rms", r"rms_norm \(x \(1, 8, 3, 4, 5\)\)"),
         ("conv", r"causal_conv3d \(x \(1, 8, 3, 4, 5\), weight \(8, 8, 3, 3, 3\), out \(1, 8, 3, 4, 5\)\)"),
     ],
 )
@@ -127,7 +110,7 @@ def test_a_call_says_that_there_is_no_gpu_in_cudas_words(call, words, without_gp
 
 
 def test_nothing_to_write_needs_no_gpu(without_gpu):
-    assert without_gpu["empty"] == without_gpu["no_pixels"] == "None"
+    assert without_gpu["empty"] == "None"
 
 
 def test_arguments_are_checked_before_the_gpu_is_asked():
@@ -138,20 +121,17 @@ def test_arguments_are_checked_before_the_gpu_is_asked():
     ones = (1, 1, 1)
     with pytest.raises(ValueError, match="weight has strides .* expected channels innermost"):
         MODULE.causal_conv3d(x, x, weight, None, None, ones, ones, (2, 1, 1), (0, 1, 1), "float16", 0, 0)
-    with pytest.raises(ValueError, match="expected a divisor of 8 channels"):
-        numbers = (3, 1e-5, True, False, ones, "float16", 64, 1000, 0, 0)
-        MODULE.group_norm(x, x, None, None, None, None, "float16", *numbers)
-    with pytest.raises(ValueError, match="weight has a null address"):
-        MODULE.rms_norm(x, x, 0, None, 0.0, True, "float16", 0, 0)
 
 
-def test_both_modules_share_their_index_arithmetic():
-    cpu, _ = native._load(native.CPU)
-    if cpu is None:
-        pytest.skip("the native CPU module was not built")
-    assert MODULE.index.conv_tiles() == cpu.index.conv_tiles()
-    taps = MODULE.index.time_taps(1, 3, 1, 1, False, "zeros")
-    assert (taps.first, taps.count) == (2, 1)
+def test_it_plans_as_the_host_emulation_does():
+    for given in (
+        (1, 3, 1, 1, False, "zeros"),
+        (1, 3, 1, 1, False, "replicate"),
+        (5, 3, 2, 1, True, "zeros"),
+    ):
+        ours, emulated = (module.time_taps(*given) for module in (MODULE, emulation.load()))
+        for name in ("first", "count", "step", "zeros", "copied", "summed"):
+            assert getattr(ours, name) == getattr(emulated, name)
 
 
 # ---------------------------------------------------------------- machine code
@@ -167,15 +147,13 @@ def test_no_kernel_spills_or_has_a_stack():
     )
     assert len(found) >= 9 * len(ARCHS)
     for name, registers, stack, local in found:
-        # Up to 128, two blocks of 256 threads fit into a multiprocessor's 65,536 registers.
-        most = 128 if NORM.search(name) else 255
-        assert (stack, local) == ("0", "0") and int(registers) <= most, name
+        assert (stack, local) == ("0", "0") and int(registers) <= 255, name
 
 
 @pytest.mark.skipif("90a" not in ARCHS, reason=f"the module was built for {ARCHS}")
 def test_the_convolution_for_hopper_uses_wgmma_and_tma(code):
     kernels = list(matching(code["90a"], "GemmMainloop"))
-    widths = {(n, kind) for _, n, _, _ in MODULE.index.conv_tiles() for kind in ("", ".BF16")}
+    widths = {(n, kind) for _, n, _, _ in emulation.load().conv_tiles() for kind in ("", ".BF16")}
     assert len(kernels) == len(widths)
     for body in kernels:
         products = instructions(body, "HGMMA")
@@ -214,76 +192,6 @@ def test_padding_moves_sixteen_bytes_at_a_time_with_four_loads_under_way(code):
         assert moves == "LLLLSSSS"
         assert sum("pad_items" in name for name in code[arch]) == 5
         assert sum("pad_tiles" in name for name in code[arch]) == 4
-
-
-def norms(functions: dict[str, str], kind: str) -> dict[tuple[str, ...], str]:
-    """The norms' kernels of a kind, by what they are compiled for."""
-    found = ((NORM.search(name), body) for name, body in functions.items())
-    return {match.groups()[1:5]: body for match, body in found if match and match[1] == kind}
-
-
-def accesses(body: str) -> list[tuple[str, str]]:
-    """Reads and writes of global memory in their order: ("L" or "S", the instruction)."""
-    return [("L" if m[1] == "LDG" else "S", m[0]) for m in re.finditer(r"\b(LDG|STG)\.[\w.]*", body)]
-
-
-def test_every_norm_is_there_once(code):
-    for functions in code.values():
-        assert len(norms(functions, "group_statistics")) == 3 * 2 * 2
-        assert len(norms(functions, "group_write")) == 3 * 2 * 2 * 2
-        assert len(norms(functions, "rms_norm")) == 3 * (6 + 4 + 1 + 1)
-        assert sum("group_merge" in name for name in functions) == 1
-
-
-def test_norms_of_channels_last_frames_move_sixteen_bytes_at_a_time(code):
-    """All they read and write: x, scale and shift, the coefficients, weight and bias, the result."""
-    for functions in code.values():
-        for kind in ("group_write", "rms_norm"):
-            for (_, across, words, _), body in norms(functions, kind).items():
-                if (across, words) == ("1", "1"):
-                    assert all("128" in name for _, name in accesses(body)), kind
-        for (_, across, words, _), body in norms(functions, "group_statistics").items():
-            if (across, words) == ("1", "1"):  # what it writes, a thousandth, goes number by number
-                assert all("128" in name for way, name in accesses(body) if way == "L")
-
-
-def test_norms_of_contiguous_frames_move_sixteen_bytes_at_a_time(code):
-    """Of x and the result; a channel's numbers, scale and shift are read one by one."""
-    for functions in code.values():
-        for (_, across, words, _), body in norms(functions, "group_statistics").items():
-            if (across, words) == ("0", "1"):
-                assert sum("128" in name for way, name in accesses(body) if way == "L") == 4
-        for (_, across, words, spatial), body in norms(functions, "group_write").items():
-            if (across, words) == ("0", "1"):
-                wide = "".join(way for way, name in accesses(body) if "128" in name)
-                assert wide == ("LLSS" if spatial == "1" else "LLLLSSSS")
-        for (_, across, words, kept), body in norms(functions, "rms_norm").items():
-            if (across, words) == ("0", "1"):
-                wide = [way for way, name in accesses(body) if "128" in name]
-                assert wide.count("S") == max(int(kept), 1) and all(
-                    "128" in name for way, name in accesses(body) if way == "S"
-                )
-
-
-def test_norms_have_their_loads_under_way_before_they_write(code):
-    """Four items of x, or two with scale and shift; in the RMS norm all of a pixel's."""
-    for functions in code.values():
-        for (_, across, words, spatial), body in norms(functions, "group_write").items():
-            if (across, words) == ("1", "1"):
-                order = "".join(way for way, _ in accesses(body))
-                assert re.fullmatch(r"L+SS" if spatial == "1" else r"L+SSSS", order)
-        for (_, _, words, kept), body in norms(functions, "rms_norm").items():
-            if words == "1" and int(kept) > 0:
-                first = [name for _, name in accesses(body)][: int(kept)]
-                assert all("LDG" in name and "128" in name for name in first)
-
-
-def test_the_norms_use_no_atomics(code):
-    """Their sums run in one order."""
-    for functions in code.values():
-        for name, body in functions.items():
-            if NORM.search(name):
-                assert "ATOM" not in body and not instructions(body, "RED"), name
 
 
 # ---------------------------------------------------------------- the file

@@ -34,7 +34,7 @@ def test_every_product_is_of_the_right_pixel_and_weight(tmp_path, seed):
     command = [NVCC, "-std=c++17", "-O1", "-DNDEBUG", "--expt-relaxed-constexpr"]
     command += ["-gencode=arch=compute_90a,code=sm_90a", f"-I{ROOT / 'csrc'}"]
     command += [option for folder in CUTLASS for option in ("-isystem", str(folder))]
-    command += [str(ROOT / "csrc/common" / name) for name in ("check.cpp", "implicit_conv.cpp")]
+    command += [str(ROOT / "csrc" / name) for name in ("common/check.cpp", "cuda/host/implicit_conv.cpp")]
     command += [str(Path(__file__).with_name("conv_coordinates.cu")), "-o", str(program)]
     compiled = subprocess.run(command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr

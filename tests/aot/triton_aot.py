@@ -21,11 +21,10 @@ from unittest import mock
 
 import pytest
 
+from causalvae_kernels.core.gpu_arch import ARCHS, arch_of
 from causalvae_kernels.core.triton_runtime import interpreting
 
-# KB of shared memory that a block may take, by compute capability.
-SHARED_LIMIT = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
-CAPABILITIES = tuple(SHARED_LIMIT)
+CAPABILITIES = tuple(arch.capability for arch in ARCHS)
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _LOCAL_STORE = re.compile(r"\bSTL((?:\.\w+)*)\s")
@@ -70,11 +69,9 @@ class Compiled:
         """Return a sentence if registers spill or the shared memory of a block does not suffice."""
         if self.spill_bytes or self.stack_bytes:
             return f"sm_{capability}: {self.spill_bytes} bytes spilled, {self.stack_bytes} bytes of stack"
-        if self.shared_bytes > SHARED_LIMIT[capability] * 1024:
-            return (
-                f"sm_{capability}: {self.shared_bytes} bytes of shared memory, a block has "
-                f"{SHARED_LIMIT[capability]} KB"
-            )
+        limit = arch_of(capability).shared_memory
+        if self.shared_bytes > limit:
+            return f"sm_{capability}: {self.shared_bytes} bytes of shared memory, a block has {limit}"
         return None
 
 

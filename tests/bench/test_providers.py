@@ -14,14 +14,10 @@ from causalvae_kernels.bench.providers import (
     conv_call,
     conv_providers,
     diffusers_module,
-    gpu_conv_providers,
     pad_providers,
 )
-from causalvae_kernels.bench.race import Way
 from causalvae_kernels.core.errors import BackendUnavailable, CausalVAEError, InvalidInput
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.core.triton_runtime import interpreting
-from causalvae_kernels.parity import ConvOracle, check_conv
 from causalvae_kernels.workloads import Workload
 
 pytest.importorskip("diffusers")
@@ -57,37 +53,6 @@ def test_a_call_is_what_the_workload_says(seed):
     assert call["stride"] == workload.stride and call["bias"].dtype == torch.bfloat16
     again = conv_call(workload, torch.bfloat16, seed)
     assert torch.equal(call["x"], again["x"]) and torch.equal(call["weight"], again["weight"])
-
-
-def test_winograd_over_time_is_a_provider_where_it_can_run(seed, monkeypatch):
-    call = conv_call(TINY["causal"], torch.float32, seed)
-    assert module.WINOGRAD not in gpu_conv_providers(call), "not on this machine"
-    seen = []
-
-    def ways(call):
-        def run(algorithm):
-            seen.append(algorithm)
-            return causal_conv3d(**call)
-
-        plans = ({"algorithm": "direct"}, {"algorithm": "winograd"}, None)
-        return [Way("triton", lambda p=plan: run(p), plan) for plan in plans]
-
-    monkeypatch.setattr(module, "ways", ways)
-    providers = gpu_conv_providers(call)
-    assert list(providers)[-1] == module.WINOGRAD and module.WINOGRAD in module.GPU_REFERENCES
-    assert torch.equal(providers[module.WINOGRAD](), causal_conv3d(**call))
-    assert seen == [{"algorithm": "winograd"}]
-
-
-@pytest.mark.skipif(not interpreting(), reason="Triton's kernels run on a CPU with TRITON_INTERPRET=1")
-def test_winograd_over_time_gives_the_result(seed, monkeypatch):
-    monkeypatch.setattr(module, "GPU_BACKENDS", ("triton",))
-    call = conv_call(Workload("winograd", 16, 8, 3, 6, 9), torch.bfloat16, seed)
-    providers = gpu_conv_providers(call)
-    assert list(providers) == [*CONV_BASELINES, "triton", module.WINOGRAD]
-    direct, winograd = (providers[name]().float() for name in ("triton", module.WINOGRAD))
-    assert not torch.equal(direct, winograd) and (direct - winograd).norm() < 5e-3 * direct.norm()
-    check_conv(ConvOracle(call), providers, module.GPU_REFERENCES, "winograd")
 
 
 def test_each_kernel_gets_the_module_that_the_model_uses(seed):

@@ -132,6 +132,9 @@ def test_build_is_incremental_and_its_units_keep_to_themselves(sources):
     code = "from causalvae_kernels.core import native; m = native.cpu_module(); print(*m.compiled_isas())"
     isas = run_python(sources, code).split()
     assert "no work to do" in build(sources, CXXFLAGS=flags)
+    modules = [path.name.partition(".")[0] for path in sources.glob("lib/causalvae_kernels/_C_*")]
+    assert modules == ["_C_cpu"], "the host emulation is for tests"
+    assert not [path for path in sources.glob("temp/_C_cpu/*.o") if re.search("emulation|cuda", path.name)]
 
     if sys.platform != "linux" or shutil.which("nm") is None:
         pytest.skip("symbols are read with GNU nm")

@@ -1,7 +1,7 @@
-"""The index arithmetic of the GPU's kernels, run on the host: `csrc/common` is compiled into both modules.
+"""The index arithmetic of the CUDA kernels in their host emulation, against the references.
 
-`rehearse_pad` runs the very functions that the threads of the CUDA padding kernels run. The numbers of the
-kernels themselves need a GPU.
+`causal_pad3d` there runs the very functions that the threads of the CUDA padding kernels run. The numbers of
+the kernels themselves need a GPU.
 """
 
 import itertools
@@ -13,11 +13,9 @@ import torch
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d.spec import output_size
 from causalvae_kernels.ops.causal_pad3d.reference import causal_pad3d_reference, source_index
+from tests.support import emulation
 
-if native._load(native.CPU)[0] is None:
-    pytest.skip(f"no native module: {native._load(native.CPU)[1]}", allow_module_level=True)
-
-INDEX = native._load(native.CPU)[0].index
+EMULATION = emulation.load()
 EDGE = 2**31 - 1
 
 
@@ -27,7 +25,7 @@ EDGE = 2**31 - 1
 def test_division_by_every_small_divisor():
     for divisor in range(1, 400):
         for n in (*range(1200), *range(EDGE - 3 * divisor, EDGE + 1, 7), EDGE):
-            assert INDEX.fast_divide(n, divisor) == n // divisor
+            assert EMULATION.fast_divide(n, divisor) == n // divisor
 
 
 def test_division_at_the_edges_of_quotients(seed):
@@ -37,7 +35,7 @@ def test_division_at_the_edges_of_quotients(seed):
         quotients = {0, 1, EDGE // divisor, *(draw.randint(0, EDGE // divisor) for _ in range(6))}
         for n in {q * divisor + d for q in quotients for d in (-1, 0, 1)} | {EDGE}:
             if 0 <= n <= EDGE:
-                assert INDEX.fast_divide(n, divisor) == n // divisor, (n, divisor)
+                assert EMULATION.fast_divide(n, divisor) == n // divisor, (n, divisor)
 
 
 # ---------------------------------------------------------------- sources
@@ -48,7 +46,7 @@ def test_source_pixels_are_the_references(mode):
     for size, before, after in itertools.product(range(1, 7), range(6), range(6)):
         if mode == "reflect" and max(before, after) >= size:
             continue
-        got = [INDEX.source_pixel(i, size, mode) for i in range(-before, size + after)]
+        got = [EMULATION.source_pixel(i, size, mode) for i in range(-before, size + after)]
         if mode == "zeros":
             expected = [i if 0 <= i < size else -1 for i in range(-before, size + after)]
         else:
@@ -63,7 +61,7 @@ def test_source_frames_are_the_references(mode):
         state = -torch.arange(1.0, past + 1).reshape(1, 1, -1, 1, 1) if has_state else None
         expected = causal_pad3d_reference(body, state, past, (0, 0, 0, 0), mode, "zeros").flatten().tolist()
         for t, value in enumerate(expected):
-            name, index = INDEX.source_frame(t, past, has_state, mode)
+            name, index = EMULATION.source_frame(t, past, has_state, mode)
             assert {"body": index + 1, "state": -index - 1, "zero": 0}[name] == value
 
 
@@ -103,13 +101,13 @@ TAPS = [
 
 def test_taps_see_what_the_reference_sees():
     for frames, kernel, dilation, stride, has_state, mode in TAPS:
-        taps = INDEX.time_taps(frames, kernel, dilation, stride, has_state, mode)
+        taps = EMULATION.time_taps(frames, kernel, dilation, stride, has_state, mode)
         expected = seen_by_the_reference(frames, kernel, dilation, stride, has_state, mode)
         # The convolution that is launched, with these zeros and copied frames, has as many outputs.
         reach = taps.step * (taps.count - 1)
         assert (frames + taps.zeros + taps.copied - reach - 1) // stride + 1 == len(expected)
         for z, row in enumerate(expected):
-            sources = (INDEX.frame_of_tap(z, k, stride, taps, has_state, mode) for k in range(taps.count))
+            sources = (EMULATION.frame_of_tap(z, k, stride, taps, has_state, mode) for k in range(taps.count))
             got = [{"body": i + 1, "state": -i - 1, "zero": 0}[name] for name, i in sources]
             if taps.summed:
                 assert kernel > 2 and got == [row[0]] * 2 and row == [row[0]] * kernel
@@ -121,21 +119,21 @@ def test_taps_see_what_the_reference_sees():
 
 
 def test_single_frames_are_folded():
-    taps = INDEX.time_taps(1, 3, 1, 1, False, "zeros")
+    taps = EMULATION.time_taps(1, 3, 1, 1, False, "zeros")
     assert (taps.first, taps.count, taps.zeros, taps.copied, taps.summed) == (2, 1, 0, 0, False)
-    taps = INDEX.time_taps(1, 3, 1, 1, False, "replicate")
+    taps = EMULATION.time_taps(1, 3, 1, 1, False, "replicate")
     assert (taps.count, taps.copied, taps.summed) == (2, 1, True)
     for state, mode in ((True, "zeros"), (True, "replicate"), (False, "valid")):
-        taps = INDEX.time_taps(1, 3, 1, 1, state, mode)
+        taps = EMULATION.time_taps(1, 3, 1, 1, state, mode)
         assert (taps.first, taps.count, taps.summed) == (0, 3, False)
 
 
 def test_no_tap_sees_zeros_alone():
     for frames, kernel, dilation, stride, has_state, mode in TAPS:
-        taps = INDEX.time_taps(frames, kernel, dilation, stride, has_state, mode)
+        taps = EMULATION.time_taps(frames, kernel, dilation, stride, has_state, mode)
         last = outputs(frames, kernel, dilation, stride, mode) - 1
         for k in range(taps.count):
-            assert INDEX.frame_of_tap(last, k, stride, taps, has_state, mode)[0] != "zero"
+            assert EMULATION.frame_of_tap(last, k, stride, taps, has_state, mode)[0] != "zero"
 
 
 def test_pieces_of_time_see_what_the_whole_sees():
@@ -144,7 +142,9 @@ def test_pieces_of_time_see_what_the_whole_sees():
             count = (frames + zeros - step * (kernel - 1) - 1) // stride + 1
             for first in range(count):
                 for length in range(1, count - first + 1):
-                    source, held, front = INDEX.time_piece(first, length, frames, kernel, step, stride, zeros)
+                    source, held, front = EMULATION.time_piece(
+                        first, length, frames, kernel, step, stride, zeros
+                    )
                     assert (held + front - step * (kernel - 1) - 1) // stride + 1 >= length
                     assert source >= 0 and front >= 0 and source + held <= frames
                     for z, k in itertools.product(range(length), range(kernel)):
@@ -160,7 +160,7 @@ def test_pieces_of_time_see_what_the_whole_sees():
 
 
 def test_each_channel_count_takes_the_cheapest_tile():
-    tiles = INDEX.conv_tiles()
+    tiles = EMULATION.conv_tiles()
     assert len({(m, n, k) for m, n, k, _ in tiles}) == len(tiles)
 
     def cost(tile, cin, cout):
@@ -168,22 +168,22 @@ def test_each_channel_count_takes_the_cheapest_tile():
         return -(-cout // n) * n * -(-cin // k) * k / percent
 
     for cin, cout in itertools.product((8, 16, 96, 128, 160, 192, 256, 320, 384, 512, 640, 1024), repeat=2):
-        chosen = tiles[INDEX.choose_conv_tile(cin, cout)]
+        chosen = tiles[EMULATION.choose_conv_tile(cin, cout)]
         # Costs are compared in whole numbers, so that close ones may tie.
         assert cost(chosen, cin, cout) <= min(cost(tile, cin, cout) for tile in tiles) * 1.001
-    widths = {c: tiles[INDEX.choose_conv_tile(c, c)][1] for c in (96, 128, 160, 192, 256, 384, 512, 640)}
+    widths = {c: tiles[EMULATION.choose_conv_tile(c, c)][1] for c in (96, 128, 160, 192, 256, 384, 512, 640)}
     assert widths == {96: 96, 128: 128, 160: 192, 192: 192, 256: 256, 384: 192, 512: 256, 640: 128}
 
 
 def test_what_shared_memory_feeds_is_counted_right():
-    for m, n, _, percent in INDEX.conv_tiles():
+    for m, n, _, percent in EMULATION.conv_tiles():
         tensor_cores = m * n * 16 / 2048
         read = m // 64 * (64 + n) * 16 * 2 / 128
         written = (m + n) * 16 * 2 / 128
         assert percent == min(100, round(100 * tensor_cores / (read + written)))
 
 
-# ---------------------------------------------------------------- the padding kernels, rehearsed
+# ---------------------------------------------------------------- the padding kernels
 
 LAYOUTS = [
     "contiguous",
@@ -232,10 +232,10 @@ PAD_CASES = [
 ]
 
 
-def rehearse(out, x, state, past, halo, front, mode):
+def emulate(out, x, state, past, halo, front, mode):
     tensors = [None if t is None else native.describe(t) for t in (out, x, state)]
     temporal_mode = "zeros" if front == "state" else front
-    return INDEX.rehearse_pad(*tensors, past, halo, temporal_mode, mode, out.element_size())
+    return EMULATION.causal_pad3d(*tensors, past, halo, temporal_mode, mode, out.element_size())
 
 
 @pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
@@ -255,7 +255,7 @@ def test_the_threads_write_every_item_once_and_from_the_right_source(shape, past
                 None if state is None else in_layout(state, LAYOUTS[(number + len(seen)) % len(LAYOUTS)])
             )
             out = in_layout(torch.full_like(expected, -1), target)
-            transposes, width, _, written = rehearse(
+            transposes, width, _, written = emulate(
                 out, in_layout(x, source), source_state, past, halo, front, mode
             )
             seen.add((transposes, width))
@@ -266,7 +266,7 @@ def test_the_threads_write_every_item_once_and_from_the_right_source(shape, past
 
             storage = in_layout(torch.full_like(expected, -1), target)
             storage[body] = x
-            transposes, width, _, written = rehearse(storage, None, source_state, past, halo, front, mode)
+            transposes, width, _, written = emulate(storage, None, source_state, past, halo, front, mode)
             assert torch.equal(storage, expected), f"{itemsize} bytes in place, {target}"
             assert written * width == border * itemsize and not transposes
 
@@ -276,7 +276,7 @@ def test_the_threads_leave_the_surroundings_alone():
         memory_format=torch.channels_last_3d
     )
     window = large[:, :, 1:6, 2:8, 2:9]
-    _, width, _, _ = rehearse(window, None, None, 2, (1, 1, 1, 1), "zeros", "zeros")
+    _, width, _, _ = emulate(window, None, None, 2, (1, 1, 1, 1), "zeros", "zeros")
     assert width == 16
     outside = torch.ones_like(large, dtype=torch.bool)
     outside[:, :, 1:6, 2:8, 2:9] = False
@@ -303,7 +303,7 @@ def test_words_are_as_wide_as_memory_allows(shape, last, halo, dtype, width):
     x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
     out = torch.empty(padded, dtype=dtype).contiguous(memory_format=memory_format)
     for source in (x, None):
-        assert rehearse(out, source, None, 2, (halo,) * 4, "replicate", "zeros")[1] == width
+        assert emulate(out, source, None, 2, (halo,) * 4, "replicate", "zeros")[1] == width
 
 
 def test_only_a_change_of_layout_goes_through_tiles():
@@ -315,7 +315,7 @@ def test_only_a_change_of_layout_goes_through_tiles():
     )
     for source, out in itertools.product((x, last), outs):
         changes = source.is_contiguous() != out.is_contiguous()
-        assert rehearse(out, source, None, 2, (1, 1, 1, 1), "zeros", "zeros")[0] == changes
+        assert emulate(out, source, None, 2, (1, 1, 1, 1), "zeros", "zeros")[0] == changes
 
 
 def test_the_grid_is_the_border_alone():
@@ -323,14 +323,14 @@ def test_the_grid_is_the_border_alone():
     storage = torch.zeros(1, 64, 38, 16, 16, dtype=torch.int16).contiguous(
         memory_format=torch.channels_last_3d
     )
-    _, width, blocks, written = rehearse(storage, None, None, 2, (0, 0, 0, 0), "replicate", "zeros")
+    _, width, blocks, written = emulate(storage, None, None, 2, (0, 0, 0, 0), "replicate", "zeros")
     assert width == 16 and written == 2 * 64 * 16 * 16 // 8 and blocks == written // 1024
-    _, _, blocks, _ = rehearse(storage, None, None, 0, (0, 0, 0, 0), "replicate", "zeros")
+    _, _, blocks, _ = emulate(storage, None, None, 0, (0, 0, 0, 0), "replicate", "zeros")
     assert blocks == 0
 
 
 def test_padding_of_nothing():
-    assert rehearse(torch.empty(0, 3, 4, 5, 6), None, None, 2, (1, 1, 1, 1), "replicate", "reflect")[2:] == (
+    assert emulate(torch.empty(0, 3, 4, 5, 6), None, None, 2, (1, 1, 1, 1), "replicate", "reflect")[2:] == (
         0,
         0,
     )
@@ -341,7 +341,7 @@ def test_a_frame_too_large_for_the_counters_is_refused():
     with pytest.raises(
         ValueError, match=r"a padded frame has 4294967296 items, the kernel takes fewer than 2\^31"
     ):
-        INDEX.rehearse_pad((1, sizes, strides), None, None, 1, (0, 0, 0, 0), "zeros", "zeros", 1)
+        EMULATION.causal_pad3d((1, sizes, strides), None, None, 1, (0, 0, 0, 0), "zeros", "zeros", 1)
 
 
 # ---------------------------------------------------------------- what the convolutions refuse
@@ -357,17 +357,17 @@ def good_conv():
 
 
 def test_a_fitting_convolution_is_accepted():
-    INDEX.check_conv(*good_conv())
+    EMULATION.check_conv(*good_conv())
     window = good_conv()  # a window into a larger buffer
     window[0] = (64, (1, 24, 5, 6, 7), (24 * 9 * 90, 1, 24 * 90, 24 * 9, 24))
     window[4] = window[0]
-    INDEX.check_conv(*window)
+    EMULATION.check_conv(*window)
     single = good_conv()  # strides of dimensions of size 1 mean nothing
     single[1] = (64, (1, 16, 1, 6, 7), (3, 1, 5, 16 * 7, 16))
     single[0] = (64, (1, 24, 1, 6, 7), (7, 1, 1, 24 * 7, 24))
     single[2] = (64, (24, 16, 1, 3, 3), (16 * 27, 1, 16 * 9, 16 * 3, 16))
     single[7] = (0, 1, 1)
-    INDEX.check_conv(*single)
+    EMULATION.check_conv(*single)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_the_convolutions_refuse(index, value, sentence):
     arguments = good_conv()
     arguments[index] = value
     with pytest.raises(ValueError, match=sentence):
-        INDEX.check_conv(*arguments)
+        EMULATION.check_conv(*arguments)
 
 
 def test_channels_come_in_eights_and_coordinates_in_32_bits():
@@ -412,11 +412,11 @@ def test_channels_come_in_eights_and_coordinates_in_32_bits():
         (64, (24, 12, 3, 3, 3), (324, 1, 108, 36, 12)),
     )
     with pytest.raises(ValueError, match="x has 12 channels, expected a multiple of 8"):
-        INDEX.check_conv(*arguments)
+        EMULATION.check_conv(*arguments)
     arguments = good_conv()
     side = 2**11
     for i, channels in ((0, 24), (1, 16)):
         strides = (channels * 2**31, 1, channels * side * side, channels * side, channels)
         arguments[i] = (64, (1, channels, 2**9, side, side), strides)
     with pytest.raises(ValueError, match="2147483648 pixels, the kernel takes at most 2147482624"):
-        INDEX.check_conv(*arguments)
+        EMULATION.check_conv(*arguments)

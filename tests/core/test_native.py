@@ -500,14 +500,6 @@ def test_a_hopper_without_its_code_is_told_which_to_build(capability, monkeypatc
     assert native.why_no_cuda(device).endswith("CAUSALVAE_KERNELS_CUDA_ARCH_LIST='80;90a'")
 
 
-def test_the_newest_code_that_a_gpu_runs_is_taken():
-    assert native._newest_arch(("80", "86", "89", "90", "90a"), (8, 9)) == "89"
-    assert native._newest_arch(("80", "86"), (8, 9)) == "86"
-    assert native._newest_arch(("80", "90", "90a"), (9, 0)) == "90a"
-    assert native._newest_arch(("89",), (8, 6)) is None
-    assert native._newest_arch(("90a", "100a", "100"), (10, 3)) == "100"
-
-
 def test_a_tensor_that_is_on_no_nvidia_gpu_is_a_sentence(capability, monkeypatch):
     device = capability(9, 0)
     assert native.why_no_cuda(torch.device("cpu")) == "the tensor is on cpu, the kernel runs on an NVIDIA GPU"

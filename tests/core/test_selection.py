@@ -14,6 +14,7 @@ from causalvae_kernels import (
     causal_conv3d,
     causal_pad3d,
     explain,
+    group_norm_silu,
     use_backend,
     use_precision,
 )
@@ -43,6 +44,20 @@ def test_who_decides(monkeypatch):
     assert _source() == ("reference", "environment")
     with use_backend("auto"):
         assert _source() == ("aten", "use_backend()")
+
+
+def test_a_backend_for_every_op_is_for_those_that_have_it(monkeypatch):
+    """On a GPU the norms are Triton's alone, and `cuda` for a whole model must leave them their order."""
+    with use_backend("cuda"):
+        answer = explain("group_norm_silu", X, 2)
+        assert (answer.chosen, answer.source) == ("aten", "default")
+        assert torch.equal(group_norm_silu(X, 2), group_norm_silu(X, 2, backend="aten"))
+        with pytest.raises(BackendUnavailable, match="'cuda' cannot run this call: .*use_backend"):
+            causal_pad3d(X, 2)
+    monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "cuda")
+    assert explain("group_norm_silu", X, 2).chosen == "aten"
+    with pytest.raises(BackendUnavailable, match="group_norm_silu has no such backend"):
+        group_norm_silu(X, 2, backend="cuda")
 
 
 def test_precision_the_same_way(monkeypatch):

@@ -195,7 +195,7 @@ def test_amx_is_known_without_the_function_of_torch(monkeypatch):
     assert tuned.has_amx.__wrapped__() == asked
 
 
-GPU_ROW = replace(ROW, backend="cuda", isa="sm90", plan={"block_m": 128, "algorithm": "direct"})
+GPU_ROW = replace(ROW, backend="cuda", isa="sm90", plan={"block_m": 128})
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_gpu_has_rows_of_several_backends_with_their_plans(h200):
     assert sorted(read_record(path).measurements, key=lambda m: m.backend) == [GPU_ROW, other]
     assert '"backend": "triton"' not in path.read_text().partition('"rows"')[2], "the file's own goes unsaid"
     found = Tuned(h200).find("sm90", [GPU_ROW.shape_class])
-    assert found.faster and found.backend == "cuda" and found.plan == {"block_m": 128, "algorithm": "direct"}
+    assert found.faster and found.backend == "cuda" and found.plan == {"block_m": 128}
 
 
 def test_a_measurement_of_another_gpu_is_no_reason(h200):

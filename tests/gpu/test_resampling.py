@@ -1,4 +1,4 @@
-"""The resampling convolutions on a GPU: parity of every backend, graphs, folds, what `tune` measures."""
+"""The resampling convolutions on a GPU, all of them Triton's: parity, graphs, folds, `tune`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ OPS = {
 }
 
 
+@pytest.fixture(params=["aten", "triton"])
+def gpu_backend(request):
+    """Every backend of these ops that runs on a GPU."""
+    return request.param
+
+
 @pytest.mark.parametrize("case", UPSAMPLE_CASES, ids=lambda c: c.name)
 def test_awkward_upsampling(case, gpu_backend, seed):
     call = make_upsample_call(case, torch.bfloat16, seed, "cuda")
@@ -79,11 +85,9 @@ def test_downsampling(case, dtype, gpu_backend, seed):
 
 @pytest.mark.parametrize("op", OPS)
 def test_each_backend_runs(op, gpu_backend):
-    """The skips above would hide a backend that runs nothing; on 8.x `cuda` does not upsample."""
+    """The skips above would hide a backend that runs nothing."""
     _, make, cases = OPS[op]
     call = make(cases[1], torch.bfloat16, 0, "cuda")
-    if (op, gpu_backend) == ("upsample_conv", "cuda") and torch.cuda.get_device_capability()[0] == 8:
-        pytest.skip("the kernel for 8.x writes no windows")
     assert explain(op, **call, backend=gpu_backend).chosen == gpu_backend
 
 

@@ -249,7 +249,7 @@ def test_a_gpu_takes_channels_as_they_are_and_larger_frames():
 
 
 def test_triton_takes_the_tile_that_was_measured():
-    tile = Tile(64, 256, 64, 8, 3, group=2, algorithm="winograd")
+    tile = Tile(64, 256, 64, 8, 3, group=2)
     measurement = Measurement("any", "any", 1.0, 2.0, 3, "triton", "aten", "sm90", plan=asdict(tile))
     assert tuned_tile(measurement) == tile
     assert tuned_tile(None) is None

@@ -1,8 +1,7 @@
-"""The kernels of the backend `triton`: every tile, Winograd's form over time, and its guard."""
+"""The kernels of the backend `triton`: every tile, and what a call chooses."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +10,11 @@ import torch
 from torch import Tensor
 
 from causalvae_kernels import BackendUnavailable, causal_conv3d, causal_conv3d_, explain
+from causalvae_kernels.core.gpu_arch import capability_of
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
 from causalvae_kernels.ops.causal_conv3d import triton_call
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import (
-    Plan,
-    Tile,
-    capability_of,
-    choose,
-    configurations,
-    why_no_winograd,
-    winograd_tile,
-)
+from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from causalvae_kernels.parity import Comparison, compare
 from causalvae_kernels.workloads import ConvCase, make_conv_call
 
@@ -33,22 +25,6 @@ HALVES = (torch.bfloat16, torch.float16)
 LAST = "channels_last_3d"
 # One tile in all: what is tested here is where the kernels read and write.
 SMALL = Tile(128, 64, 16, 4, 2, group=2)
-
-WINOGRAD_CASES = (
-    ConvCase("two frames", (1, 16, 2, 6, 7), 16, layout=LAST),
-    ConvCase("odd, residual", (1, 16, 3, 5, 7), 8, layout=LAST, residual=True),
-    ConvCase("state, residual, batch", (2, 8, 4, 5, 6), 16, layout=LAST, state=True, residual=True),
-    ConvCase("state, odd", (1, 8, 3, 6, 5), 16, layout=LAST, state=True, bias=False),
-    ConvCase("zeros", (1, 16, 2, 6, 6), 8, layout=LAST, options={"temporal_mode": "zeros"}),
-    ConvCase("zeros, odd", (2, 8, 5, 4, 5), 8, layout=LAST, options={"temporal_mode": "zeros"}),
-    ConvCase("valid in time", (1, 8, 6, 5, 5), 8, layout=LAST, options={"temporal_mode": "valid"}),
-    ConvCase("valid in space", (1, 8, 2, 6, 7), 8, layout=LAST, options={"spatial_mode": "valid"}),
-    ConvCase("replicate in space", (1, 8, 3, 5, 6), 8, layout=LAST, options={"spatial_mode": "replicate"}),
-    ConvCase("reflect in space", (1, 8, 2, 5, 6), 8, layout=LAST, options={"spatial_mode": "reflect"}),
-    ConvCase("time only", (1, 8, 4, 5, 6), 8, (3, 1, 1), layout=LAST),
-    ConvCase("wide kernel", (1, 8, 2, 4, 9), 8, (3, 1, 5), layout=LAST),
-    ConvCase("several tiles of each kind", (1, 40, 2, 11, 13), 72, (3, 1, 3), layout=LAST),
-)
 
 
 def arguments(call: dict[str, Any]) -> tuple[Any, ...]:
@@ -64,18 +40,14 @@ def arguments(call: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def compute(call: dict[str, Any], plan: Plan) -> tuple[Tensor, bool | None]:
-    """Return what a plan computes, and whether its guard raised the flag (None: it has no guard)."""
-    from causalvae_kernels.ops.causal_conv3d.triton_run import launches
+def compute(call: dict[str, Any], tile: Tile) -> Tensor:
+    """Return what a tile computes."""
+    from causalvae_kernels.ops.causal_conv3d.triton_run import run
 
     prepared = triton_call.make_call(*arguments(call))
     prepared.out.fill_(float("nan"))
-    flag = None
-    for launch in launches(prepared, plan):
-        launch.run()
-        if plan.winograd is not None and launch.arguments.get("flag_ptr") is not None:
-            flag = bool(launch.arguments["flag_ptr"].item())
-    return prepared.out.cpu(), flag
+    run(prepared, tile)
+    return prepared.out.cpu()
 
 
 def judge(call: dict[str, Any], got: Tensor) -> Comparison:
@@ -83,123 +55,6 @@ def judge(call: dict[str, Any], got: Tensor) -> Comparison:
     doubled = {k: v.double() if isinstance(v, Tensor) else v for k, v in call.items()}
     reference, oracle = (causal_conv3d(**c, backend="reference") for c in (call, doubled))
     return compare(got, reference, oracle, *error_factor(reference.dtype))
-
-
-def error(got: Tensor, call: dict[str, Any]) -> float:
-    """Return the norm-wise relative error against the oracle."""
-    doubled = {k: v.double() if isinstance(v, Tensor) else v for k, v in call.items()}
-    oracle = causal_conv3d(**doubled, backend="reference")
-    return ((got.double() - oracle).norm() / oracle.norm()).item()
-
-
-def small_winograd() -> Plan:
-    return Plan(SMALL, replace(winograd_tile(capability_of(DEVICE)), block_k=16))
-
-
-@needs_triton
-@pytest.mark.parametrize("case", WINOGRAD_CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("low", HALVES, ids=str)
-def test_winograd_against_the_oracle(case, low, seed):
-    call = make_conv_call(case, low, seed)
-    got, flag = compute(call, small_winograd())
-    assert flag is False
-    comparison = judge(call, got)
-    assert comparison.passed, comparison
-
-
-@needs_triton
-def test_winograd_loses_no_digits(seed):
-    """What the fp16 transforms cost beside the rounding of the output; the rule allows a whole ulp more.
-
-    Of float16 inputs every difference is rounded, and so are G1 and G2: with the variances of the four
-    products, 2 + 1.5 + 1.5 of the 3 of an output, and two roundings each, that is sqrt(1 + 10 / 3) = 2.1.
-    """
-    case = ConvCase("digits", (1, 64, 4, 8, 8), 64, (3, 1, 3), layout=LAST, bias=False)
-    for low, factor in ((torch.bfloat16, 1.05), (torch.float16, 2.3)):
-        call = make_conv_call(case, low, seed)
-        results = [compute(call, plan)[0] for plan in (Plan(SMALL), small_winograd())]
-        assert not torch.equal(*results)  # two algorithms, not one of them twice
-        direct, winograd = (error(r, call) for r in results)
-        assert winograd <= factor * direct, (low, winograd, direct)
-
-
-GUARDED = ConvCase("guard", (1, 16, 3, 5, 6), 16, layout=LAST, residual=True)
-
-
-def times(name: str, factor: float) -> Any:
-    return lambda call: call | {name: call[name] * factor}
-
-
-def spiked(name: str, value: float) -> Any:
-    """Put one value into the middle of a tensor."""
-
-    def change(call: dict[str, Any]) -> dict[str, Any]:
-        tensor = call[name].clone()
-        tensor[tuple(n // 2 for n in tensor.shape)] = value
-        return call | {name: tensor}
-
-    return change
-
-
-BEYOND = {
-    "a sum of two frames": lambda call: call | {"x": torch.full_like(call["x"], 4e4)},
-    "one large value": spiked("x", 1e30),
-    "an infinity": spiked("x", float("inf")),
-    "a NaN": spiked("x", float("nan")),
-    "steps of float16 too coarse": times("x", 1e-6),
-    "below float16": times("x", 1e-20),
-    "nothing but zeros": times("x", 0.0),
-    "weights whose squares vanish": times("weight", 1e-25),
-    "an infinite weight": spiked("weight", float("inf")),
-}
-
-
-@needs_triton
-@pytest.mark.parametrize("change", BEYOND.values(), ids=BEYOND)
-def test_the_guard_gives_the_direct_result(change, seed):
-    call = change(make_conv_call(GUARDED, torch.bfloat16, seed))
-    got, flag = compute(call, small_winograd())
-    direct, _ = compute(call, Plan(SMALL))
-    assert flag is True
-    assert torch.equal(got.nan_to_num(7.0, 8.0, 9.0), direct.nan_to_num(7.0, 8.0, 9.0))
-
-
-WITHIN = {
-    "large": times("x", 4096.0),
-    "small": times("x", 2.0**-9),
-    "large weights": times("weight", 1e15),
-    "small weights": times("weight", 1e-15),
-    "weights of the last frame only": lambda call: (
-        call | {"weight": call["weight"] * torch.tensor([0, 0, 1]).view(3, 1, 1).bfloat16()}
-    ),
-    "one output channel much smaller": lambda call: (
-        call | {"weight": call["weight"] * torch.logspace(0, -9, 16).view(16, 1, 1, 1, 1).bfloat16()}
-    ),
-}
-
-
-@needs_triton
-@pytest.mark.parametrize("change", WITHIN.values(), ids=WITHIN)
-def test_the_guard_leaves_alone_what_float16_holds(change, seed):
-    case = replace(GUARDED, bias=False, residual=False)
-    call = change(make_conv_call(case, torch.bfloat16, seed))
-    got, flag = compute(call, small_winograd())
-    direct, _ = compute(call, Plan(SMALL))
-    assert flag is False
-    for n in range(16):  # every output channel by itself: weights are scaled one by one
-        one = call | {"weight": call["weight"][n : n + 1]}
-        assert error(got[:, n : n + 1], one) <= 1.3 * error(direct[:, n : n + 1], one), n
-
-
-@needs_triton
-@pytest.mark.parametrize("exponent", [-20, -17, -14, -11, 8, 12, 15])
-def test_at_every_scale_the_result_is_as_good_as_the_direct_one(exponent, seed):
-    """Around the sizes where float16's smallest step, or its largest number, begins to matter."""
-    case = ConvCase("scale", (1, 16, 2, 8, 8), 16, (3, 1, 3), layout=LAST, bias=False)
-    call = times("x", 2.0**exponent)(make_conv_call(case, torch.bfloat16, seed))
-    results = [compute(call, plan)[0] for plan in (Plan(SMALL), small_winograd())]
-    direct, winograd = (error(r, call) for r in results)
-    assert winograd <= 1.2 * direct, (winograd, direct)
 
 
 TILE_CASES = (
@@ -216,7 +71,7 @@ TILE_CASES = (
 def test_every_tile(case, number, seed):
     tiles = configurations(capability_of(DEVICE), torch.bfloat16)
     call = make_conv_call(case, torch.bfloat16, seed)
-    comparison = judge(call, compute(call, Plan(tiles[number % len(tiles)]))[0])
+    comparison = judge(call, compute(call, tiles[number % len(tiles)]))
     assert comparison.passed, comparison
 
 
@@ -225,7 +80,7 @@ def test_every_tile(case, number, seed):
 def test_descriptor_loads_the_same_weights(seed):
     call = make_conv_call(TILE_CASES[0], torch.bfloat16, seed)
     tile = Tile(128, 64, 32, 4, 2)
-    plain, described = (compute(call, Plan(replace(tile, descriptor=d)))[0] for d in (False, True))
+    plain, described = (compute(call, replace(tile, descriptor=d)) for d in (False, True))
     assert torch.equal(plain, described)
 
 
@@ -233,15 +88,11 @@ def test_descriptor_loads_the_same_weights(seed):
 def test_offsets_of_64_bits(seed, monkeypatch):
     for case in (TILE_CASES[1], replace(TILE_CASES[1], layout="sliced")):
         call = make_conv_call(case, torch.float32, seed)
-        expected, _ = compute(call, Plan(SMALL))
+        expected = compute(call, SMALL)
         monkeypatch.setattr(triton_call, "_extent", lambda x: 2**31)
-        got, _ = compute(call, Plan(SMALL))
+        got = compute(call, SMALL)
         monkeypatch.undo()
         assert torch.equal(got, expected)
-    call = make_conv_call(WINOGRAD_CASES[1], torch.bfloat16, seed)
-    expected, _ = compute(call, small_winograd())
-    monkeypatch.setattr(triton_call, "_extent", lambda x: 2**31)
-    assert torch.equal(compute(call, small_winograd())[0], expected)
 
 
 def test_which_offsets_need_64_bits():
@@ -251,60 +102,22 @@ def test_which_offsets_need_64_bits():
         call = triton_call.make_call(
             x, x.new_empty(8, 8, 1, 1, 1), None, None, None, (1, 1, 1), (1, 1, 1), "zeros", "zeros"
         )
-        assert triton_call.shared_arguments(call)["WIDE"] is wide
+        assert triton_call.kernel_arguments(call)["WIDE"] is wide
 
 
 def meta_call(
     shape: tuple[int, ...] = (1, 16, 4, 8, 8),
     out_channels: int = 16,
-    kernel: tuple[int, int, int] = (3, 3, 3),
     dtype: torch.dtype = torch.bfloat16,
-    stride: tuple[int, int, int] = (1, 1, 1),
-    dilation: tuple[int, int, int] = (1, 1, 1),
-    past: Tensor | None = None,
     layout: torch.memory_format = torch.channels_last_3d,
 ) -> triton_call.Call:
     x = torch.empty(shape, dtype=dtype, device="meta").contiguous(memory_format=layout)
-    weight = x.new_empty(out_channels, shape[1], *kernel)
-    return triton_call.make_call(x, weight, None, past, None, stride, dilation, "replicate", "zeros")
-
-
-def meta_past(width: int) -> Tensor:
-    """Return two frames of 8x8 pixels, channels last, cut out of wider ones."""
-    return torch.empty(1, 2, 8, width, 16, dtype=torch.bfloat16, device="meta")[:, :, :, :8].permute(
-        0, 4, 1, 2, 3
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({}, None),
-        ({"past": meta_past(8)}, None),
-        ({"past": meta_past(9)}, "other strides"),
-        ({"dtype": torch.float32}, "the dtype is torch.float32"),
-        ({"kernel": (2, 3, 3)}, r"kernel \(2, 3, 3\)"),
-        ({"stride": (2, 1, 1)}, r"stride \(2, 1, 1\)"),
-        ({"dilation": (1, 2, 1)}, r"dilation \(1, 2, 1\)"),
-        ({"shape": (1, 12, 4, 8, 8)}, "multiples of 8 channels"),
-        ({"out_channels": 3}, "multiples of 8 channels"),
-        ({"layout": torch.contiguous_format}, "not channels last"),
-        ({"shape": (1, 16, 1, 8, 8)}, "one output frame"),
-    ],
-)
-def test_winograd_says_why_not(change, words):
-    call, tuned = meta_call(**change), winograd_tile(90)
-    objection = why_no_winograd(call)
-    assert choose(call, 90).winograd is None  # not by itself: nothing was measured
-    if words is None:
-        assert objection is None and choose(call, 90, tuned).winograd == tuned
-    else:
-        assert re.search(words, objection), objection
-        assert choose(call, 90, tuned) == choose(call, 90)
+    weight, ones = x.new_empty(out_channels, shape[1], 3, 3, 3), (1, 1, 1)
+    return triton_call.make_call(x, weight, None, None, None, ones, ones, "replicate", "zeros")
 
 
 def test_a_tuned_tile_is_taken():
-    assert choose(meta_call(), 80, SMALL) == Plan(SMALL)
+    assert choose(meta_call(), 80, SMALL) == SMALL
 
 
 @pytest.mark.parametrize("capability", [80, 86, 87, 89, 90, 100, 103, 120, 121])
@@ -314,7 +127,7 @@ def test_every_choice_is_a_configuration(capability, dtype):
     channels = (3, 8, 16, 48, 96, 128, 160, 192, 256, 320, 384, 512, 640)
     formats = (torch.channels_last_3d, torch.contiguous_format)
     chosen = {
-        choose(meta_call((1, cin, t, h, h), cout, dtype=dtype, layout=layout), capability).direct
+        choose(meta_call((1, cin, t, h, h), cout, dtype=dtype, layout=layout), capability)
         for cin in channels
         for cout in channels
         for t, h in ((1, 4), (2, 30), (8, 120))
@@ -326,9 +139,9 @@ def test_every_choice_is_a_configuration(capability, dtype):
 def test_wide_tiles_are_for_much_work():
     """At 512 output channels, the tile with the most FLOPs per byte, unless it leaves a GPU without work."""
     much, little = ((1, 512, t, h, h) for t, h in ((8, 64), (1, 16)))
-    assert choose(meta_call(much, 512), 90).direct.block_n == 256
-    assert choose(meta_call(little, 512), 90).direct.block_n == 64
-    assert choose(meta_call(much, 3), 90).direct.block_n == 16
+    assert choose(meta_call(much, 512), 90).block_n == 256
+    assert choose(meta_call(little, 512), 90).block_n == 64
+    assert choose(meta_call(much, 3), 90).block_n == 16
 
 
 def test_why_not():

@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from causalvae_kernels.core import native
+from tests.support import emulation
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,12 +29,13 @@ class OnTheHost:
     """The CUDA module without a GPU; it counts convolutions, their multiplications, and bytes of padding."""
 
     def __init__(self):
-        self.index = native.cpu_module().index
+        self.emulation = emulation.load()
+        self.time_taps = self.emulation.time_taps
         self.convolutions, self.written, self.multiplications = [], 0, 0
 
     def causal_pad3d(self, out, x, state, padding, sides, temporal_mode, spatial_mode, itemsize, *target):
         assert target == (0, 7)
-        *_, width, _, written = self.index.rehearse_pad(
+        *_, width, _, written = self.emulation.causal_pad3d(
             out, x, state, padding, sides, temporal_mode, spatial_mode, itemsize
         )
         self.written += width * written
@@ -46,7 +47,7 @@ class OnTheHost:
         self, out, x, weight, bias, residual, stride, dilation, before, after, dtype, device, stream
     ):
         assert (device, stream) == (0, 7)
-        self.index.check_conv(out, x, weight, bias, residual, stride, dilation, before, after, dtype)
+        self.emulation.check_conv(out, x, weight, bias, residual, stride, dilation, before, after, dtype)
         kind = HALVES[dtype]
         self.convolutions.append({"taps": weight[1][2:], "frames": x[1][2], "before": before})
         self.multiplications += math.prod(out[1]) * math.prod(weight[1][1:])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core import native
+from ...core.gpu_arch import GpuArch, arch_of_code
 from ...core.op import Backend
 from ...core.precision import why_not_exact
 from ...core.traffic import into
@@ -24,7 +25,7 @@ from .spec import Paddings, output_size, paddings
 from .traffic import moves_padded
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
-# As csrc/common/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
+# As csrc/cuda/host/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.
 _CHANNELS = 8
 _REACH = 16
 _MOST_PIXELS = 2**31 - 1024
@@ -43,33 +44,6 @@ def _why_not(
     spatial_mode: str,
     precision: str,
 ) -> str | None:
-    kernel_size = tuple(weight.shape[2:])
-    reach = max(d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
-    if reach > _REACH:
-        return (
-            f"the kernel reaches over {_REACH} frames or pixels, and size {kernel_size} with dilation "
-            f"{tuple(dilation)} over {reach}"
-        )
-    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
-    reason = why_not_call(x, weight, x.shape[0] * size[0] * size[1] * size[2], precision)
-    if reason is not None:
-        return reason
-    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
-    if _reads_in_place(x, taps, pad):
-        return None
-    return why_not_padded(x, initial_state, taps.copied, pad.explicit)
-
-
-def why_not_call(x: Tensor, weight: Tensor, pixels: int, precision: str) -> str | None:
-    """Return why the kernels cannot convolve `x` with `weight`, whatever is around it, or None.
-
-    Args:
-        x: Shape (B, Cin, T, H, W).
-        weight: Shape (Cout, Cin, kT, kH, kW).
-        pixels: Of the output of a launch.
-        precision: The tier.
-    """
     if x.dtype not in _DTYPES:
         return f"the kernel knows bfloat16 and float16, not {x.dtype}"
     reason = why_not_exact(precision, "convolution")
@@ -78,9 +52,25 @@ def why_not_call(x: Tensor, weight: Tensor, pixels: int, precision: str) -> str 
     for name, channels in (("input", weight.shape[1]), ("output", weight.shape[0])):
         if channels % _CHANNELS:
             return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"
+    kernel_size = tuple(weight.shape[2:])
+    reach = max(d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
+    if reach > _REACH:
+        return (
+            f"the kernel reaches over {_REACH} frames or pixels, and size {kernel_size} with dilation "
+            f"{tuple(dilation)} over {reach}"
+        )
+    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
+    pixels = x.shape[0] * size[0] * size[1] * size[2]
     if pixels > _MOST_PIXELS:
         return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
-    return native.why_no_cuda(x.device) or _why_no_code(x.device)
+    reason = native.why_no_cuda(x.device) or _why_no_code(x.device)
+    if reason is not None:
+        return reason
+    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
+    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+    if _reads_in_place(x, taps, pad):
+        return None
+    return why_not_padded(x, initial_state, taps.copied, pad.explicit)
 
 
 def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
@@ -92,19 +82,19 @@ def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
             f"the output has strides {out.stride()}, the kernel writes into windows of channels_last_3d "
             "tensors whose pixels begin at multiples of 16 bytes"
         )
-    if not (writes_windows(x.device) or _pixels_are_rows(out)):
+    if not (_writes_windows(x.device) or _pixels_are_rows(out)):
         return "the output has a halo around its pixels, the kernel for 8.x writes frames without one"
     return None
 
 
 def _why_no_code(device: torch.device) -> str | None:
     """The convolution is written for some of the architectures that the module may be built for."""
-    arch = native.cuda_arch(device)
-    if arch == "90a" or (arch is not None and arch.startswith("8")):
+    arch = _arch(device)
+    if arch is not None and arch.cuda_conv is not None:
         return None
     return (
-        f"of the module's code this GPU runs that for {arch}, and the convolution is written for 90a (9.0) "
-        "and 80 to 89 (8.x)"
+        f"of the module's code this GPU runs that for {native.cuda_arch(device)}, and the convolution is "
+        "written for 90a (9.0) and 80 to 89 (8.x)"
     )
 
 
@@ -151,38 +141,10 @@ def _convolve_into(
         mode = temporal_mode if taps.copied else "zeros"
         x = padded_copy(x, past, taps.copied, pad.explicit, mode, pad.explicit_mode, _LAST)
     weight = _weight_of_taps(weight, taps)
-    bias = None if bias is None else aligned(bias.contiguous())
-    rows = writes_windows(x.device) or residual is None or _pixels_are_rows(residual)
+    bias = None if bias is None else _aligned(bias.contiguous())
+    rows = _writes_windows(x.device) or residual is None or _pixels_are_rows(residual)
     if residual is not None and not (rows and readable(residual)):
-        residual = aligned(residual.contiguous(memory_format=_LAST))
-    steps = (taps.step, *dilation[1:])
-    launch(out, x, weight, bias, residual, stride, steps, (taps.zeros, *pad.implicit), (0, *pad.implicit))
-
-
-def launch(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    before: Sequence[int],
-    after: Sequence[int],
-) -> None:
-    """Put one convolution on the current stream.
-
-    Args:
-        out: Shape (B, Cout, T', H', W'), `readable`; for 8.x pixels in rows.
-        x: Shape (B, Cin, T, H, W), `readable`.
-        weight: Shape (Cout, Cin, kT, kH, kW), `readable`, taps one after another.
-        bias: Shape (Cout,), at a multiple of 16 bytes, or None.
-        residual: As `out`, or `out` itself, or None.
-        stride: (time, height, width).
-        dilation: (time, height, width).
-        before: Zeros in front of `x`, (time, height, width).
-        after: Zeros behind it.
-    """
+        residual = _aligned(residual.contiguous(memory_format=_LAST))
     native.cuda_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
@@ -190,9 +152,9 @@ def launch(
         None if bias is None else bias.data_ptr(),
         None if residual is None else native.describe(residual),
         tuple(stride),
-        tuple(dilation),
-        tuple(before),
-        tuple(after),
+        (taps.step, *dilation[1:]),
+        (taps.zeros, *pad.implicit),
+        (0, *pad.implicit),
         _DTYPES[x.dtype],
         *native.current_stream(x.device),
     )
@@ -208,7 +170,7 @@ def _taps(
 ) -> Any:
     """Return which taps are computed, and which frames must stand in front (csrc/common/index.h)."""
     given = (x.shape[2], weight.shape[2], dilation[0], stride[0], initial_state is not None, temporal_mode)
-    return native.cuda_module().index.time_taps(*given)
+    return native.cuda_module().time_taps(*given)
 
 
 def _reads_in_place(x: Tensor, taps: Any, pad: Paddings) -> bool:
@@ -223,14 +185,9 @@ def _weight_of_taps(weight: Tensor, taps: Any) -> Tensor:
         weight = torch.stack((high, (total - high).to(weight.dtype)), dim=2)
     else:
         weight = weight[:, :, taps.first : taps.first + taps.count]
-    return rows_of_taps(weight)
-
-
-def rows_of_taps(weight: Tensor) -> Tensor:
-    """Return weights with channels innermost, taps one after another: in place where they are."""
     if readable(weight) and _pixels_are_rows(weight):
         return weight
-    return aligned(weight.contiguous(memory_format=_LAST))
+    return _aligned(weight.contiguous(memory_format=_LAST))
 
 
 def readable(x: Tensor) -> bool:
@@ -250,9 +207,15 @@ def readable(x: Tensor) -> bool:
     return True
 
 
-def writes_windows(device: torch.device) -> bool:
+def _writes_windows(device: torch.device) -> bool:
     """Tell whether outputs may be windows: TMA writes them; the epilogue for sm_80 takes rows of pixels."""
-    return native.cuda_arch(device) == "90a"
+    arch = _arch(device)
+    return arch is not None and arch.writes_windows
+
+
+def _arch(device: torch.device) -> GpuArch | None:
+    code = native.cuda_arch(device)
+    return None if code is None else arch_of_code(code)
 
 
 def _pixels_are_rows(x: Tensor) -> bool:
@@ -263,7 +226,7 @@ def _pixels_are_rows(x: Tensor) -> bool:
     return frame == row * width and (frames == 1 or x.stride(2) == frame * height)
 
 
-def aligned(x: Tensor) -> Tensor:
+def _aligned(x: Tensor) -> Tensor:
     """Return `x`, copied if it does not begin at a multiple of 16 bytes."""
     return x.clone() if x.data_ptr() % 16 else x
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.gpu_arch import capability_of
 from ...core.op import Backend, always
 from ...core.precision import why_not_exact
 from ...core.traffic import into
@@ -19,7 +20,7 @@ from ...core.tuned import Measurement
 from .shape_class import measured
 from .traffic import moves_with_packing
 from .triton_call import make_call
-from .triton_tiles import Tile, capability_of, choose
+from .triton_tiles import Tile, choose
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Pixels of a frame are counted in 32 bits.

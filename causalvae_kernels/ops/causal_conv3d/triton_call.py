@@ -164,12 +164,13 @@ def packed(weight: Tensor) -> Tensor:
     return rows if rows.data_ptr() % 16 == 0 else rows.clone()
 
 
-def shared_arguments(call: Call) -> dict[str, Any]:
-    """Return the arguments that all kernels take.
+def kernel_arguments(call: Call) -> dict[str, Any]:
+    """Return the kernel's arguments but the weights and those of a tile.
 
-    The constants among them, beside the window KH x KW: ZERO_PAST, the frames before the first one are zeros;
-    SPATIAL, the spatial mode; WIDE, offsets inside an input frame need 64 bits; ALIGNED, see `Call.aligned`;
-    OUT_LAST, the output's channels are contiguous; OUT_WINDOW, OUT_ALIGNED and ADD_LIKE_OUT, see `Call`.
+    The constants among them, beside the window KH x KW and the numbers of taps: ZERO_PAST, the frames before
+    the first one are zeros; SPATIAL, the spatial mode; WIDE, offsets inside an input frame need 64 bits;
+    ALIGNED, see `Call.aligned`; OUT_LAST, the output's channels are contiguous; OUT_WINDOW, OUT_ALIGNED and
+    ADD_LIKE_OUT, see `Call`.
     """
     x, past, out, add = call.x, call.past, call.out, call.residual
     strides = {
@@ -177,32 +178,45 @@ def shared_arguments(call: Call) -> dict[str, Any]:
         for name, t in (("x", x), ("past", past), ("out", out), ("add", add))
         for d, axis in enumerate("bcthw")
     }
-    return strides | {
-        "x_ptr": x,
-        "past_ptr": past,
-        "bias_ptr": call.bias,
-        "add_ptr": add,
-        "out_ptr": out,
-        "channels": x.shape[1],
-        "out_channels": out.shape[1],
-        "height": x.shape[3],
-        "width": x.shape[4],
-        "causal": call.causal,
-        "top": call.top,
-        "left": call.left,
-        "out_height": out.shape[3],
-        "out_width": out.shape[4],
-        "KH": call.window[1],
-        "KW": call.window[2],
-        "ZERO_PAST": call.causal > 0 and past is None and call.temporal_mode == "zeros",
-        "SPATIAL": call.spatial_mode,
-        "WIDE": any(_extent(t) >= 2**31 for t in call.inputs),
-        "ALIGNED": call.aligned,
-        "OUT_LAST": out.stride(1) == 1,
-        "OUT_WINDOW": call.out_window,
-        "OUT_ALIGNED": call.out_aligned,
-        "ADD_LIKE_OUT": call.add_like_out,
+    steps = {
+        f"{name}_{axis}": n
+        for name, triple in (("step", call.stride), ("dilation", call.dilation))
+        for axis, n in zip("thw", triple, strict=True)
     }
+    return (
+        strides
+        | steps
+        | {
+            "x_ptr": x,
+            "past_ptr": past,
+            "bias_ptr": call.bias,
+            "add_ptr": add,
+            "out_ptr": out,
+            "channels": x.shape[1],
+            "out_channels": out.shape[1],
+            "height": x.shape[3],
+            "width": x.shape[4],
+            "causal": call.causal,
+            "front": call.front,
+            "top": call.top,
+            "left": call.left,
+            "frames": out.shape[2],
+            "out_height": out.shape[3],
+            "out_width": out.shape[4],
+            "KH": call.window[1],
+            "KW": call.window[2],
+            "FRAME_TAPS": call.frame_taps,
+            "TAPS": call.taps,
+            "ZERO_PAST": call.causal > 0 and past is None and call.temporal_mode == "zeros",
+            "SPATIAL": call.spatial_mode,
+            "WIDE": any(_extent(t) >= 2**31 for t in call.inputs),
+            "ALIGNED": call.aligned,
+            "OUT_LAST": out.stride(1) == 1,
+            "OUT_WINDOW": call.out_window,
+            "OUT_ALIGNED": call.out_aligned,
+            "ADD_LIKE_OUT": call.add_like_out,
+        }
+    )
 
 
 def _extent(x: Tensor) -> int:

@@ -9,12 +9,11 @@ visited at all.
 from __future__ import annotations
 
 import triton.language as tl
-from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ...core.triton_launch import Launch
 from ...core.triton_source import unspecialised
-from .triton_call import Call, shared_arguments
+from .triton_call import Call, kernel_arguments, packed
 from .triton_source import finish, multiply, place_of, read_pixels
 from .triton_tiles import Tile
 
@@ -27,7 +26,6 @@ def conv_direct(
     bias_ptr,
     add_ptr,
     out_ptr,
-    flag_ptr,
     channels: tl.int32,
     out_channels: tl.int32,
     height: tl.int32,
@@ -42,7 +40,6 @@ def conv_direct(
     dilation_t: tl.int32,
     dilation_h: tl.int32,
     dilation_w: tl.int32,
-    first: tl.int32,
     frames: tl.int32,
     out_height: tl.int32,
     out_width: tl.int32,
@@ -86,20 +83,16 @@ def conv_direct(
 ):
     """out[b, n, t, h, w] = bias[n] + add[b, n, t, h, w] + sum over taps and c of W[n, tap, c] x[b, c, seen].
 
-    `past_ptr` (the `causal` frames before the input), `bias_ptr`, `add_ptr` (the residual) and `flag_ptr` may
-    be None; while the flag is 0, nothing is computed. `w` holds (Cout, taps, Cin), contiguous: a pointer, or
-    with DESCRIPTOR a tensor descriptor. `x_b` and its like are strides. Output frames `first` to
-    `first + frames - 1` are computed. The first tap of output 0 sees frame -`front`, row -`top`, column
-    -`left`; a dilation below zero walks back from there. See `shared_arguments` for the words in capitals.
+    `past_ptr` (the `causal` frames before the input), `bias_ptr` and `add_ptr` (the residual) may be None.
+    `w` holds (Cout, taps, Cin), contiguous: a pointer, or with DESCRIPTOR a tensor descriptor. `x_b` and its
+    like are strides; `frames` are those of the output. The first tap of output 0 sees frame -`front`, row
+    -`top`, column -`left`; a dilation below zero walks back from there. See `kernel_arguments` for the words
+    in capitals.
     """
-    if flag_ptr is not None:
-        if tl.load(flag_ptr) == 0:
-            return
     pixels = out_height * out_width
     tiles_m = tl.cdiv(pixels, BLOCK_M)
     tiles_n = tl.cdiv(out_channels, BLOCK_N)
     batch, frame, tile_m, tile_n = place_of(tl.program_id(0), frames, tiles_m, tiles_n, GROUP)
-    frame += first
 
     # The last tile's rows beyond the frame compute its last pixel again, and are not stored.
     pixel = tl.minimum(tile_m * BLOCK_M + tl.arange(0, BLOCK_M), pixels - 1)
@@ -205,41 +198,19 @@ def conv_direct(
         )
 
 
-def direct(
-    call: Call, tile: Tile, weight: Tensor, first: int, frames: int, flag: Tensor | None = None
-) -> Launch:
-    """Return the launch that computes some output frames.
-
-    Args:
-        call: The convolution.
-        tile: How its work is cut.
-        weight: `packed(call.weight)`.
-        first: The first output frame to compute.
-        frames: How many.
-        flag: One int32 on the device; nothing is computed while it is 0.
-    """
-    batch, out_channels, _, out_height, out_width = call.out.shape
+def direct(call: Call, tile: Tile) -> Launch:
+    """Return the launch that computes a call, its work cut into these tiles."""
+    batch, out_channels, frames, out_height, out_width = call.out.shape
     pixels = out_height * out_width
     programs = batch * frames * -(-pixels // tile.block_m) * -(-out_channels // tile.block_n)
     descriptor = tile.descriptor and call.aligned and call.x.shape[1] % tile.block_k == 0
+    weight = packed(call.weight)
     if descriptor:
         rows = weight.view(out_channels, -1)
         weight = TensorDescriptor(rows, list(rows.shape), list(rows.stride()), [tile.block_n, tile.block_k])
-    arguments = shared_arguments(call) | {
+    arguments = kernel_arguments(call) | {
         "w": weight,
-        "flag_ptr": flag,
-        "step_t": call.stride[0],
-        "step_h": call.stride[1],
-        "step_w": call.stride[2],
-        "dilation_t": call.dilation[0],
-        "dilation_h": call.dilation[1],
-        "dilation_w": call.dilation[2],
-        "first": first,
-        "frames": frames,
         "DESCRIPTOR": descriptor,
-        "front": call.front,
-        "FRAME_TAPS": call.frame_taps,
-        "TAPS": call.taps,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
         "BLOCK_K": tile.block_k,

@@ -1,30 +1,26 @@
-"""Runs a convolution by a given plan."""
+"""Runs a convolution with a given tile."""
 
 from __future__ import annotations
 
 from ...core.triton_launch import Launch
-from .triton_call import Call, packed
+from .triton_call import Call
 from .triton_fold import fold_single_frame
 from .triton_kernels import direct
-from .triton_tiles import Plan
-from .triton_winograd import winograd
+from .triton_tiles import Tile
 
 
-def launches(call: Call, plan: Plan) -> list[Launch]:
+def launches(call: Call, tile: Tile) -> list[Launch]:
     """Return the kernels that compute `call.out`, in order.
 
     Args:
         call: The convolution.
-        plan: What `choose` returned, or another plan; one of Winograd's form only where `why_no_winograd` has
-            no objection.
+        tile: What `choose` returned, or another one.
     """
-    if plan.winograd is not None:
-        return winograd(call, plan.winograd, plan.direct)
     call, before = fold_single_frame(call)
-    return [*before, direct(call, plan.direct, packed(call.weight), 0, call.out.shape[2])]
+    return [*before, direct(call, tile)]
 
 
-def run(call: Call, plan: Plan) -> None:
+def run(call: Call, tile: Tile) -> None:
     """Put the kernels that compute `call.out` on the current stream; nothing waits for them."""
-    for launch in launches(call, plan):
+    for launch in launches(call, tile):
         launch.run()

@@ -12,8 +12,9 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from .traffic import moves, moves_in_place
 
-# As csrc/common/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of 1024
-# of which the last may reach over the end; a change of layout takes tiles of a row, 64 by 64, of 8 bytes 32.
+# As csrc/cuda/host/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of
+# 1024 of which the last may reach over the end; a change of layout takes tiles of a row, 64 by 64, of 8 bytes
+# 32.
 _BLOCK = 1024
 _MOST_ELEMENTS = 2**31 - _BLOCK
 _MOST_BLOCKS = 2**31

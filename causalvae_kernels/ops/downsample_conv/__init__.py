@@ -10,7 +10,7 @@ from ...core.checks import check_float, check_like, check_shape, check_video
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
-from . import aten, cpu, cuda, triton
+from . import aten, cpu, triton
 from .reference import downsample_conv_reference, downsample_conv_vjp
 from .shape_class import measured
 
@@ -85,7 +85,7 @@ _DOWNSAMPLE = Op(
     _NAME,
     reference=downsample_conv_reference,
     prepare=_arguments,
-    backends=(aten.DOWNSAMPLE, cpu.DOWNSAMPLE, triton.DOWNSAMPLE, cuda.DOWNSAMPLE),
+    backends=(aten.DOWNSAMPLE, cpu.DOWNSAMPLE, triton.DOWNSAMPLE),
     order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),

@@ -7,7 +7,7 @@ from torch import Tensor
 from ...core import memory
 from ...core.layout import memory_format_of
 from ...core.triton_launch import Launch
-from ..causal_conv3d.triton_call import Call, packed
+from ..causal_conv3d.triton_call import Call
 from ..causal_conv3d.triton_kernels import direct
 from ..causal_conv3d.triton_tiles import Tile, choose
 from .spec import HALO, STRIDE
@@ -61,5 +61,4 @@ def launches(
         temporal_mode="valid",
         spatial_mode="zeros",
     )
-    plan = choose(call, capability, tile)
-    return [*before, direct(call, plan.direct, packed(weight), 0, out.shape[2])]
+    return [*before, direct(call, choose(call, capability, tile))]

@@ -18,7 +18,7 @@ from ..norms.checks import (
     destination,
 )
 from ..norms.measured import GROUP_NORM
-from . import aten, cpu, cuda, triton
+from . import aten, cpu, triton
 from .reference import group_norm_silu__reference, group_norm_silu_reference, group_norm_silu_vjp
 
 
@@ -147,7 +147,7 @@ _NORM = Op(
     _NAME,
     reference=group_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM, triton.NORM, cuda.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     measured=GROUP_NORM.fresh,
     layout=("x",),
@@ -158,7 +158,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=group_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_, triton.NORM_, cuda.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     measured=GROUP_NORM.into,
     mutates=("out",),

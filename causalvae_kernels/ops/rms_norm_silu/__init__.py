@@ -13,7 +13,7 @@ from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from ..norms.checks import check_eps, check_parameter, check_same_dtype, destination
 from ..norms.measured import RMS_NORM
-from . import aten, cpu, cuda, triton
+from . import aten, cpu, triton
 from .reference import rms_norm_silu__reference, rms_norm_silu_reference, rms_norm_silu_vjp
 
 
@@ -138,7 +138,7 @@ _NORM = Op(
     _NAME,
     reference=rms_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM, triton.NORM, cuda.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     measured=RMS_NORM.fresh,
     layout=("x",),
@@ -149,7 +149,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=rms_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_, triton.NORM_, cuda.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     measured=RMS_NORM.into,
     mutates=("out",),

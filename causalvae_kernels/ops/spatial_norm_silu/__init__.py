@@ -20,7 +20,7 @@ from ..norms.checks import (
     destination,
 )
 from ..norms.measured import SPATIAL_NORM
-from . import aten, cpu, cuda, triton
+from . import aten, cpu, triton
 from .reference import spatial_norm_silu__reference, spatial_norm_silu_reference, spatial_norm_silu_vjp
 from .spec import has_lone_first
 
@@ -181,7 +181,7 @@ _NORM = Op(
     _NAME,
     reference=spatial_norm_silu_reference,
     prepare=_arguments,
-    backends=(aten.NORM, cpu.NORM, triton.NORM, cuda.NORM),
+    backends=(aten.NORM, cpu.NORM, triton.NORM),
     order=("aten", "reference"),
     measured=SPATIAL_NORM.fresh,
     layout=("x",),
@@ -192,7 +192,7 @@ _NORM_ = Op(
     f"{_NAME}_",
     reference=spatial_norm_silu__reference,
     prepare=_into_arguments,
-    backends=(aten.NORM_, cpu.NORM_, triton.NORM_, cuda.NORM_),
+    backends=(aten.NORM_, cpu.NORM_, triton.NORM_),
     order=("aten", "reference"),
     measured=SPATIAL_NORM.into,
     mutates=("out",),

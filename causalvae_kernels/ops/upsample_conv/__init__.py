@@ -14,7 +14,7 @@ from ...core.precision import autocast_dtype
 from ...temporal.state import final_state
 from ..causal_conv3d.shape_class import packed_or_aten
 from ..causal_pad3d import check_state
-from . import aten, cpu, cuda, triton
+from . import aten, cpu, triton
 from .reference import upsample_conv_reference, upsample_conv_vjp
 from .shape_class import measured
 from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, state_frames
@@ -147,7 +147,7 @@ _UPSAMPLE = Op(
     _NAME,
     reference=upsample_conv_reference,
     prepare=_arguments,
-    backends=(aten.UPSAMPLE, cpu.UPSAMPLE, triton.UPSAMPLE, cuda.UPSAMPLE),
+    backends=(aten.UPSAMPLE, cpu.UPSAMPLE, triton.UPSAMPLE),
     order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),

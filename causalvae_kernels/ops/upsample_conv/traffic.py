@@ -40,15 +40,5 @@ def moves_by_phase(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any)
     return [passes[0]._replace(read=passes[0].read + again), *passes[1:]]
 
 
-def moves_in_two_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> list[Pass]:
-    """Return the same for a kernel that convolves the low parts of folded weights before the high ones."""
-    passes = moves_by_phase(x, weight, bias, *others)
-    whole = passes[0]
-    if _phases(weight, others[1]) == 1:
-        return passes
-    low = Pass("upsample_conv, low parts", whole.read, whole.written, True)
-    return [low, whole._replace(read=whole.read + whole.written), *passes[1:]]
-
-
 def _phases(weight: Tensor, scale: Sequence[int]) -> int:
     return (4 if scale[1] == 2 else 1) * (2 if scale[0] == 2 and weight.shape[2] == 3 else 1)

@@ -12,15 +12,16 @@ from typing import Any
 from torch import Tensor
 
 from ...core import memory
+from ...core.gpu_arch import capability_of
 from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ..causal_conv3d.triton import tuned_tile, why_not
 from ..causal_conv3d.triton_call import Call
-from ..causal_conv3d.triton_tiles import Tile, capability_of
-from .gpu_plan import Part, UpsamplePlan, plan
+from ..causal_conv3d.triton_tiles import Tile
 from .shape_class import measured
 from .spec import output_size
 from .traffic import moves_by_phase
+from .triton_plan import Part, UpsamplePlan, plan
 
 
 def _convolve(*arguments: Any) -> Tensor:

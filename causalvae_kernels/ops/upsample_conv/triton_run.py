@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.triton_launch import Launch
-from ..causal_conv3d.triton_call import packed
 from ..causal_conv3d.triton_fold import folded
 from ..causal_conv3d.triton_kernels import direct
 from ..causal_conv3d.triton_tiles import Tile, choose
-from .gpu_plan import UpsamplePlan
 from .triton import call_of
+from .triton_plan import UpsamplePlan
 
 
 def launches(
@@ -34,6 +33,5 @@ def launches(
     convolutions = []
     for part in found.parts:
         call = call_of(part, kernels[part.phase], found, *arguments)
-        plan = choose(call, capability, tile)
-        convolutions.append(direct(call, plan.direct, packed(call.weight), 0, part.out.shape[2]))
+        convolutions.append(direct(call, choose(call, capability, tile)))
     return [*before, *convolutions]

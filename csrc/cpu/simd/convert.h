@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../../common/numbers.h"
+#include "numbers.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>

@@ -31,8 +31,8 @@
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 #include <cutlass/gemm/kernel/tile_scheduler.hpp>
 
-#include "../../common/conv_tiles.h"
-#include "../../common/implicit_conv.h"
+#include "../host/conv_tiles.h"
+#include "../host/implicit_conv.h"
 
 namespace cvk {
 

@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
+#include "../../common/index.h"
 #include "fast_divide.h"
-#include "index.h"
 
 #if defined(__CUDA_ARCH__)
 #define CVK_UNROLL_ON_DEVICE _Pragma("unroll")

@@ -1,8 +1,8 @@
-#include "pad_rehearsal.h"
+#include "pad_emulation.h"
 
 #include <vector>
 
-#include "pad_plan.h"
+#include "../cuda/host/pad_plan.h"
 
 namespace cvk {
 
@@ -36,9 +36,9 @@ int64_t run(const PadPlan& plan) {
 
 }  // namespace
 
-PadRehearsal rehearse_pad(const CausalPad3d& pad) {
+PadEmulation emulate_pad(const CausalPad3d& pad) {
   const PadPlan plan = plan_pad(pad);
-  PadRehearsal result{plan.transposes, plan.item_bytes,
+  PadEmulation result{plan.transposes, plan.item_bytes,
                       plan.transposes ? plan.tiles.blocks : plan.walk.blocks, 0};
   switch (plan.item_bytes) {
     case 0:  // nothing to write

@@ -1,7 +1,7 @@
 // How the CUDA kernels carry out a padding: the walk, the width of its items, the number of blocks.
 #pragma once
 
-#include "causal_pad3d.h"
+#include "../../common/causal_pad3d.h"
 #include "pad_walk.h"
 
 namespace cvk {

@@ -1,4 +1,4 @@
-"""How the GPU's backends cut an upsampling convolution into those of the small frames; knows no kernel."""
+"""How an upsampling convolution is cut into those of the small frames; knows no Triton."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-#include "bindings_index.h"
-
-#include "bindings.h"
-#include "common/conv_tiles.h"
-#include "common/fast_divide.h"
-#include "common/index.h"
-#include "common/pad_rehearsal.h"
+// The Python module `_C_emulation`: the index arithmetic of the CUDA kernels, run on the host. It is built
+// for the tests (tests/support/emulation.py) and is in no wheel.
+#include "../bindings_cuda.h"
+#include "../common/index.h"
+#include "../cuda/host/conv_tiles.h"
+#include "../cuda/host/fast_divide.h"
+#include "pad_emulation.h"
 
 namespace py = pybind11;
 
@@ -13,26 +13,16 @@ namespace {
 
 constexpr const char* kConv = "causal_conv3d";
 
-TimeTaps taps(int64_t frames, int64_t kernel, int64_t dilation, int64_t stride, bool has_state,
-              const std::string& temporal_mode) {
-  require(frames >= 1 && kernel >= 1 && dilation >= 1 && stride >= 1, kConv,
-          "got " + std::to_string(frames) + " frames, " + std::to_string(kernel) + " taps, dilation " +
-              std::to_string(dilation) + ", stride " + std::to_string(stride) +
-              ", expected at least 1 of each");
-  return time_taps(frames, kernel, dilation, stride, has_state,
-                   parse_temporal_mode(kConv, temporal_mode, true));
-}
-
 py::tuple frame(SourceFrame source) {
   constexpr const char* names[] = {"body", "state", "zero"};
   return py::make_tuple(names[static_cast<int>(source.origin)], source.index);
 }
 
-py::tuple rehearse(const Tensor& out, const std::optional<Tensor>& x, const std::optional<Tensor>& state,
-                   int64_t causal_padding, const std::array<int64_t, 4>& spatial_padding,
-                   const std::string& temporal_mode, const std::string& spatial_mode, int itemsize) {
+py::tuple pad(const Tensor& out, const std::optional<Tensor>& x, const std::optional<Tensor>& state,
+              int64_t causal_padding, const std::array<int64_t, 4>& spatial_padding,
+              const std::string& temporal_mode, const std::string& spatial_mode, int itemsize) {
   const std::optional<Tensor5> past = view(state);
-  const PadRehearsal done = rehearse_pad(
+  const PadEmulation done = emulate_pad(
       pad_arguments(out, x, past, causal_padding, spatial_padding, temporal_mode, spatial_mode, itemsize));
   return py::make_tuple(done.transposes, done.item_bytes, done.blocks, done.written);
 }
@@ -46,20 +36,13 @@ void check_conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::o
 }
 
 }  // namespace
+}  // namespace cvk
 
-void bind_index(py::module_& m) {
+PYBIND11_MODULE(_C_emulation, m) {
+  using namespace cvk;
   using py::arg;
-  bind_norm_rehearsals(m);
-  py::class_<TimeTaps>(m, "TimeTaps", py::module_local(),
-                       "What a convolution reads of time: see csrc/common/index.h.")
-      .def_readonly("first", &TimeTaps::first)
-      .def_readonly("count", &TimeTaps::count)
-      .def_readonly("step", &TimeTaps::step)
-      .def_readonly("zeros", &TimeTaps::zeros)
-      .def_readonly("copied", &TimeTaps::copied)
-      .def_readonly("summed", &TimeTaps::summed);
-  m.def("time_taps", taps, arg("frames"), arg("kernel"), arg("dilation"), arg("stride"), arg("has_state"),
-        arg("temporal_mode"), "Which taps are computed, and which frames stand in front.");
+  m.doc() = "Host emulation of the CUDA kernels' index arithmetic. Tensors are as in _C_cuda.";
+  bind_time_taps(m);
   m.def(
       "frame_of_tap",
       [](int64_t z, int64_t k, int64_t stride, const TimeTaps& taps, bool has_state,
@@ -99,14 +82,11 @@ void bind_index(py::module_& m) {
   });
   m.def("choose_conv_tile", choose_conv_tile, arg("in_channels"), arg("out_channels"),
         "Index of the tile that a layer takes on sm_90a.");
-  m.def("rehearse_pad", rehearse, arg("out"), arg("x").none(true), arg("state").none(true),
-        arg("causal_padding"), arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"),
-        arg("itemsize"),
-        "Run the threads of the CUDA padding kernel on the host, one after another; without x in place. "
+  m.def("causal_pad3d", pad, arg("out"), arg("x").none(true), arg("state").none(true), arg("causal_padding"),
+        arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("itemsize"),
+        "Run the threads of the CUDA padding kernel, one after another; without x in place. "
         "Returns (transposes, bytes of an item, blocks, items written).");
   m.def("check_conv", check_conv, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
         arg("residual").none(true), arg("stride"), arg("dilation"), arg("before"), arg("after"), arg("dtype"),
         "Raise for what the GPU's convolutions refuse.");
 }
-
-}  // namespace cvk

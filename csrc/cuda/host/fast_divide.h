@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "index.h"
+#include "../../common/index.h"
 
 namespace cvk {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "check.h"
+#include "../common/check.h"
 
 namespace cvk {
 

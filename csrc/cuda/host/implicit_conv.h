@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "index.h"
-#include "tensor.h"
+#include "../../common/index.h"
+#include "../../common/tensor.h"
 
 namespace cvk {
 

@@ -1,28 +1,21 @@
-// Element types and their conversion to and from float32, on host and device.
+// Element types and their conversion to and from float32.
 //
-// Everything here has internal linkage: instruction-set units include this header (see index.h).
+// Everything here has internal linkage: instruction-set units include this header (see common/index.h).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "index.h"
-
-#if defined(__CUDACC__)
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#endif
-
 namespace cvk {
 namespace {
 
-CVK_HD inline uint32_t bits_of(float value) {
+inline uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-CVK_HD inline float float_of(uint32_t bits) {
+inline float float_of(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
@@ -30,33 +23,26 @@ CVK_HD inline float float_of(uint32_t bits) {
 
 struct Float32 {
   using Item = float;
-  CVK_HD static inline float to_float(Item item) { return item; }
-  CVK_HD static inline Item from_float(float value) { return value; }
+  static inline float to_float(Item item) { return item; }
+  static inline Item from_float(float value) { return value; }
 };
 
 struct Bfloat16 {
   using Item = uint16_t;
-  CVK_HD static inline float to_float(Item item) { return float_of(static_cast<uint32_t>(item) << 16); }
+  static inline float to_float(Item item) { return float_of(static_cast<uint32_t>(item) << 16); }
   // To nearest, ties to even. A NaN is made quiet, so that rounding cannot turn it into an infinity.
-  CVK_HD static inline Item from_float(float value) {
-#if defined(__CUDA_ARCH__)
-    return __bfloat16_as_ushort(__float2bfloat16_rn(value));
-#else
+  static inline Item from_float(float value) {
     uint32_t bits = bits_of(value);
     uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     uint32_t quiet = bits >> 16 | 0x40;
     return static_cast<Item>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
-#endif
   }
 };
 
 struct Float16 {
   using Item = uint16_t;
   // Subnormal numbers go through an integer, so that a processor set to flush them does not.
-  CVK_HD static inline float to_float(Item item) {
-#if defined(__CUDA_ARCH__)
-    return __half2float(__ushort_as_half(item));
-#else
+  static inline float to_float(Item item) {
     uint32_t sign = static_cast<uint32_t>(item & 0x8000) << 16;
     uint32_t magnitude = item & 0x7fff;
     uint32_t normal = (magnitude << 13) + (112u << 23);
@@ -64,13 +50,9 @@ struct Float16 {
     uint32_t special = magnitude << 13 | 0x7f800000;
     uint32_t bits = magnitude < 0x0400 ? subnormal : magnitude >= 0x7c00 ? special : normal;
     return float_of(sign | bits);
-#endif
   }
   // To nearest, ties to even.
-  CVK_HD static inline Item from_float(float value) {
-#if defined(__CUDA_ARCH__)
-    return __half_as_ushort(__float2half_rn(value));
-#else
+  static inline Item from_float(float value) {
     uint32_t sign = bits_of(value) >> 16 & 0x8000;
     uint32_t magnitude = bits_of(value) & 0x7fffffff;
     uint32_t normal = (magnitude + 0x0fff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
@@ -79,7 +61,6 @@ struct Float16 {
     uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
     uint32_t half = magnitude < 0x38800000 ? subnormal : magnitude >= 0x477ff000 ? special : normal;
     return static_cast<Item>(sign | half);
-#endif
   }
 };
 

@@ -1,7 +1,7 @@
 // Argument checks of the norms, common to every kernel of them.
 #pragma once
 
-#include "tensor.h"
+#include "../common/tensor.h"
 
 namespace cvk {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "check.h"
+#include "../../common/check.h"
 
 namespace cvk {
 

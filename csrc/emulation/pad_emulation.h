@@ -2,17 +2,17 @@
 // For tests of their index arithmetic where there is no GPU.
 #pragma once
 
-#include "causal_pad3d.h"
+#include "../common/causal_pad3d.h"
 
 namespace cvk {
 
-struct PadRehearsal {
+struct PadEmulation {
   bool transposes;
   int item_bytes;
   int64_t blocks;
   int64_t written;  // items, each time one is written
 };
 
-PadRehearsal rehearse_pad(const CausalPad3d& pad);
+PadEmulation emulate_pad(const CausalPad3d& pad);
 
 }  // namespace cvk
