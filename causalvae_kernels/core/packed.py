@@ -35,8 +35,8 @@ _waits: dict[Key, _Wait] = {}
 _MORE_PIXELS = 2  # times as many as those of a pack that gives way
 # Weights wait for so many lookups per pack before others are idle: a model looks a weight up several times.
 _PATIENCE = 2
-# Guards every change of `_packs` and `_waits`. Finalizers run at any allocation, even on the thread that has it.
-# Ours change neither: they free the memory of a pack, and `_sweep` removes its entry. One of a user may release
+# Guards every change of `_packs` and `_waits`. Finalizers run at any allocation, also in a loop under it.
+# Ours change neither: they free the memory of a pack, and `_sweep` removes its entry. A user's may release
 # weights, so loops run over copies: `dict.copy()` is atomic, `list(d.items())` is not.
 _lock = threading.RLock()
 
