@@ -35,7 +35,9 @@ _waits: dict[Key, _Wait] = {}
 _MORE_PIXELS = 2  # times as many as those of a pack that gives way
 # Weights wait for so many lookups per pack before others are idle: a model looks a weight up several times.
 _PATIENCE = 2
-# Finalizers change `_packs` at any moment, without the lock: every loop runs over a copy.
+# Guards every change of `_packs` and `_waits`. Finalizers run at any allocation, also in a loop under it.
+# Ours change neither: they free the memory of a pack, and `_sweep` removes its entry. A user's may release
+# weights, so loops run over copies: `dict.copy()` is atomic, `list(d.items())` is not.
 _lock = threading.RLock()
 
 
@@ -44,17 +46,24 @@ class _Pack:
     storage: StorageWeakRef  # of the weights; while it lives, no other storage has its address
     version: int | None
     checksum: int
-    packed: Tensor
-    finalizer: weakref.finalize | None  # frees the pack with the weights
+    packed: Tensor | None  # None once the weights are gone
     pixels: int  # of the largest call that looked it up
     used: int  # when it was last looked up
+    finalizer: weakref.finalize | None = None  # frees the memory with the weights
 
-    def holds_for(self, weight: Tensor) -> bool:
-        return (
-            not self.storage.expired()
-            and self.version == _version(weight)
-            and self.checksum == _checksum(weight)
-        )
+    def packed_for(self, weight: Tensor) -> Tensor | None:
+        """Return what is packed if it holds for the weights as they are now."""
+        packed = self.packed  # read once: a finalizer may free it meanwhile
+        if packed is None or self.storage.expired() or self.version != _version(weight):
+            return None
+        return packed if self.checksum == _checksum(weight) else None
+
+    def size(self) -> int:
+        packed = self.packed
+        return 0 if packed is None else packed.nbytes
+
+    def free(self) -> None:
+        self.packed = None
 
 
 @dataclass
@@ -117,8 +126,9 @@ def packed_budget() -> int:
 
 def packed_size() -> int:
     """Return how many bytes packed weights take now."""
-    _sweep()
-    return sum(pack.packed.nbytes for pack in list(_registry().values()))
+    with _lock:
+        _sweep()
+        return sum(pack.size() for pack in _registry().copy().values())
 
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
@@ -128,17 +138,19 @@ def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
     addresses = None
     if weights is not None:
         addresses = {address(w) for w in weights if is_plain_tensor(w) and w.device.type == "cpu"}
-    for key in {*_registry(), *_waiting()}:
-        if addresses is None or key[0] in addresses:
-            _forget(key)
-            _waiting().pop(key, None)
-    _sweep()
+    with _lock:
+        for key in {*_registry(), *_waiting()}:
+            if addresses is None or key[0] in addresses:
+                _forget(key)
+                _waiting().pop(key, None)
+        _sweep()
 
 
 def has_room(weight: Tensor, kind: object, size: int, pixels: int) -> bool:
     """Tell whether packed weights are kept already, or would be; the arguments are those of `find_packed`."""
     key = _key(weight, kind)
-    if key in _registry():
+    kept = _registry().get(key)
+    if kept is not None and kept.packed is not None:
         return True
     with _lock:
         return _room(key, weight, size, pixels) is not None
@@ -161,13 +173,15 @@ def find_packed(
     """
     key = _key(weight, kind)
     kept = _registry().get(key)
-    if kept is not None and kept.holds_for(weight):
+    packed = None if kept is None else kept.packed_for(weight)
+    if packed is not None:
         kept.pixels, kept.used = max(kept.pixels, pixels), _clock.tick(key)
-        return kept.packed
+        return packed
     with _lock:
         kept = _registry().get(key)  # another thread may have packed them meanwhile
-        if kept is not None and kept.holds_for(weight):
-            return kept.packed
+        packed = None if kept is None else kept.packed_for(weight)
+        if packed is not None:
+            return packed
         _forget(key)
         making_room = _room(key, weight, size, pixels)
         if making_room is None:
@@ -176,17 +190,16 @@ def find_packed(
             _give_way(other)
         if key in _waiting():
             _waiting()[key].since = None
-        storage = StorageWeakRef(weight.untyped_storage())
-        finalizer = None
-        if not weight.is_inference():  # whose views do not tell what they are views of
-            finalizer = weakref.finalize(weight._base if weight._is_view() else weight, _drop, key, storage)
-            finalizer.atexit = False
         run = current()
         packed = pack() if run is None else run.uncounted(pack)
-        identity = storage, _version(weight), _checksum(weight)
-        new = _Pack(*identity, packed, finalizer, pixels, _clock.tick(key))
+        identity = StorageWeakRef(weight.untyped_storage()), _version(weight), _checksum(weight)
+        new = _Pack(*identity, packed, pixels, _clock.tick(key))
+        if not weight.is_inference():  # whose views do not tell what they are views of
+            owner = weight._base if weight._is_view() else weight
+            new.finalizer = weakref.finalize(owner, new.free)
+            new.finalizer.atexit = False
         _registry()[key] = new
-    return new.packed
+    return packed
 
 
 def _registry() -> dict[Key, _Pack]:
@@ -218,13 +231,13 @@ def _room(key: Key, weight: Tensor, size: int, pixels: int) -> list[Key] | None:
     excess, going = kept + size - budget, []
     may_go = [
         (other, pack)
-        for other, pack in list(packs.items())
+        for other, pack in packs.copy().items()
         if (waited and pack.used < since)
         or (_MORE_PIXELS * pack.pixels <= pixels and (waited or not wait.gave_way))
     ]
     for other, pack in sorted(may_go, key=lambda item: (item[1].used >= since, item[1].pixels)):
         going.append(other)
-        excess -= pack.packed.nbytes
+        excess -= pack.size()
         if excess <= 0:
             return going
     wait.since = now if waited else since
@@ -246,13 +259,6 @@ def _give_way(key: Key) -> None:
         _wait_of(key, pack.storage).gave_way += 1
 
 
-def _drop(key: Key, storage: StorageWeakRef) -> None:
-    """Free the pack of weights that are gone, unless others have their place by now."""
-    pack = _registry().get(key)
-    if pack is not None and pack.storage is storage:
-        _registry().pop(key, None)
-
-
 def _forget(key: Key) -> None:
     pack = _registry().pop(key, None)
     if pack is not None and pack.finalizer is not None:
@@ -260,12 +266,11 @@ def _forget(key: Key) -> None:
 
 
 def _sweep() -> None:
-    for key, pack in list(_registry().items()):
-        if pack.storage.expired():
-            _forget(key)
-    for key, wait in list(_waiting().items()):
-        if wait.storage.expired():
-            _waiting().pop(key, None)
+    """Remove what belongs to weights that are gone."""
+    for key in [k for k, pack in _registry().copy().items() if pack.packed is None or pack.storage.expired()]:
+        _forget(key)
+    for key in [k for k, wait in _waiting().copy().items() if wait.storage.expired()]:
+        _waiting().pop(key, None)
 
 
 def _version(weight: Tensor) -> int | None:

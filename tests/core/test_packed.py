@@ -5,6 +5,7 @@ import gc
 import importlib
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from causalvae_kernels.ops.causal_conv3d.cpu import packing
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
 X = torch.randn(1, 16, 2, 8, 8)
-ONE = 4 * 36 * 4 * 16 * 32  # bytes of one weight, packed
+# Bytes of one weight, packed: output channels are filled up to two vectors.
+ONE = 0 if native.why_no_cpu() else packing(torch.empty(16, 16, 3, 3, 3), native.cpu_isa())[1]
 
 
 @pytest.fixture(autouse=True)
@@ -366,3 +368,65 @@ def test_fingerprint_sees_every_sampled_element():
             assert module.fingerprint(native.describe(changed), tensor.element_size()) != before
         last = tensor.contiguous(memory_format=torch.channels_last_3d)
         assert module.fingerprint(native.describe(last), tensor.element_size()) == before
+
+
+def many_weights(count):
+    """Weights that are kept packed; what is packed of each is one number."""
+    weights = [torch.zeros(1, 1, 1, 1, 1) for _ in range(count)]
+    for weight in weights:
+        packed.find_packed(weight, "test", 4, 1, lambda: torch.zeros(1))
+    return weights
+
+
+@contextmanager
+def at_every_collection(act):
+    """Call `act` whenever the garbage collector runs, which it does at every other allocation."""
+    pairs = []
+
+    def callback(phase, info):
+        if phase == "start":
+            act()
+            pairs.extend([(n, n) for n in range(100)])  # a pair that is used again is no allocation
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(callback)
+    gc.set_threshold(1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+
+
+LOOPS = {
+    "size": packed_size,
+    "release": lambda: release_packed_weights([X]),
+    "room": lambda: packed.has_room(torch.zeros(1, 1, 1, 1, 2), "test", 2**20, 1),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", ["dropped", "released by a finalizer"])
+def test_weights_that_go_while_the_packs_are_looped_over(loop, how):
+    weights = many_weights(50)
+
+    def act():
+        if weights:
+            gone = weights.pop()
+            if how != "dropped":
+                release_packed_weights([gone])
+
+    with use_packed_budget(4 * 50), at_every_collection(act):
+        for _ in range(5):
+            LOOPS[loop]()
+    left = len(weights)
+    assert left < 50, "the collector did not run"
+    assert packed_size() == 4 * left
+
+
+def test_an_entry_goes_with_its_weights():
+    many_weights(5)
+    gc.collect()
+    kept_one = many_weights(1)
+    packed_size()
+    assert len(packed._packs) == len(kept_one)

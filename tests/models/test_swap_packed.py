@@ -1,13 +1,16 @@
 """What a swapped model keeps packed, and when it is freed."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from causalvae_kernels import InvalidInput, packed_size, release_packed_weights, swap
 from causalvae_kernels.core import native
+from causalvae_kernels.workloads import small_cogvideox_config
 
+diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
 
@@ -36,3 +39,33 @@ def test_packed_weights_of_a_swap(build):
     del vae, handle
     gc.collect()
     assert packed_size() == 0, "the model is gone"
+
+
+@pytest.fixture
+def eager_collector():
+    """Let the garbage collector run often, and cheaply: over what the test makes alone."""
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.collect()
+    gc.set_threshold(20, 2, 2)
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+def test_threads_that_load_swap_encode_and_drop_models(eager_collector):
+    """Models are cycles, so the collector drops them, on whatever thread it runs."""
+    release_packed_weights()
+    config, clip = small_cogvideox_config(), torch.randn(1, 3, 1, 16, 16)
+
+    def work(_):
+        for _ in range(2):
+            vae = diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
+            swap(vae, backend="cpu")
+            vae.encode(clip)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    gc.collect()
+    assert packed_size() == 0

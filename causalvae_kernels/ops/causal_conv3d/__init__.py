@@ -12,6 +12,7 @@ from ...core.checks import check_choice, check_float, check_like, check_shape, c
 from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
 from ...core.op import Op
+from ...core.overlap import check_destination
 from ...core.precision import autocast_dtype, resolve_precision
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
@@ -118,8 +119,8 @@ def causal_conv3d_(
 
     Args:
         out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
-            a body. It shares no memory with what is read, but that `residual` may be `out` itself on
-            `reference`, `aten` and `cpu`.
+            a body. It shares no memory with what is read, but that `residual` may be `out` itself, element
+            for element, on `reference`, `aten` and `cpu`.
         x: As in `causal_conv3d`, and so are all others.
         weight: See there.
         bias: See there.
@@ -137,8 +138,8 @@ def causal_conv3d_(
         None, or the final state.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit; a gradient would be lost; autocast would change the
-            dtype.
+        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read; a gradient
+            would be lost; autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
     out = out.body if isinstance(out, FrameBuffer) else out
@@ -363,6 +364,8 @@ def _arguments_into(out: Tensor, x: Tensor, weight: Tensor, *others: Any, **keyw
         raise InvalidInput(
             f"{name}: got {x.dtype} tensors under autocast to {cast}, expected no autocast; use {_NAME}"
         )
+    reads = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state, "residual": residual}
+    check_destination(name, "out", out, reads, may_be_out=("residual",))
     return out, *arguments
 
 

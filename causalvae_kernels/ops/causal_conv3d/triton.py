@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core.gpu_arch import capability_of
 from ...core.op import Backend, always
+from ...core.overlap import is_same_memory
 from ...core.precision import why_not_exact
 from ...core.traffic import into
 from ...core.triton_runtime import why_no_triton
@@ -37,6 +38,9 @@ def why_not(x: Tensor, *others: Any) -> str | None:
 
 
 def _why_not_into(out: Tensor, *arguments: Any) -> str | None:
+    residual = arguments[4]
+    if residual is not None and is_same_memory(out, residual):
+        return "the residual is the output itself, which Winograd's form over time may compute twice"
     return why_not(*arguments)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ...core.checks import check_choice, check_like, check_shape, check_video, int_tuple
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...temporal.frame_buffer import FrameBuffer
+from ...core.overlap import check_destination, is_same_memory, share_memory
+from ...temporal.frame_buffer import FrameBuffer, body_of
 from . import aten, cpu, cuda, triton
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
 from .size_class import measured, measured_in_place
@@ -83,7 +84,8 @@ def causal_pad3d_(
         precision: As in `causal_pad3d`.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit, or a gradient would be lost.
+        InvalidInput: Shapes, dtypes or words do not fit, `initial_state` lies under the border and not in its
+            place there, or a gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
     arguments = _pad__arguments(
@@ -132,7 +134,29 @@ def _pad__arguments(
             "causal_pad3d_: got a tensor that requires a gradient, expected none, because writing in place "
             "would lose it; use causal_pad3d"
         )
-    return buffer.without_tail, initial_state, frames, halo, temporal_mode, spatial_mode
+    storage = buffer.without_tail
+    _check_memory(storage, initial_state, frames, halo)
+    return storage, initial_state, frames, halo, temporal_mode, spatial_mode
+
+
+def _check_memory(storage: Tensor, state: Tensor | None, frames: int, halo: Sequence[int]) -> None:
+    """Require a state that is not overwritten before it is read, or stands in its place already."""
+    check_destination("causal_pad3d_", "the buffer", storage, {})
+    if state is None or not share_memory(storage, state):
+        return
+    if is_same_memory(body_of(storage, 0, halo)[:, :, :frames], state):
+        return
+    top, bottom, left, right = halo
+    _, _, _, height, width = storage.shape
+    border = (
+        storage[:, :, :frames],
+        storage[:, :, :, :top],
+        storage[:, :, :, height - bottom :],
+        storage[..., :left],
+        storage[..., width - right :],
+    )
+    for part in border:
+        check_destination("causal_pad3d_", "the border of the buffer", part, {"initial_state": state})
 
 
 def four_sides(op: str, spatial_padding: int | Sequence[int]) -> tuple[int, int, int, int]:

@@ -121,7 +121,7 @@ def _into_arguments(
 ) -> tuple[Any, ...]:
     op = f"{_NAME}_"
     arguments = _checked(op, x, weight, bias, num_groups, eps, silu)
-    return destination(op, buffer, x, x.dtype, (x, weight, bias)), *arguments
+    return destination(op, buffer, x, x.dtype, weight=weight, bias=bias), *arguments
 
 
 def _checked(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ...core.checks import check_count, check_shape
 from ...core.errors import InvalidInput
+from ...core.overlap import check_destination
 from ...temporal.frame_buffer import FrameBuffer
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -53,9 +52,7 @@ def check_same_dtype(op: str, first: str, one: Tensor | None, second: str, other
         )
 
 
-def destination(
-    op: str, buffer: object, x: Tensor, dtype: torch.dtype, reads: Sequence[Tensor | None]
-) -> Tensor:
+def destination(op: str, buffer: object, x: Tensor, dtype: torch.dtype, **reads: Tensor | None) -> Tensor:
     """Return the body of a buffer that the result for `x` may be written into.
 
     Args:
@@ -63,11 +60,11 @@ def destination(
         buffer: What was given.
         x: The frames.
         dtype: Of the result.
-        reads: Every tensor that the op reads.
+        **reads: Every other tensor that the op reads.
 
     Raises:
-        InvalidInput: It is no `FrameBuffer`, has another shape, dtype or device, lies in part over what is
-            read, or a gradient would be lost.
+        InvalidInput: It is no `FrameBuffer`, has another shape, dtype or device, overlaps itself or what is
+            read, unless it is `x` itself, or a gradient would be lost.
     """
     if not isinstance(buffer, FrameBuffer):
         raise InvalidInput(
@@ -81,37 +78,15 @@ def destination(
             f"{op}: the buffer is {out.dtype} on {out.device}, expected {dtype} on {x.device}, as the "
             "result is"
         )
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (buffer.storage, *reads)):
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (buffer.storage, x, *reads.values())
+    ):
         raise InvalidInput(
             f"{op}: got a tensor that requires a gradient, expected none, because writing in place would "
             f"lose it; use {op[:-1]}"
         )
-    for tensor in reads:
-        if tensor is not None and _overlap(out, tensor) and not (tensor is x and _same_place(out, x)):
-            raise InvalidInput(
-                f"{op}: the buffer's memory is that of a tensor to be read, expected other memory, or that x "
-                "is the body of the buffer itself"
-            )
+    check_destination(op, "the body of the buffer", out, {"x": x, **reads}, may_be_out=("x",))
     return out
-
-
-def _same_place(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the memory between first and last elements is shared; says yes to interleaved tensors."""
-    if torch.compiler.is_compiling() or type(a) is not Tensor or a.is_meta:
-        return False  # no addresses; a compiler makes what is read independent of what is written
-    if not isinstance(b, Tensor) or type(b) not in (Tensor, torch.nn.Parameter):
-        return False
-    (first_a, last_a), (first_b, last_b) = _extent(a), _extent(b)
-    return first_a < last_b and first_b < last_a
-
-
-def _extent(t: Tensor) -> tuple[int, int]:
-    elements = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
-    return t.data_ptr(), t.data_ptr() + elements * t.element_size()
 
 
 def as_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -107,7 +107,7 @@ def _into_arguments(
     op = f"{_NAME}_"
     arguments = _checked(op, x, weight, bias, eps, silu)
     dtype = torch.promote_types(x.dtype, weight.dtype)
-    return destination(op, buffer, x, dtype, (x, weight, bias)), *arguments
+    return destination(op, buffer, x, dtype, weight=weight, bias=bias), *arguments
 
 
 def _checked(

@@ -139,7 +139,8 @@ def _into_arguments(
     op = f"{_NAME}_"
     arguments = _checked(op, x, scale, shift, weight, bias, num_groups, eps, silu)
     dtype = torch.promote_types(x.dtype, scale.dtype)
-    return destination(op, buffer, x, dtype, (x, scale, shift, weight, bias)), *arguments
+    reads = {"scale": scale, "shift": shift, "weight": weight, "bias": bias}
+    return destination(op, buffer, x, dtype, **reads), *arguments
 
 
 def _checked(
