@@ -134,7 +134,7 @@ def _print(plans: list[MemoryPlan], clip: str, swapped: bool, memory: str) -> No
         ("parameters", lambda p: _mib(p.parameters)),
         (f"packed weights (budget {_mib(first.packed_budget)})", lambda p: _mib(p.packed)),
         ("peak of the activations in one piece", lambda p: _mib(p.untiled)),
-        ("the same with diffusers' tiling", lambda p: "no tiling" if p.tiled is None else _mib(p.tiled)),
+        ("the same with diffusers' tiling", lambda p: "not supported" if p.tiled is None else _mib(p.tiled)),
         ("needed in one piece, in all", lambda p: _mib(p.needed())),
         ("available", lambda p: _mib(p.available)),
     )
@@ -145,6 +145,8 @@ def _print(plans: list[MemoryPlan], clip: str, swapped: bool, memory: str) -> No
     console.print(table)
     for plan_ in plans:
         console.print(f"[bold]{plan_.step}:[/] {_WORDS[plan_.verdict]}", soft_wrap=True)
+        if plan_.tiled_unsupported_reason is not None:
+            console.print(f"  {escape(plan_.tiled_unsupported_reason)}", soft_wrap=True)
 
 
 def _mib(size: int) -> str:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from . import framework_scratch
+from .errors import InvalidInput
 
 _current: ContextVar[DryRun | None] = ContextVar("causalvae_kernels_dry_run", default=None)
 _PLAIN = (Tensor, nn.Parameter)
@@ -75,6 +76,8 @@ class DryRun(TorchDispatchMode):
         self._open = ExitStack()
         token = _current.set(self)
         self._open.callback(_current.reset, token)
+        if torch.get_default_device().type == "meta":  # on which a model with weights elsewhere does not run
+            self._open.enter_context(torch.device("cpu"))
         self._open.enter_context(torch.no_grad())
         self._open.enter_context(self._fake_mode)
         super().__enter__()
@@ -86,10 +89,22 @@ class DryRun(TorchDispatchMode):
         self._open.close()
 
     def copy_of(self, model: nn.Module) -> nn.Module:
-        """Return a copy whose parameters and buffers have no data; those of `model` may be on `meta`."""
+        """Return a copy whose tensors have no data; those of `model` may be on `meta`.
+
+        Raises:
+            InvalidInput: A tensor is of a subclass, such as a quantised or sharded one, whose data are unlike
+                what its shape and dtype say.
+        """
         memo: dict[int, Any] = {}
-        for tensor in (*model.parameters(), *model.buffers()):
-            memo[id(tensor)] = self._without_data(tensor)
+        for name, module in model.named_modules():
+            for tensor in _tensors([*module._parameters.values(), *_plain_state(module)]):
+                if type(tensor) not in _PLAIN:
+                    raise InvalidInput(
+                        f"plan: {name or 'the model'} ({type(module).__name__}) holds a "
+                        f"{type(tensor).__name__}, expected plain tensors; plan the model before it is "
+                        "quantised or sharded"
+                    )
+                memo.setdefault(id(tensor), self._without_data(tensor))
         return copy.deepcopy(model, memo)
 
     def _without_data(self, tensor: Tensor) -> Tensor:
@@ -170,6 +185,15 @@ class DryRun(TorchDispatchMode):
             self._excluded.discard(key)
         else:
             self._live -= size
+
+
+def _plain_state(module: nn.Module) -> Iterator[Any]:
+    """Give the buffers and what else a module keeps, hooks and children left out."""
+    yield from module._buffers.values()
+    yield from (value for name, value in module.__dict__.items() if name not in _INTERNAL)
+
+
+_INTERNAL = frozenset(nn.Module().__dict__)
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:

@@ -31,13 +31,20 @@ def why_hooked(module: nn.Module) -> str | None:
     for name in _HOOK_DICTS:
         if state.get(name):
             return f"it has {name}"
+    reason = why_moved(module)
+    if reason is not None:
+        return reason
+    return "it is parametrized" if "parametrizations" in state["_modules"] else None
+
+
+def why_moved(module: nn.Module) -> str | None:
+    """Return which hook around a module's `forward` may move or cast its weights, or None."""
+    state = module.__dict__
     if "_hf_hook" in state:
         return "it has an accelerate hook (_hf_hook)"
     registry = state.get("_diffusers_hook")
     if registry is not None and registry.hooks:
         return f"it has diffusers hooks ({', '.join(registry.hooks)})"
-    if "parametrizations" in state["_modules"]:
-        return "it is parametrized"
     return None
 
 

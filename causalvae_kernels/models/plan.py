@@ -6,8 +6,7 @@ a swap replaces, for every VAE of diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..core.checks import check_choice, check_count
 from ..core.dry_run import DryRun
 from ..core.errors import InvalidInput
 from ..core.packed import packed_budget, packed_size
+from .hooks import why_moved
 from .pieces import has_tiling, in_one_piece, in_tiles
 
 STEPS = ("encode", "decode")
@@ -32,15 +32,17 @@ class MemoryPlan:
         model: Name of the model's class.
         step: "encode" or "decode".
         shape: Of what goes in: (B, C, T, H, W).
-        dtype: Of the parameters.
+        dtype: Of what goes in.
         device: Where the model is to run.
         parameters: Of the whole model.
         loaded: Whether the parameters are there already, so that they are not in `available`.
         packed: Packed weights that the native kernels keep beside the parameters, within the budget.
         packed_budget: What they may take.
         untiled: The peak over what lives when the call begins, without tiles and overlapping windows in time.
-        tiled: The same with diffusers' tiling and its default overlaps; None where the model has none.
+        tiled: The same with diffusers' tiling as it is set; None where there is none, or where it does not
+            give the shape that one piece gives.
         available: What may be taken.
+        tiled_unsupported_reason: Why `tiled` is None, or None.
     """
 
     model: str
@@ -55,15 +57,16 @@ class MemoryPlan:
     untiled: int
     tiled: int | None
     available: int
+    tiled_unsupported_reason: str | None = None
 
     def needed(self, *, tiled: bool = False) -> int:
         """Return what must be free: the peak, packed weights, and parameters that are not there yet.
 
         Raises:
-            InvalidInput: `tiled` is asked of a model that has no tiling.
+            InvalidInput: `tiled` is asked where tiling is not supported.
         """
         if tiled and self.tiled is None:
-            raise InvalidInput(f"needed: {self.model} has no tiling, expected tiled=False")
+            raise InvalidInput(f"needed: {self.tiled_unsupported_reason}, expected tiled=False")
         peak = self.tiled if tiled else self.untiled
         return peak + self.packed + (0 if self.loaded else self.parameters)
 
@@ -117,8 +120,11 @@ def plan_memory(
         A `MemoryPlan`. Exact but for what happens inside other libraries (docs/memory.md); no gradients.
 
     Raises:
-        InvalidInput: A number or a word does not fit, or the model refuses such a clip.
+        InvalidInput: A number or a word does not fit, `vae` is no VAE, the model refuses such a clip, or it
+            cannot run on tensors without data.
     """
+    vae = getattr(vae, "_orig_mod", vae)  # a compiled model is planned as the one that was compiled
+    _check_vae(vae)
     check_choice("plan_memory", "step", step, STEPS)
     numbers = {"num_frames": num_frames, "height": height, "width": width, "batch": batch}
     batch, frames, rows, columns = (
@@ -148,13 +154,14 @@ def plan_step(
     step: str,
     shape: tuple[int, ...],
     *,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     available: int | None = None,
     tiled: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> MemoryPlan:
     """As `plan_memory`, for an input of this shape; without `tiled` only the untiled run is counted."""
-    parameters = list(vae.parameters())
+    shape, parameters = tuple(shape), list(vae.parameters())
     where = parameters[0].device
     loaded = where.type != "meta"
     device = torch.device(device) if device is not None else where if loaded else torch.device("cpu")
@@ -162,39 +169,54 @@ def plan_step(
         raise InvalidInput(
             f"plan: torch {torch.__version__} is built without CUDA and cannot stand for a GPU; plan for cpu"
         )
-    peaks: dict[str, int | None] = {"untiled": None, "tiled": None}
+    dtype = dtype or dtype_of(vae, step)
+    tiled_peak, reason = None, None if tiled else "it was not asked for"
     with DryRun(device) as run:
-        model = run.copy_of(vae)
-        x = torch.empty(shape, dtype=parameters[0].dtype, device=device)
-        for name, pieces in (("untiled", in_one_piece), ("tiled", in_tiles)):
-            if name == "tiled" and not (tiled and has_tiling(model)):
-                continue
-            _say(progress, f"{step} {name}")
-            with _refusals(step, shape), pieces(model):
-                peaks[name] = run.peak_of(lambda: call(model, step, x))
+        model = _copy_of(vae, run)
+        x = torch.empty(shape, dtype=dtype, device=device)
+        _say(progress, f"{step} untiled")
+        untiled_peak, made = _run(run, in_one_piece(model), step, x)
+        if tiled and not has_tiling(model):
+            reason = f"{type(vae).__name__} has no tiling"
+        elif tiled:
+            _say(progress, f"{step} tiled")
+            tiled_peak, reason = _run_tiled(run, model, step, x, made)
         packed, budget = packed_size(), packed_budget()
     return MemoryPlan(
         model=type(vae).__name__,
         step=step,
-        shape=tuple(shape),
-        dtype=str(parameters[0].dtype).removeprefix("torch."),
+        shape=shape,
+        dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         parameters=sum(p.nbytes for p in parameters),
         loaded=loaded,
         packed=packed,
         packed_budget=budget,
-        **peaks,
+        untiled=untiled_peak,
+        tiled=tiled_peak,
         available=machine_memory.free(device) if available is None else available,
+        tiled_unsupported_reason=reason,
     )
+
+
+def dtype_of(vae: nn.Module, step: str) -> torch.dtype:
+    """Return the dtype of the half of the model that a step runs."""
+    halves = (getattr(vae, name, None) for name in _ENTRANCES[step])
+    modules = [half for half in halves if isinstance(half, nn.Module)]
+    parameters = (p for module in (*modules, vae) for p in module.parameters())
+    return next((p.dtype for p in parameters if p.is_floating_point()), torch.get_default_dtype())
+
+
+# The modules that the input of a step meets, in this order.
+_ENTRANCES = {"encode": ("encoder",), "decode": ("post_quant_conv", "decoder")}
 
 
 def latent_shape(vae: nn.Module, clip: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the latents of a clip, as the model's encoder makes them."""
     with DryRun() as run:
-        model = run.copy_of(vae)
-        x = torch.empty(clip, dtype=next(model.parameters()).dtype)
-        with _refusals("encode", clip), in_one_piece(model):
-            return tuple(call(model, "encode", x)[0].mode().shape)
+        model = in_one_piece(_copy_of(vae, run))
+        x = torch.empty(clip, dtype=dtype_of(vae, "encode"), device="cpu")
+        return _run(run, model, "encode", x)[1]
 
 
 def call(model: nn.Module, step: str, x: Tensor) -> Any:
@@ -202,17 +224,73 @@ def call(model: nn.Module, step: str, x: Tensor) -> Any:
     return getattr(model, step)(x, return_dict=False)
 
 
-@contextmanager
-def _refusals(step: str, shape: tuple[int, ...]) -> Iterator[None]:
-    """Turn what a model says of a clip that it does not take into our error."""
+def _run(run: DryRun, model: nn.Module, step: str, x: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Return the peak of a step and the shape of what it makes; whatever a model raises becomes our error."""
     try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+        results: list[Any] = []
+        peak = run.peak_of(lambda: results.append(call(model, step, x)))
+        made = results[0][0]
+        return peak, tuple((made if isinstance(made, Tensor) else made.mode()).shape)
+    except InvalidInput:
+        raise
+    except Exception as error:  # of somebody else's code
         raise InvalidInput(
-            f"plan: the model cannot {step} an input of shape {tuple(shape)}: {error}"
+            f"plan: the model cannot {step} an input of shape {tuple(x.shape)} and dtype {x.dtype} without "
+            f"data: {_words(error)}"
         ) from error
+
+
+def _run_tiled(
+    run: DryRun, model: nn.Module, step: str, x: Tensor, expected: tuple[int, ...]
+) -> tuple[int | None, str | None]:
+    """Return the peak with tiles, or why the tiles that are set do not give the result's shape."""
+    name = type(model).__name__
+    try:
+        peak, made = _run(run, in_tiles(model), step, x)
+    except InvalidInput as error:
+        return None, f"{name} fails with tiling as it is set: {_words(error.__cause__ or error)}"
+    if made != expected:
+        return None, f"{name} with tiling as it is set gives the shape {made}, in one piece {expected}"
+    return peak, None
+
+
+def _copy_of(vae: nn.Module, run: DryRun) -> nn.Module:
+    """Return a copy without data of a model whose weights stay where they are."""
+    for name, module in vae.named_modules():
+        reason = why_moved(module)
+        if reason is not None:
+            raise InvalidInput(
+                f"plan: {name or type(vae).__name__} cannot be planned: {reason}, which may move or cast "
+                "weights during the call; plan before it is attached, or without it"
+            )
+    try:
+        return run.copy_of(vae)
+    except InvalidInput:
+        raise
+    except Exception as error:  # of somebody else's __deepcopy__ or __reduce__
+        raise InvalidInput(
+            f"plan: it runs a copy of the model, and {type(vae).__name__} cannot be copied: {_words(error)}"
+        ) from error
+
+
+def _check_vae(vae: object) -> None:
+    """Refuse what is no model with encode, decode, parameters and a configuration."""
+    if not isinstance(vae, nn.Module):
+        raise InvalidInput(
+            f"plan_memory: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
+        )
+    missing = [name for name in (*STEPS, "config") if not hasattr(vae, name)]
+    if missing or next(vae.parameters(), None) is None:
+        raise InvalidInput(
+            f"plan_memory: got a {type(vae).__name__} without {', '.join(missing) or 'parameters'}, "
+            "expected a video VAE of diffusers"
+        )
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    words = " ".join(str(error).split())
+    return words[:300] if isinstance(error, InvalidInput) else f"{type(error).__name__}: {words[:300]}"
 
 
 def _say(progress: Callable[[str], None] | None, word: str) -> None:

@@ -27,10 +27,9 @@ from ..temporal import frame_rule
 from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
-from .plan import STEPS
+from .plan import STEPS, MemoryPlan
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
-from .tiling import TILINGS
-from .tiling import chosen as chosen_tiling
+from .tiling import TILINGS, model_for
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Link:
     memory: str = "normal"
     tiling: str = "as_is"
     memory_budget: int | None = None
-    needed: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    plans: dict[Any, MemoryPlan | None] = field(default_factory=dict)
     active: bool = True
     warned: bool = False
     own: Family | None = None
@@ -184,12 +183,11 @@ def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: An
         x = _first(args, kwargs)
         with chunks_of(link, link.rules.count_chunks(model, name.removeprefix("_"), x)):
             return own(*args, **kwargs)
+    if link.tiling == "auto":
+        model = model_for(model, link, name, _first(args, kwargs))
     if link.frames == "any":
-        own = functools.partial(METHODS[name], model, link)
-    if link.tiling == "as_is":
-        return own(*args, **kwargs)
-    with chosen_tiling(model, link, name, _first(args, kwargs)):
-        return own(*args, **kwargs)
+        return METHODS[name](model, link, *args, **kwargs)
+    return getattr(type(model), name)(model, *args, **kwargs)
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
@@ -472,6 +470,11 @@ def swap(
     check_choice("swap", "tiling", tiling, TILINGS)
     if memory_budget is not None:
         check_bytes("swap", "memory_budget", memory_budget)
+        if tiling != "auto":
+            raise InvalidInput(
+                f"swap: memory_budget is {memory_budget} and tiling {tiling!r}, expected "
+                'tiling="auto", which compares with it; without it leave memory_budget out'
+            )
     link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
     link.own = own
     _check_adaptable(vae, family, link)

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core import dry_run, env, machine_memory
+from ..core.errors import InvalidInput
 from ..core.packed import packed_size
 from .hooks import why_hooked
 from .pieces import has_tiling, in_one_piece, in_tiles
-from .plan import STEPS, plan_step
+from .plan import STEPS, MemoryPlan, plan_step
+from .twin import frozen, setting_names
 
 TILINGS = ("as_is", "auto")
 
 
-@contextmanager
-def chosen(model: nn.Module, link: Any, step: str, x: object) -> Iterator[None]:
-    """Tile or not inside of `with`, as the free memory allows for an input like `x`.
+def model_for(model: nn.Module, link: Any, step: str, x: object) -> nn.Module:
+    """Return a clone of the model that tiles or not, as the free memory allows for an input like `x`.
 
     What a shape needs is planned once and remembered in the link; how much is free is asked at every call.
-    The user's setting holds where a plan would not: under a compiler, in a dry run, with gradients, and for a
-    model with hooks, whose weights come and go.
+    The model itself, with the user's setting, is returned where a plan would not hold: under a compiler, in a
+    dry run, with gradients, for a model with hooks, whose weights come and go, and where planning fails.
+
+    Raises:
+        InvalidInput: One piece does not fit and tiling, as it is set, does not give the same shape.
     """
     if step not in STEPS or not _can_plan(model, x):
-        yield
-        return
-    needed, packed = _needed(model, link, step, x)
-    fits = needed + max(packed - packed_size(), 0) <= _budget(link, x.device)
-    with in_one_piece(model) if fits else in_tiles(model):
-        yield
+        return model
+    plan = _planned(model, link, step, x, tiled=False)
+    if plan is None:
+        return model
+    budget = _budget(link, x.device)
+    if plan.untiled + max(plan.packed - packed_size(), 0) <= budget:
+        return in_one_piece(model)
+    plan = _planned(model, link, step, x, tiled=True)
+    if plan is None:
+        return model
+    if plan.tiled is None:
+        raise InvalidInput(
+            f"{step}: an input of shape {plan.shape} takes {_mib(plan.untiled + plan.packed)} MiB in one "
+            f"piece, of {_mib(budget)} that may be taken, and it cannot be tiled: "
+            f"{plan.tiled_unsupported_reason}; "
+            'expected other tiles (enable_tiling), a larger memory_budget, a smaller input, or tiling="as_is"'
+        )
+    return in_tiles(model)
 
 
 def _can_plan(model: nn.Module, x: object) -> bool:
@@ -49,13 +65,30 @@ def _can_plan(model: nn.Module, x: object) -> bool:
     )
 
 
-def _needed(model: nn.Module, link: Any, step: str, x: Tensor) -> tuple[int, int]:
-    """Return the peak in one piece and the packed weights, in bytes."""
-    key = (step, tuple(x.shape), x.dtype, x.device, getattr(model, "use_slicing", False))
-    if key not in link.needed:
-        plan = plan_step(model, step, x.shape, device=x.device, available=0, tiled=False)
-        link.needed[key] = plan.untiled, plan.packed
-    return link.needed[key]
+def _planned(model: nn.Module, link: Any, step: str, x: Tensor, *, tiled: bool) -> MemoryPlan | None:
+    """Return the plan of a call, made once; None, after one warning, where it cannot be made."""
+    key = (step, tuple(x.shape), x.dtype, x.device, tiled, _settings(model))
+    if key not in link.plans:
+        try:
+            plan = plan_step(model, step, x.shape, dtype=x.dtype, device=x.device, available=0, tiled=tiled)
+        except InvalidInput as error:
+            plan = None
+            _warn_once(link, error)
+        link.plans[key] = plan
+    return link.plans[key]
+
+
+def _settings(model: nn.Module) -> Hashable:
+    """Return what is set on the model, such as the size of tiles; plans cover `use_tiling` on and off."""
+    settings = ((name, frozen(model.__dict__[name])) for name in setting_names(model))
+    return tuple(item for item in settings if item[0] != "use_tiling")
+
+
+def _warn_once(link: Any, error: InvalidInput) -> None:
+    if None not in link.plans.values():
+        warnings.warn(
+            f'tiling="auto": calls that cannot be planned run as the model is set. {error}', stacklevel=5
+        )
 
 
 def _budget(link: Any, device: torch.device) -> int:
@@ -63,3 +96,7 @@ def _budget(link: Any, device: torch.device) -> int:
         return link.memory_budget
     given = env.MEMORY_MIB.get()
     return machine_memory.free(device) if given is None else int(given) * 2**20
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"

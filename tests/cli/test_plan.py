@@ -11,10 +11,11 @@ SMALL = {
     "block_out_channels": [16, 32, 48, 48],
     "layers_per_block": 1,
     "norm_num_groups": 8,
-    "sample_height": 64,
-    "sample_width": 96,
+    "sample_height": 96,
+    "sample_width": 80,
 }
-CLIP = ("--frames", "5", "--size", "72x48", "--device", "cpu", "--dtype", "float32")
+# Two by two tiles of 40x48, which overlap by whole latents.
+CLIP = ("--frames", "5", "--size", "56x64", "--device", "cpu", "--dtype", "float32")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_json_and_verdicts(run, model_folder):
     facts = json.loads(done.stdout)
     (plan,) = facts["plans"]
     assert facts["swapped"]
-    assert plan["shape"] == [1, 16, 2, 6, 9]
+    assert plan["shape"] == [1, 16, 2, 8, 7]
     assert (plan["verdict"], plan["loaded"]) == ("untiled", False)
     assert plan["needed"] == plan["untiled"] + plan["packed"] + plan["parameters"]
     assert 0 < plan["tiled"] < plan["untiled"]
@@ -41,6 +42,15 @@ def test_table(run, model_folder):
     done = run("plan", model_folder, *CLIP, "--step", "encode", "--unswapped", "--available", "1")
     assert done.code == 0, done.stderr
     for words in ("as diffusers runs it", "parameters", "in one piece", "tiling", "encode: does not fit"):
+        assert words in done.stdout
+
+
+def test_tiles_that_give_another_size(run, tmp_path):
+    # Tiles of 4 latents, a sixth of which they are to overlap.
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL, "sample_height": 64}))
+    done = run("plan", str(tmp_path), *CLIP, "--step", "decode", "--unswapped", "--available", "1")
+    assert done.code == 0, done.stderr
+    for words in ("not supported", "with tiling as it is set gives the shape", "decode: does not fit"):
         assert words in done.stdout
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
-from causalvae_kernels import InvalidInput, packed_size, plan_memory, release_packed_weights, swap
+from causalvae_kernels import (
+    InvalidInput,
+    frame_rule,
+    packed_size,
+    plan_memory,
+    release_packed_weights,
+    swap,
+)
 from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core import dry_run
 from causalvae_kernels.models import conv
+from causalvae_kernels.models.pieces import has_tiling, in_one_piece, in_tiles
 from causalvae_kernels.models.plan import call, clip_channels, plan_step
 from causalvae_kernels.workloads import small_cogvideox_config
 from tests.support.tiny_vaes import TINY_VAES
@@ -29,8 +39,10 @@ LATENTS = {
 
 
 def _cogvideox(**config):
-    # Two by two tiles of 32x48 and what is left.
-    return diffusers.AutoencoderKLCogVideoX(sample_height=64, sample_width=96, **config)
+    # Two by three tiles of 32x48 and what is left, overlapping by whole latents.
+    model = diffusers.AutoencoderKLCogVideoX(sample_height=64, sample_width=96, **config)
+    model.tile_overlap_factor_height, model.tile_overlap_factor_width = 0.25, 0.5
+    return model
 
 
 MODELS = {
@@ -173,3 +185,118 @@ def test_a_clip_has_the_channels_of_the_model(name):
     with torch.device("meta"):
         vae = TINY_VAES[name].build()
     assert clip_channels(vae.config) == TINY_VAES[name].channels
+
+
+@pytest.mark.parametrize("how", ["default", "context"])
+def test_a_default_device_of_meta(how):
+    vae = TINY_VAES["Wan2.1"].build()
+    expected = plan_memory(vae, 1, 32, 40, available=0)
+    with torch.device("meta") if how == "context" else nullcontext():
+        try:
+            if how == "default":
+                torch.set_default_device("meta")
+            assert plan_memory(vae, 1, 32, 40, available=0) == expected
+            with torch.no_grad(), swap(vae, tiling="auto", memory_budget=2**40):
+                decoded = vae.decode(torch.ones(1, 2, 1, 4, 5, device="cpu")).sample
+        finally:
+            torch.set_default_device(None)
+    assert decoded.device.type == "cpu"
+
+
+def test_tensors_that_are_neither_parameters_nor_buffers():
+    vae = TINY_VAES["Wan2.1"].build()
+    expected = plan_memory(vae, 1, 32, 40, available=0)
+    vae.decoder.kept = [torch.ones(3), {"scale": torch.ones(())}]
+    assert plan_memory(vae, 1, 32, 40, available=0) == expected
+
+
+@pytest.mark.parametrize("vae", [nn.Linear(1, 1), nn.Sequential(), 3], ids=lambda x: type(x).__name__)
+def test_what_is_no_vae(vae):
+    with pytest.raises(InvalidInput, match=rf"plan_memory: got a {type(vae).__name__}.*expected a"):
+        plan_memory(vae, 1, 32, 40)
+
+
+def test_a_vae_of_images():
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=2)
+    with pytest.raises(InvalidInput, match="the model cannot encode an input of shape"):
+        plan_memory(vae, 1, 32, 40)
+
+
+def _group_offload(vae):
+    vae.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
+
+
+def _accelerate(vae):
+    pytest.importorskip("accelerate").cpu_offload(vae, execution_device="cpu")
+
+
+HOOKS = {
+    "group offload": _group_offload,
+    "accelerate": _accelerate,
+    "layerwise casting": lambda v: v.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_that_move_or_cast_weights(name):
+    vae = TINY_VAES["Wan2.1"].build()
+    HOOKS[name](vae)
+    with pytest.raises(InvalidInput, match="may move or cast weights during the call; plan before"):
+        plan_memory(vae, 1, 32, 40)
+
+
+def _set_tiles(vae, ratio, size, stride):
+    """Set tiles and the distance between them, in latents, by whatever attributes the class has."""
+    values = {
+        "tile_sample_min": size * ratio,
+        "tile_latent_min": size,
+        "tile_sample_stride": stride * ratio,
+        "tile_overlap_factor": 1 - stride / size,
+    }
+    for name in vars(vae):
+        for prefix, value in values.items():
+            if name.startswith(prefix) and "num_frames" not in name:
+                setattr(vae, name, type(getattr(vae, name))(value))
+
+
+# Tiles and the distance between them, in latents: with gaps, with overlaps, odd, and larger than the picture.
+TILES = [(2, 3), (3, 2), (2.4, 1.3), (40, 30)]
+TILED_CASES = [
+    (name, TILES[(i + j) % 4], step)
+    for i, name in enumerate(TINY_VAES)
+    for j, step in ((0, "decode"), (1, "encode" if i % 2 else "decode"))
+]
+
+
+@pytest.mark.parametrize(("name", "tiles", "step"), TILED_CASES)
+def test_a_plan_knows_whether_tiles_give_the_size_of_one_piece(name, tiles, step):
+    tiny = TINY_VAES[name]
+    vae = tiny.build()
+    if not has_tiling(vae):
+        pytest.skip("has no tiling")
+    rule = frame_rule(vae)
+    count = rule.nearest(1, below=False) + rule.lead_frames
+    if count > 8:
+        pytest.skip("takes long clips only, and so takes long")
+    frames = torch.randn(1, tiny.channels, count, 5 * tiny.size, 4 * tiny.size)
+    with torch.no_grad():
+        shapes = {}
+        try:
+            latents = in_one_piece(vae).encode(frames).latent_dist.mode()
+            x = latents if step == "decode" else frames
+            shapes[False] = _made(in_one_piece(vae), step, x)
+        except NotImplementedError:
+            pytest.skip("runs in tiles only")
+        _set_tiles(vae, frames.shape[3] // latents.shape[3], *tiles)
+        try:
+            shapes[True] = _made(in_tiles(vae), step, x)
+        except (RuntimeError, ValueError):
+            shapes[True] = "fails"
+    plan = plan_step(vae, step, x.shape, available=0)
+    assert (plan.tiled is not None) == (shapes[True] == shapes[False]), plan.tiled_unsupported_reason
+    assert (plan.tiled is None) == (plan.tiled_unsupported_reason is not None)
+
+
+def _made(vae, step, x):
+    (made,) = call(vae, step, x)
+    return (made if isinstance(made, torch.Tensor) else made.mode()).shape

@@ -2,13 +2,17 @@
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from causalvae_kernels import InvalidInput, plan_memory, restore, swap
+from causalvae_kernels.core import dry_run
 from causalvae_kernels.models import pieces, plan, tiling
 from causalvae_kernels.workloads import make_video, small_cogvideox_config
+from tests.temporal.tiny_vaes import TINY_VAES
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -17,10 +21,11 @@ LATENTS = (1, 16, 3, 6, 9)
 
 @pytest.fixture
 def vae():
-    """A model with two by two tiles for `LATENTS`."""
+    """A model with two by three tiles for `LATENTS`, overlapping by whole latents."""
     torch.manual_seed(5)
     config = small_cogvideox_config()
     model = diffusers.AutoencoderKLCogVideoX(sample_height=64, sample_width=96, **config)
+    model.tile_overlap_factor_height, model.tile_overlap_factor_width = 0.25, 0.5
     return model.eval().requires_grad_(False)
 
 
@@ -48,7 +53,7 @@ def test_in_one_piece_where_it_fits(vae, latents):
     assert not torch.equal(whole, tiled)
     with swap(vae, tiling="auto", memory_budget=2**40):
         assert torch.equal(decode(vae, latents), whole)
-        assert vae.use_tiling  # the user's setting is back
+        assert vae.use_tiling  # the user's setting
     with swap(vae, tiling="auto", memory_budget=0):
         vae.disable_tiling()
         assert torch.equal(decode(vae, latents), tiled)
@@ -132,9 +137,7 @@ def test_hunyuan_in_one_piece_has_no_windows_in_time():
     z = torch.randn(1, 4, 6, 4, 4)
     with torch.no_grad():
         windows = model.decode(z).sample
-        with pieces.in_one_piece(model):
-            whole = model.decode(z).sample
-            assert not model.use_framewise_decoding
+        whole = pieces.in_one_piece(model).decode(z).sample
         expected = model.decoder(model.post_quant_conv(z))
     assert torch.equal(whole, expected)
     assert whole.shape == windows.shape
@@ -144,7 +147,11 @@ def test_hunyuan_in_one_piece_has_no_windows_in_time():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"tiling": "never"}, "tiling is 'never'"), ({"memory_budget": -1}, "memory_budget is -1")],
+    [
+        ({"tiling": "never"}, "tiling is 'never'"),
+        ({"memory_budget": -1}, "memory_budget is -1"),
+        ({"memory_budget": 5}, "memory_budget is 5 and tiling 'as_is', expected tiling=\"auto\""),
+    ],
 )
 def test_refusals(vae, options, words):
     with pytest.raises(InvalidInput, match=words):
@@ -162,3 +169,124 @@ def test_in_inference_mode(vae, latents):
         whole = vae.decode(latents).sample
     with swap(vae, backend="cpu"):
         assert torch.equal(decode(vae, latents), whole)
+
+
+@pytest.mark.parametrize("name", ["Wan2.1", "HunyuanImageRefiner"])
+def test_tiles_of_another_size_never_run(name):
+    model = TINY_VAES[name].build()
+    model.enable_tiling(tile_sample_min_height=128, tile_sample_min_width=128)  # Wan's stride stays 192
+    model.disable_tiling()
+    channels = model.config.get("z_dim") or model.config.latent_channels
+    z = torch.randn(1, channels, 1, 17, 30)
+    with swap(model, tiling="auto", memory_budget=0), pytest.raises(InvalidInput, match="it cannot be tiled"):
+        decode(model, z)
+    expected = decode(model, z)
+    with swap(model, tiling="auto", memory_budget=2**40, precision="exact"):
+        model.use_tiling = True
+        assert torch.equal(decode(model, z), expected)
+
+
+def test_new_tiles_are_planned_anew(vae, latents):
+    with swap(vae, tiling="auto", memory_budget=0):
+        decode(vae, latents)
+        vae.tile_overlap_factor_width = 1 / 5  # no whole number of latents
+        with pytest.raises(InvalidInput, match="it cannot be tiled"):
+            decode(vae, latents)
+
+
+class _Meeting(diffusers.AutoencoderKLCogVideoX):
+    """Decodes when as many threads as the barrier is for are at it."""
+
+    barrier = threading.Barrier(2)
+
+    def _decode(self, z, return_dict=True):
+        if dry_run.current() is None:
+            self.barrier.wait(60)
+        return super()._decode(z, return_dict=return_dict)
+
+
+def test_threads_with_opposite_settings():
+    vae = TINY_VAES["CogVideoX"].build(sample_height=64, sample_width=96)
+    vae.tile_overlap_factor_height, vae.tile_overlap_factor_width = 0.25, 0.5
+    latents = torch.randn(1, 2, 3, 6, 9)
+    small = latents[:, :, :1]
+    # "low" puts a method more on the model; "aten" packs nothing.
+    options = {"memory": "low", "backend": "aten"}
+    with swap(vae, **options):
+        budget = plan.plan_step(vae, "decode", latents.shape, tiled=False).untiled - 1
+        vae.disable_tiling()
+        expected = [decode(vae, small)]
+        vae.enable_tiling()
+        expected.append(decode(vae, latents))
+    vae.__class__ = _Meeting
+    with swap(vae, tiling="auto", memory_budget=budget, **options), ThreadPoolExecutor(2) as threads:
+        before = dict(vae.__dict__)
+        results = list(threads.map(lambda z: decode(vae, z), (small, latents)))
+        assert vae.__dict__ == before
+    assert all(map(torch.equal, results, expected))
+
+
+def test_threads_share_no_cache():
+    model = TINY_VAES["Wan2.1"].build()
+    clips = [torch.randn(1, 2, 2, 4, 5) for _ in range(4)]
+    with swap(model, tiling="auto", memory_budget=2**40):
+        expected = [decode(model, z) for z in clips]
+        with ThreadPoolExecutor(4) as threads:
+            results = list(threads.map(lambda z: decode(model, z), clips))
+    assert all(map(torch.equal, results, expected))
+
+
+def _with_item(model):
+    cls = type(model.decoder.conv_in)
+
+    class Reads(cls):
+        def forward(self, x, cache_x=None):
+            return super().forward(x * (1 if x.sum().item() else 2), cache_x)
+
+    model.decoder.conv_in.__class__ = Reads
+
+
+class _Scaled(torch.Tensor):
+    pass
+
+
+def _with_subclass(model):
+    weight = model.decoder.conv_in.weight
+    model.decoder.conv_in.weight = torch.nn.Parameter(weight.as_subclass(_Scaled), requires_grad=False)
+
+
+UNPLANNED = {
+    "a lock": (lambda m: setattr(m, "lock", threading.Lock()), "cannot be copied"),
+    "a file": (lambda m: setattr(m, "file", open(__file__)), "cannot be copied"),  # noqa: SIM115
+    "item": (_with_item, "without data: DataDependentOutputException"),
+    "a subclass": (_with_subclass, r"decoder.conv_in \(\w+\) holds a _Scaled, expected plain tensors"),
+}
+
+
+@pytest.mark.parametrize("name", UNPLANNED)
+def test_what_cannot_be_planned_runs_as_it_is_set(name):
+    prepare, words = UNPLANNED[name]
+    model = TINY_VAES["Wan2.1"].build()
+    prepare(model)
+    z = torch.randn(1, 2, 1, 4, 5)
+    with pytest.raises(InvalidInput, match=words):
+        plan_memory(model, 1, 32, 40)
+    with swap(model):
+        expected = decode(model, z)
+    with swap(model, tiling="auto"):
+        with pytest.warns(UserWarning, match=words) as warned:
+            decode(model, z[..., :3])
+            assert torch.equal(decode(model, z), expected)
+        assert len(warned) == 1
+
+
+def test_halves_of_two_dtypes():
+    model = TINY_VAES["Wan2.1"].build()
+    model.decoder.bfloat16()
+    model.post_quant_conv.bfloat16()
+    z = torch.randn(1, 2, 1, 4, 5, dtype=torch.bfloat16)
+    expected = decode(model, z)
+    assert plan_memory(model, 1, 32, 40).dtype == "bfloat16"
+    assert plan_memory(model, 1, 32, 40, step="encode").dtype == "float32"
+    with swap(model, tiling="auto", memory_budget=2**40, precision="exact"):
+        assert torch.equal(decode(model, z), expected)
