@@ -46,6 +46,7 @@ class Rule:
         exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
         rests: Whether the class's own `forward` runs while the module is hooked and the like; not needed by a
             rule that calls it anyway.
+        note: Returns what the report adds about a module that is replaced, or None.
     """
 
     forward: Callable[..., Any]
@@ -53,6 +54,7 @@ class Rule:
     why_left: Callable[[nn.Module], str | None] = lambda module: None
     exact: bool = False
     rests: bool = True
+    note: Callable[[nn.Module], str | None] = lambda module: None
 
 
 @dataclass(frozen=True)
@@ -396,7 +398,7 @@ class Swap:
                 covered.update(
                     f"{name}.{path}" for path, expected in rule.bypasses if expected not in self._family.rules
                 )
-            yield ReportEntry(name, kind, reason is None, reason or f"runs {rule.forward.__name__}")
+            yield ReportEntry(name, kind, reason is None, reason or _what_runs(rule, module))
 
     def _why_left(self, module: nn.Module, rule: Rule) -> str | None:
         if not self._link.active:
@@ -407,6 +409,11 @@ class Swap:
         if _link_of(module) is not self._link:
             return "its forward was replaced by someone else"
         return _why_at_rest(module, self._link, rule) if rule.rests else None
+
+
+def _what_runs(rule: Rule, module: nn.Module) -> str:
+    note = rule.note(module)
+    return f"runs {rule.forward.__name__}" + (f"; {note}" if note else "")
 
 
 def swap(
@@ -563,6 +570,12 @@ def _family_of(vae: object) -> tuple[Family, Family | None]:
         family = FAMILIES.get(cls.__qualname__)
         if family is not None and cls.__module__.startswith("diffusers."):
             return family, None
+    parameters = list(vae.parameters())
+    if parameters and all(parameter.is_meta for parameter in parameters):
+        raise InvalidInput(
+            f"swap: got a {type(vae).__name__} whose parameters are on the meta device; it has no rules, and "
+            "its convolutions are recognised once it has weights: load its weights first, then swap"
+        )
     known = ", ".join(sorted(FAMILIES))
     try:
         (recognise,) = _RECOGNISERS
