@@ -149,6 +149,7 @@ _CHANGED = "its settings were changed since the swap; call handle.refresh()"
 _OWN_BACKWARD = (
     "where gradients are needed its own forward runs: its gradients are not those of the convolution"
 )
+_UNKNOWN = "not recognised as a causal convolution"
 _MISSING = "<missing>"
 _WORDS = (int, float, str)
 
@@ -181,8 +182,6 @@ class RecognisedFamily(Family):
                 self.rules[name] = Rule(
                     causal_conv, bypasses, left, note=functools.partial(_note, self.table)
                 )
-        for module in model.modules():
-            self.needs_no_rule.setdefault(type_name(module), "not recognised as a causal convolution")
 
 
 def recognise(model: nn.Module) -> Family:
@@ -191,7 +190,7 @@ def recognise(model: nn.Module) -> Family:
     Raises:
         InvalidInput: There are none.
     """
-    family = RecognisedFamily(type(model).__name__, {}, {})
+    family = RecognisedFamily(type(model).__name__, {}, {}, unknown=_UNKNOWN)
     reason = why_globally_hooked()
     reasons: list[str] = []
     if reason is None:
