@@ -9,26 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from . import env
 from .checks import check_choice
+from .setting import Setting
 
 TIERS = ("exact", "high", "fast")
 
-_current: ContextVar[str | None] = ContextVar("causalvae_kernels_precision", default=None)
-
-
-class _Traced:
-    """The tier last set in any thread, for torch.compile: it guards on attributes and reads no ContextVar."""
-
-    tier: str | None = None
-
-
-_traced = _Traced()
+_setting = Setting("causalvae_kernels_precision")
 
 
 @contextmanager
@@ -42,13 +33,8 @@ def use_precision(tier: str) -> Iterator[None]:
         InvalidInput: Another word was given.
     """
     check_choice("use_precision", "tier", tier, TIERS)
-    token, before = _current.set(tier), _traced.tier
-    _traced.tier = tier
-    try:
+    with _setting.hold(tier):
         yield
-    finally:
-        _traced.tier = before
-        _current.reset(token)
 
 
 def resolve_precision(argument: str | None) -> str:
@@ -56,8 +42,7 @@ def resolve_precision(argument: str | None) -> str:
     if argument:
         check_choice("precision", "precision", argument, TIERS)
         return argument
-    current = _traced.tier if torch.compiler.is_compiling() else _current.get()
-    return current or env.PRECISION.get() or "high"
+    return _setting.get() or env.PRECISION.get() or "high"
 
 
 def why_not_exact(precision: str, computation: str) -> str | None:

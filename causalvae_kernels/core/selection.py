@@ -11,19 +11,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import env, native
 from .checks import check_choice
 from .errors import BackendUnavailable
+from .setting import Setting
 from .tuned import FASTER, Measurement
 
 if TYPE_CHECKING:
     from .op import Backend, Op
 
-_current: ContextVar[str | None] = ContextVar("causalvae_kernels_backend", default=None)
+_setting = Setting("causalvae_kernels_backend")
 _said_without_native = False
 
 
@@ -39,11 +39,8 @@ def use_backend(name: str) -> Iterator[None]:
             `BackendUnavailable` at that call.
     """
     check_choice("use_backend", "name", name, env.BACKEND.choices)
-    token = _current.set(name)
-    try:
+    with _setting.hold(name):
         yield
-    finally:
-        _current.reset(token)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def requested_backend(argument: str | None) -> tuple[str, str]:
     if argument:
         check_choice("backend", "backend", argument, env.BACKEND.choices)
         return argument, "argument"
-    name = _current.get()
+    name = _setting.get()
     if name is not None:
         return name, "use_backend()"
     name = env.BACKEND.get()

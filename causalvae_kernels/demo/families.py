@@ -25,8 +25,12 @@ rules themselves.
 
 A class without rules of its own has its causal convolutions recognised by what they compute: a module that
 is or holds one `nn.Conv3d` is run on a few random pixels with random weights, and is replaced where its
-outputs are those of `causal_conv3d` for every length of clip and nothing about it has changed. So has every
-other model that has such modules; one that has none is refused, and the error says what was looked for.
+outputs are those of `causal_conv3d` for every length of clip and nothing about it has changed. Where its
+gradients are not those of the convolution, it is replaced in calls that need none. It runs as it is once
+anything that its `forward` can read has changed since the swap: attributes of the instance and of its
+classes, buffers, parameters that it did not have (`handle.refresh()` looks again; globals and closures are
+not seen). So has every other model that has such modules; one that has none is refused, and the error says
+what was looked for.
 
 Every family with rules is held to one contract, `tests/models/test_families.py`: encode and decode with 1,
 5 and 17 frames, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy;

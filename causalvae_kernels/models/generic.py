@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..core import dry_run
 from ..core.checks import FLOAT_DTYPES
 from ..core.errors import InvalidInput
 from ..core.precision import autocast_dtype
 from ..ops import causal_conv3d
+from .coders import wants_gradient
 from .conv import is_small, why_weight_left
+from .fingerprint import Fingerprint, Snapshot, fingerprint
 from .hooks import type_name, why_globally_hooked
 from .probe import Modes, probe, why_not_confirmed
 from .swap import Family, Link, Rule, register_recogniser
-from .twin import CHANNELS, frozen, setting_names
+from .twin import CHANNELS
 
 _LOOKED_FOR = (
     "modules that are an nn.Conv3d, or hold one and nothing else, and compute what causal_conv3d computes: "
@@ -38,14 +43,12 @@ class Kind:
     Attributes:
         cls: The class.
         child: Name of the child that is the convolution; "": the module itself.
-        settings: Names of the attributes, of the module and of the child, on which its behaviour may depend.
         parameter: What its forward calls the frames.
         defaults: The other parameters of its forward.
     """
 
     cls: type
     child: str
-    settings: tuple[tuple[str, ...], tuple[str, ...]]
     parameter: str
     defaults: dict[str, Any]
 
@@ -56,34 +59,47 @@ class Table:
 
     Attributes:
         kinds: By name of the class.
-        found: By `key`: the modes, or why the module is left.
+        found: By fingerprints and the weight's shape: the modes, or why the module is left.
         alike: The same whatever the channels.
+        unprobed: How many modules may be probed at a call, because their table was pickled: fingerprints
+            hold functions, which need not have a name, and mean nothing to another version of the code.
     """
 
     kinds: dict[str, Kind] = field(default_factory=dict)
-    found: dict[Hashable, Modes | str] = field(default_factory=dict)
+    found: dict[Key, Modes | str] = field(default_factory=dict)
     alike: dict[Hashable, Modes | str] = field(default_factory=dict)
+    unprobed: int = 0
+
+    _seen: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, torch.Size, Modes | str]] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        """Return a table of its own; what was found does not change."""
+        return Table(dict(self.kinds), dict(self.found), dict(self.alike), self.unprobed)
+
+    def __reduce__(self) -> tuple[type[Table], tuple[Any, ...]]:
+        """Pickle the classes alone."""
+        return Table, (self.kinds, {}, {}, len(self.found) + self.unprobed)
 
     def conv_of(self, module: nn.Module) -> nn.Module:
         """Return the `nn.Conv3d` of a module."""
         child = self.kinds[type_name(module)].child
         return module._modules.get(child) if child else module
 
-    def key(self, module: nn.Module) -> tuple[Hashable, ...]:
-        """Return everything that decides about what a module computes, but for its weights."""
-        name = type_name(module)
-        conv = self.conv_of(module)
-        own, inner = self.kinds[name].settings
-        values = [frozen(module.__dict__.get(setting, _MISSING)) for setting in own]
-        values += [frozen(conv.__dict__.get(setting, _MISSING)) for setting in inner]
-        return (name, *values, tuple(conv.weight.shape), conv.bias is None)
+    def probe(self, module: nn.Module, conv: nn.Module) -> None:
+        """Probe a module unless it is known: once for all that differ in channels only, and confirm it."""
+        self._seen.clear()
+        key = tuple([fingerprint(part) for part in _parts(module, conv)]), conv.weight.shape
+        if key in self.found:
+            return
+        reason = _why_call_left(type(module)) or _why_conv_left(conv)
+        self.found[key] = reason or self._probed(module, conv, key)
 
-    def probed(self, module: nn.Module, conv: nn.Module) -> Modes | str:
-        """Probe a module, once for all that differ in channels only, and confirm what was found."""
-        name, *settings, shape, no_bias = self.key(module)
-        names = [setting for part in self.kinds[name].settings for setting in part]
-        settings = [s for setting, s in zip(names, settings, strict=True) if setting not in CHANNELS]
-        alike = (name, *settings, shape[2:], no_bias)
+    def _probed(self, module: nn.Module, conv: nn.Module, key: Key) -> Modes | str:
+        fingerprints, shape = key
+        settings = [tuple([p for p in part if p[0] not in CHANNELS]) for part in fingerprints]
+        alike = (*settings, shape[2:])
         if alike not in self.alike:
             self.alike[alike] = probe(module, conv)
         modes = self.alike[alike]
@@ -91,9 +107,22 @@ class Table:
 
     def modes(self, module: nn.Module) -> Modes | str:
         """Return what a module computes, or why it is left."""
-        return self.found.get(
-            self.key(module), "its settings were changed since the swap; call handle.refresh()"
-        )
+        conv = self.conv_of(module)
+        parts, shape = _parts(module, conv), conv.weight.shape
+        if torch.compiler.is_compiling():  # the compiler guards on all that is read here
+            return self.found.get((tuple([fingerprint(part) for part in parts]), shape), _CHANGED)
+        seen = self._seen.get(module)
+        if seen is not None and seen[1] == shape and seen[0].holds(*parts):
+            return seen[2]
+        snapshot = Snapshot(*parts)
+        key = snapshot.fingerprints, shape
+        if key not in self.found and self.unprobed and dry_run.current() is None:
+            self.unprobed -= 1
+            self.probe(module, conv)
+        modes = self.found.get(key, _CHANGED)
+        if isinstance(modes, Modes):  # others may hold a state, which is not kept alive here
+            self._seen[module] = snapshot, shape, modes
+        return modes
 
     def matches(self, module: nn.Module) -> bool:
         """Whether a module computes a `causal_conv3d`."""
@@ -114,7 +143,13 @@ class Table:
         return frames
 
 
+Key = tuple[tuple[Fingerprint, ...], torch.Size]
+
 _CHANGED = "its settings were changed since the swap; call handle.refresh()"
+_OWN_BACKWARD = (
+    "where gradients are needed its own forward runs: its gradients are not those of the convolution"
+)
+_UNKNOWN = "not recognised as a causal convolution"
 _MISSING = "<missing>"
 _WORDS = (int, float, str)
 
@@ -132,24 +167,21 @@ class RecognisedFamily(Family):
     def look_at(self, model: nn.Module) -> None:
         """Probe the modules whose class and settings are not in the table yet."""
         candidates = [(module, *found) for module in model.modules() if (found := _conv_in(module))]
-        for candidate in candidates:
-            _add_kind(self.table, *candidate)
         for module, child, conv in candidates:
             name = type_name(module)
-            kind = self.table.kinds[name]
+            kind = self.table.kinds.get(name)
+            if kind is None:
+                kind = self.table.kinds[name] = Kind(type(module), child, *_parameters_of(type(module)))
             if type(module) is not kind.cls or child != kind.child or why_weight_left(conv):
                 continue
-            key = self.table.key(module)
-            if key not in self.table.found:
-                reason = _why_call_left(kind.cls) or _why_conv_left(conv)
-                self.table.found[key] = reason or self.table.probed(module, conv)
+            self.table.probe(module, conv)
             # A wrapper that is left needs no rule: its convolution has one.
             if name not in self.rules and (child == "" or self.table.matches(module)):
                 bypasses = ((child, type_name(conv)),) if child else ()
                 left = functools.partial(why_conv_left, self.table)
-                self.rules[name] = Rule(causal_conv, bypasses, left)
-        for module in model.modules():
-            self.needs_no_rule.setdefault(type_name(module), "not recognised as a causal convolution")
+                self.rules[name] = Rule(
+                    causal_conv, bypasses, left, note=functools.partial(_note, self.table)
+                )
 
 
 def recognise(model: nn.Module) -> Family:
@@ -158,15 +190,18 @@ def recognise(model: nn.Module) -> Family:
     Raises:
         InvalidInput: There are none.
     """
-    family = RecognisedFamily(type(model).__name__, {}, {})
+    family = RecognisedFamily(type(model).__name__, {}, {}, unknown=_UNKNOWN)
     reason = why_globally_hooked()
+    reasons: list[str] = []
     if reason is None:
         family.look_at(model)
-        for module in model.modules():
-            if type_name(module) in family.rules and why_conv_left(family.table, module) is None:
-                if family.table.conv_of(module).kernel_size[0] > 1:
-                    return family
-    reasons = list(dict.fromkeys(r for r in family.table.found.values() if isinstance(r, str)))
+        for module in filter(_conv_in, model.modules()):
+            left = why_conv_left(family.table, module)
+            if left is not None:
+                reasons.append(left)
+            elif type_name(module) in family.rules and family.table.conv_of(module).kernel_size[0] > 1:
+                return family
+    reasons = list(dict.fromkeys(reasons))
     words = reason or "; ".join(reasons[:3]) or "it has no nn.Conv3d with more than one frame"
     raise InvalidInput(f"looked for {_LOOKED_FOR}; found none: {words}")
 
@@ -179,7 +214,7 @@ def causal_conv(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any
     table = link.own.table
     modes, conv = table.modes(module), table.conv_of(module)
     x = table.frames_of(module, args, kwargs)
-    if not _fits(x, conv, modes) or is_small(link, x):
+    if not _fits(x, conv, modes) or is_small(link, x) or (modes.own_backward and wants_gradient(conv, (x,))):
         return type(module).forward(module, *args, **kwargs)
     return causal_conv3d(
         x,
@@ -205,7 +240,9 @@ def why_conv_left(table: Table, module: nn.Module) -> str | None:
     reason = why_weight_left(conv)
     if reason is not None:
         return reason
-    if conv.weight.is_meta or conv.weight.dtype not in FLOAT_DTYPES:
+    if conv.weight.is_meta:
+        return "its weight is on the meta device: it has no values; load it"
+    if conv.weight.dtype not in FLOAT_DTYPES:
         return f"its weight is {conv.weight.dtype} on {conv.weight.device}"
     modes = table.modes(module)
     return modes if isinstance(modes, str) else None
@@ -246,20 +283,14 @@ def _conv_in(module: nn.Module) -> tuple[str, nn.Module] | None:
     return child, conv
 
 
-def _add_kind(table: Table, module: nn.Module, child: str, conv: nn.Module) -> None:
-    """Add what is new about a module's class: another attribute that not all of its instances have."""
-    name, known = type_name(module), table.kinds.get(type_name(module))
-    own, inner = known.settings if known else ((), ())
-    own = tuple(dict.fromkeys((*own, *setting_names(module))))
-    inner = tuple(dict.fromkeys((*inner, *(setting_names(conv) if child else ()))))
-    if known is None:
-        parameter, defaults = _parameters_of(type(module))
-        table.kinds[name] = Kind(type(module), child, (own, inner), parameter, defaults)
-    elif known.settings != (own, inner):
-        table.kinds[name] = replace(known, settings=(own, inner))
-        # Keys are longer now.
-        table.found.clear()
-        table.alike.clear()
+def _parts(module: nn.Module, conv: nn.Module) -> tuple[nn.Module, ...]:
+    return (module,) if conv is module else (module, conv)
+
+
+def _note(table: Table, module: nn.Module) -> str | None:
+    """Return in which calls alone a module is replaced, or None."""
+    modes = table.modes(module)
+    return _OWN_BACKWARD if isinstance(modes, Modes) and modes.own_backward else None
 
 
 def _parameters_of(cls: type) -> tuple[str, dict[str, Any]]:

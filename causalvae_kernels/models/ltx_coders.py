@@ -64,7 +64,7 @@ def _patch(module: nn.Module) -> tuple[int, int, int]:
 def _growth(module: nn.Module) -> int:
     """Return how many pixels one of a latent becomes before the patches."""
     samplers = [s for block in module.up_blocks for s in block.upsamplers or ()]
-    return math.prod(math.prod(sampler.stride) for sampler in samplers)
+    return math.prod([math.prod(sampler.stride) for sampler in samplers])  # a compiler takes no generator
 
 
 def _leaves(

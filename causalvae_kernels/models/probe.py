@@ -11,7 +11,7 @@ import copy
 import itertools
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..core.checks import FLOAT_DTYPES
 from ..ops import causal_conv3d
 from ..ops.causal_conv3d.spec import SPATIAL_MODES, TEMPORAL_MODES, output_size
-from .twin import Draw, frozen, make_twin, opaque_in, setting_names
+from .fingerprint import fingerprint, frozen, setting_names, why_unknown
+from .twin import Draw, make_twin
 
 # The same sum in another order in float64 and float32; another padding makes a difference of order 1.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -34,10 +35,12 @@ class Modes:
     Attributes:
         temporal: What stands before the first frame.
         spatial: What stands around a frame.
+        own_backward: Whether its gradients are not those of the convolution.
     """
 
     temporal: str
     spatial: str
+    own_backward: bool = False
 
 
 def probe(module: nn.Module, conv: nn.Module) -> Modes | str:
@@ -51,10 +54,9 @@ def probe(module: nn.Module, conv: nn.Module) -> Modes | str:
         The modes; or a sentence that says what is in the way.
     """
     for part in dict.fromkeys((module, conv)):
-        for name in setting_names(part):
-            found = opaque_in(frozen(part.__dict__[name]))
-            if found is not None:
-                return f"its attribute {name} holds a {found.type_name}, which may be a state"
+        reason = why_unknown(fingerprint(part))
+        if reason is not None:
+            return reason
     words = ""
     # Code that knows one dtype only, or derives sizes from channels, fails with the first ways to try.
     ways = itertools.product((torch.float64, torch.float32), (_FEW_CHANNELS, None))
@@ -119,22 +121,27 @@ class _Probe:
         candidates = [modes for modes in _all_modes() if self._agrees(first, long, modes)]
         if not candidates:
             raise _Unlike(self._why_unlike(first, long))
+        clips = [long]
         for frames in sorted({1, 2, self.span + 1, self.span + 2}):
             if frames <= self.span and candidates[0].temporal == "valid":
                 continue  # too short without padding, for both
             clip = self._clip(frames, batch=1 + (frames == 2))
+            clips.append(clip)
             output = self._output(clip)
             candidates = [modes for modes in candidates if self._agrees(output, clip, modes)]
             if not candidates:
                 raise _Unlike(f"with {frames} frames it computes something else than with {long.shape[2]}")
         if not _close(self._output_without_trace(long), first):
             raise _Unlike(_NOT_TWICE)
+        modes = candidates[0]
+        own_backward = not all(self._gradients_agree(clip, modes) for clip in clips)
         self.module.train(not self.module.training)
         if not _close(self._output_without_trace(long), first):
             raise _Unlike("it computes something else in training mode")
+        own_backward = own_backward or not all(self._gradients_agree(clip, modes) for clip in clips)
         for dtype in dict.fromkeys((torch.float32, own_dtype)):
             self._check_dtype(dtype)
-        return candidates[0]
+        return replace(modes, own_backward=own_backward)
 
     def why_not(self, modes: Modes) -> str | None:
         """Return a sentence if the first channels are not those of these modes, else None."""
@@ -148,12 +155,15 @@ class _Probe:
 
     def _output(self, clip: Tensor) -> Tensor:
         given = clip.clone()
-        output = type(self.module).forward(self.module, given)
+        output = self._forward(given)
         if not isinstance(output, Tensor):
             raise _Unlike(f"its forward returns a {type(output).__name__}, not the frames alone")
         if not torch.equal(given, clip):
             raise _Unlike("its forward changes its input")
         return output
+
+    def _forward(self, clip: Tensor) -> Tensor:
+        return type(self.module).forward(self.module, clip)
 
     def _output_without_trace(self, clip: Tensor) -> Tensor:
         before = self._state()
@@ -175,21 +185,43 @@ class _Probe:
     def _agrees(self, output: Tensor, clip: Tensor, modes: Modes, channels: int | None = None) -> bool:
         """Whether `causal_conv3d` gives this output, in the first channels if so many are told."""
         conv = self.conv
-        steps = {"stride": tuple(conv.stride), "dilation": tuple(conv.dilation)}
-        size = output_size(clip.shape, conv.kernel_size, *steps.values(), modes.temporal, modes.spatial)
+        steps = tuple(conv.stride), tuple(conv.dilation)
+        size = output_size(clip.shape, conv.kernel_size, *steps, modes.temporal, modes.spatial)
         if output.shape != (clip.shape[0], conv.weight.shape[0], *size):
             return False
-        expected = causal_conv3d(
+        return _close(output[:, :channels], self._convolution(clip, modes, channels))
+
+    def _convolution(self, clip: Tensor, modes: Modes, channels: int | None = None) -> Tensor:
+        conv = self.conv
+        return causal_conv3d(
             clip,
             conv.weight[:channels],
             None if conv.bias is None else conv.bias[:channels],
+            stride=tuple(conv.stride),
+            dilation=tuple(conv.dilation),
             temporal_mode=modes.temporal,
             spatial_mode=modes.spatial,
-            **steps,
             backend="reference",
             precision="high",
         )
-        return _close(output[:, :channels], expected)
+
+    def _gradients_agree(self, clip: Tensor, modes: Modes) -> bool:
+        """Whether input, weight and bias get the gradients of the convolution, and the output is the same."""
+        weights = [p for p in (self.conv.weight, self.conv.bias) if p is not None]
+        leaves = [clip.clone().requires_grad_(), *(p.requires_grad_() for p in weights)]
+        try:
+            with torch.enable_grad():
+                expected = self._convolution(leaves[0], modes)
+                towards = self.draw(*expected.shape)
+                like = (expected, *torch.autograd.grad(expected, leaves, towards))
+                output = self._forward(leaves[0])
+                got = (output, *torch.autograd.grad(output, leaves, towards, allow_unused=True))
+        except Exception:  # a backward of its own, then
+            return False
+        finally:
+            for parameter in weights:
+                parameter.requires_grad_(False)
+        return all(a is not None and _close(a, b) for a, b in zip(got, like, strict=True))
 
     def _why_unlike(self, output: Tensor, clip: Tensor) -> str:
         """Say how the module differs."""

@@ -9,6 +9,7 @@ deep copy computes with its own weights and a pickle finds it by name.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Rule:
         exact: Whether the replacement returns the bits of the original; others rest in the exact tier.
         rests: Whether the class's own `forward` runs while the module is hooked and the like; not needed by a
             rule that calls it anyway.
+        note: Returns what the report adds about a module that is replaced, or None.
     """
 
     forward: Callable[..., Any]
@@ -52,6 +54,7 @@ class Rule:
     why_left: Callable[[nn.Module], str | None] = lambda module: None
     exact: bool = False
     rests: bool = True
+    note: Callable[[nn.Module], str | None] = lambda module: None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Family:
         needs_no_rule: Classes of modules that are left on purpose, with the reason.
         adapted: Further rules, for a model that takes any number of frames.
         chunks: How an adapted model runs chunk by chunk.
+        unknown: What the report says of a module with parameters that neither a rule nor the list names.
         count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
             `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
     """
@@ -74,6 +78,7 @@ class Family:
     adapted: dict[str, Rule] = field(default_factory=dict)
     chunks: ChunkCodec | None = None
     count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
+    unknown: str = "no rule names this class; it runs as it is"
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
         """Return the rule for a module, or None."""
@@ -119,12 +124,15 @@ class ReportEntry:
         type_name: Its class.
         replaced: Whether calls go through the package's ops now.
         reason: Why not, or what replaces it.
+        needed: Whether there is something to replace: a replaced block runs its norms itself, and a pointwise
+            convolution pads nothing.
     """
 
     name: str
     type_name: str
     replaced: bool
     reason: str
+    needed: bool = True
 
 
 FAMILIES: dict[str, Family] = {}
@@ -226,9 +234,11 @@ def _why_at_rest(module: nn.Module, link: Link, rule: Rule) -> str | None:
 
 
 def _why_transformed() -> str | None:
-    """Return which transform of torch.func or forward-mode AD is on: the ops have no rules for those."""
+    """Return what records or transforms every call, and has no rules for the ops, or None."""
     if torch.compiler.is_compiling():
         return None
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace is on: it records what the original does"
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "a torch.func transform or forward-mode AD is on"
     return None
@@ -285,14 +295,21 @@ class Swap:
         return list(self._entries())
 
     def summary(self) -> str:
-        """Return one line: how many modules are replaced, how many left."""
-        replaced = sum(entry.replaced for entry in self.report)
-        left = [entry for entry in self.report if not entry.replaced]
-        names = ", ".join(entry.name for entry in left[:3]) + (", ..." if len(left) > 3 else "")
+        """Return one line: how many modules are replaced, how many are left that might be.
+
+        Of a swap that was taken out: how many had been replaced.
+        """
+        model = self._family.model
+        if not self.active:
+            return f"{model}: the swap was taken out again; {_counted(self._replaced)} replaced until then"
+        report = self.report
+        replaced = sum(entry.replaced for entry in report)
+        left = [entry.name for entry in report if entry.needed and not entry.replaced]
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         return (
-            f"{self._family.model}: {replaced} modules replaced, {len(left)} left"
-            + (f" ({names})" if left else "")
-            + ("; takes any number of frames" if self._link.frames == "any" and self.active else "")
+            f"{model}: {_counted(replaced)} replaced"
+            + (f", {len(left)} left ({names})" if left else "")
+            + ("; takes any number of frames" if self._link.frames == "any" else "")
         )
 
     def num_frames(self, num_frames: int) -> AbstractContextManager[None]:
@@ -357,12 +374,15 @@ class Swap:
             place = _place_of(self.model, name)
             if not has_foreign_method(self.model, run_method, name, place):
                 setattr(self.model, place, functools.partial(run_method, self.model, self._link, name))
+        self._replaced = sum(entry.replaced for entry in self._entries())
 
     def restore(self) -> None:
         """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
 
         Packed weights are freed.
         """
+        if self.active:
+            self._replaced = sum(entry.replaced for entry in self._entries())
         self._link.active = False
         release_packed_weights(self.model.parameters())
         for module in self.model.modules():
@@ -384,17 +404,15 @@ class Swap:
             kind, rule = type_name(module), self._family.rule_of(module, self._link)
             if rule is None:
                 if module._parameters:
-                    reason = self._family.needs_no_rule.get(
-                        kind, "no rule names this class; it runs as it is"
-                    )
-                    yield ReportEntry(name, kind, False, reason)
+                    known = self._family.needs_no_rule.get(kind)
+                    yield ReportEntry(name, kind, False, known or self._family.unknown, known is None)
                 continue
             reason = self._why_left(module, rule)
             if reason is None:
                 covered.update(
                     f"{name}.{path}" for path, expected in rule.bypasses if expected not in self._family.rules
                 )
-            yield ReportEntry(name, kind, reason is None, reason or f"runs {rule.forward.__name__}")
+            yield ReportEntry(name, kind, reason is None, reason or _what_runs(rule, module))
 
     def _why_left(self, module: nn.Module, rule: Rule) -> str | None:
         if not self._link.active:
@@ -405,6 +423,15 @@ class Swap:
         if _link_of(module) is not self._link:
             return "its forward was replaced by someone else"
         return _why_at_rest(module, self._link, rule) if rule.rests else None
+
+
+def _counted(modules: int) -> str:
+    return f"{modules} module{'' if modules == 1 else 's'}"
+
+
+def _what_runs(rule: Rule, module: nn.Module) -> str:
+    note = rule.note(module)
+    return f"runs {rule.forward.__name__}" + (f"; {note}" if note else "")
 
 
 def swap(
@@ -422,10 +449,11 @@ def swap(
 
     Chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`, and frame counts
     unless `frames` is "any". Modules with hooks (offloading, layerwise casting, your own) run as they were
-    while they are hooked. Swapping a swapped model again replaces the old swap. A shallow copy (`copy.copy`,
-    `DataParallel`) shares the original's replacements and so computes with the original's weights: swap each
-    copy, or copy deeply. With gradient checkpointing, give the tier here: a `use_precision` that is closed
-    before `backward` does not hold for the recomputation.
+    while they are hooked. Swapping a swapped model again replaces the old swap, options included, and warns
+    of those that it drops. A shallow copy (`copy.copy`, `DataParallel`) shares the original's replacements
+    and so computes with the original's weights: swap each copy, or copy deeply. With gradient checkpointing,
+    give the tier here: a `use_precision` that is closed before `backward` does not hold for the
+    recomputation. `torch.jit.trace` records what the modules of diffusers do.
 
     Args:
         vae: A VAE of a family in `FAMILIES`. Of any other model those modules are replaced that show, when
@@ -478,8 +506,33 @@ def swap(
     link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
     link.own = own
     _check_adaptable(vae, family, link)
+    _warn_of_dropped_options(vae, link)
     restore(vae)
     return Swap(vae, family, link)
+
+
+def _warn_of_dropped_options(vae: nn.Module, link: Link) -> None:
+    """Name what the swap that holds was asked for, where the new one, which replaces it, was not."""
+    links = (_link_of(module, name) for module in vae.modules() for name in _REPLACED)
+    old = next((found for found in links if found is not None and found.active), None)
+    if old is None:
+        return
+    default = Link(link.family, None, None)
+    dropped = [
+        f"{name}={getattr(old, name)!r}"
+        for name in _OPTIONS
+        if getattr(link, name) == getattr(default, name) != getattr(old, name)
+    ]
+    if dropped:
+        warnings.warn(
+            f"swap: this model is swapped with {', '.join(dropped)}; the new swap replaces that one and was "
+            "not given this, so it no longer holds. Give all options in one call, or call restore() first",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+_OPTIONS = ("backend", "precision", "packed_budget", "frames", "memory", "tiling", "memory_budget")
 
 
 def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
@@ -566,6 +619,12 @@ def _family_of(vae: object) -> tuple[Family, Family | None]:
         family = FAMILIES.get(cls.__qualname__)
         if family is not None and cls.__module__.startswith("diffusers."):
             return family, None
+    parameters = list(vae.parameters())
+    if parameters and all(parameter.is_meta for parameter in parameters):
+        raise InvalidInput(
+            f"swap: got a {type(vae).__name__} whose parameters are on the meta device; it has no rules, and "
+            "its convolutions are recognised once it has weights: load its weights first, then swap"
+        )
     known = ", ".join(sorted(FAMILIES))
     try:
         (recognise,) = _RECOGNISERS

@@ -56,6 +56,7 @@ def _can_plan(model: nn.Module, x: object) -> bool:
         isinstance(x, Tensor)
         and x.dim() == 5
         and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
         and dry_run.current() is None
         and has_tiling(model)
         and not (

@@ -7,59 +7,18 @@ zero, as some are when a training begins, every convolution would look like ever
 from __future__ import annotations
 
 import copy
-import types
-from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# What nn.Module keeps on every instance, and what hooks hang on it: no settings of the module.
-_INTERNAL = frozenset(nn.Module().__dict__) | {"forward", "_old_forward", "_hf_hook", "_diffusers_hook"}
-_SIMPLE = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
+from .fingerprint import setting_names
+
 CHANNELS = ("in_channels", "out_channels")
 """What a twin may have fewer of."""
 
 # Numbers that are drawn; longer tensors repeat them.
 _DRAWN = 65521
-
-
-def setting_names(module: nn.Module) -> Iterator[str]:
-    """Give the names of the attributes that are a module's own: no weights, children or hooks."""
-    return (name for name in module.__dict__ if name not in _INTERNAL)
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """An attribute that says nothing about a module.
-
-    Attributes:
-        type_name: Of the value.
-    """
-
-    type_name: str
-
-
-def frozen(value: Any) -> Hashable:
-    """Return a setting as something to compare, or `Opaque`: an object that may hold anything."""
-    if type(value) in _SIMPLE:
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple([frozen(item) for item in value])
-    if isinstance(value, _FUNCTIONS):
-        return f"{value.__module__}.{value.__qualname__}"
-    return Opaque(type(value).__name__)
-
-
-def opaque_in(value: Hashable) -> Opaque | None:
-    """Return something opaque in a frozen setting, or None."""
-    if isinstance(value, Opaque):
-        return value
-    if isinstance(value, tuple):
-        return next((found for item in value if (found := opaque_in(item))), None)
-    return None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from causalvae_kernels.core import env, native
 from causalvae_kernels.core.known_issues import known_bad_versions, why_conv3d_is_broken
 from causalvae_kernels.core.op import Backend, Op, all_ops
 from causalvae_kernels.core.precision import resolve_precision
+from causalvae_kernels.core.selection import requested_backend
 
 X, WEIGHT = torch.zeros(1, 2, 3, 4, 5), torch.zeros(3, 2, 3, 3, 3)
 
@@ -218,3 +219,17 @@ def test_the_native_module_is_built():
     if os.environ.get("CAUSALVAE_KERNELS_SKIP_BUILD", "0") not in ("", "0"):
         pytest.skip("CAUSALVAE_KERNELS_SKIP_BUILD is set")
     assert native.why_no_cpu() is None
+
+
+def test_a_compiler_reads_the_backend_that_holds_and_guards_on_it():
+    @torch.compile(backend="eager", fullgraph=True)
+    def asked(x):
+        return x + (requested_backend(None)[0] == "aten")
+
+    zero = torch.zeros(())
+    assert asked(zero) == 0
+    with use_backend("aten"):
+        assert asked(zero) == 1
+        with use_backend("reference"):
+            assert asked(zero) == 0
+    assert asked(zero) == 0

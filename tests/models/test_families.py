@@ -23,8 +23,6 @@ from tests.support.tiny_vaes import TINY_VAES, TinyVAE
 
 HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
-# One for each mechanism (CogVideoX's is compiled in its own file): tracing a decoder takes 20 s.
-COMPILED = ("Wan2.1", "HunyuanVideo", "LTX0.9.5", "Mochi")
 # Here the models of diffusers fail, or give wrong gradients (`test_magvit.py` and `test_kvae.py` show it).
 NO_SLICES = ("Magvit(EasyAnimate)",)
 NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
@@ -266,16 +264,46 @@ def test_two_calls_are_strangers(name):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_the_decoder_compiles(name):
-    if name not in COMPILED:
-        pytest.skip("tracing takes long; a family of the same mechanism is compiled")
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_a_half_compiles_to_one_graph(name, half):
+    """With the arguments of the first chunk; no break where it is ours, and the same numbers."""
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    calls = []
     with torch.no_grad(), swap(vae):
-        latents = round_trip(vae, clip)[0]
-        expected = vae.decode(latents).sample
-        vae.decoder = torch.compile(vae.decoder, backend="eager")
-        got = vae.decode(latents).sample
+        coder = getattr(vae, half)
+        keep = coder.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append(copy.deepcopy((args, kwargs))), with_kwargs=True
+        )
+        round_trip(vae, clip)
+        keep.remove()
+        (args, kwargs), again = calls[0], copy.deepcopy(calls[0])
+        expected = coder(*args, **kwargs)
+        got = torch.compile(coder, backend="eager", fullgraph=True)(*again[0], **again[1])
+    got, expected = (out[0] if isinstance(out, tuple) else out for out in (got, expected))
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+class Step(torch.nn.Module):
+    """One method of a VAE, tensors in and out, as `torch.jit.trace` wants it."""
+
+    def __init__(self, vae: torch.nn.Module, step: str) -> None:
+        super().__init__()
+        self.vae, self.step = vae, step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = getattr(self.vae, self.step)(x)
+        return out.latent_dist.mode() if self.step == "encode" else out.sample
+
+
+@torch.no_grad()
+def test_a_trace_records_what_the_model_does(name):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    other = copy.deepcopy(vae)
+    handle = swap(vae, tiling="auto")
+    for step, x in zip(("encode", "decode"), (clip, round_trip(other, clip)[0]), strict=True):
+        traced = torch.jit.trace(Step(vae, step), (x,), check_trace=False)
+        assert torch.equal(traced(x / 2), Step(other, step)(x / 2)), step
+    assert replaced_names(handle)
 
 
 def test_any_number_of_frames(name):

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.models import FAMILIES
@@ -76,6 +77,15 @@ def test_left(name):
     assert isinstance(reason, str) and words in reason
 
 
+class Quantised(nn.Parameter):
+    """A weight that brings its own rules."""
+
+
+def _quantised(module):
+    module.weight = Quantised(module.weight.data)
+    return module
+
+
 class Holder(nn.Module):
     """A model that has a convolution that is recognised, and another module."""
 
@@ -113,14 +123,28 @@ def test_a_wrapper_that_is_left_does_not_keep_its_convolution_from_being_replace
 
 
 @pytest.mark.parametrize(
+    "model",
+    [zoo.OtherVAE().to("meta"), nn.Sequential(zoo.PaddedConv(3, 3))[:].to("meta")],
+    ids=["vae", "one"],
+)
+def test_a_model_without_weights_is_refused_for_that(model):
+    with pytest.raises(
+        InvalidInput, match=r"parameters are on the meta device.* load its weights first"
+    ) as e:
+        swap(model)
+    assert "found none" not in str(e.value)
+
+
+@pytest.mark.parametrize(
     ("model", "words"),
     [
         (nn.Linear(1, 1), "no nn.Conv3d with more than one frame"),
         (nn.Sequential(nn.Conv3d(3, 3, 1), nn.Conv2d(3, 3, 3)), "found none"),
         (nn.Sequential(zoo.Stateful(3, 3)), "keeps a state between calls"),
         (nn.Sequential(nn.Conv3d(3, 3, 3, padding=1)), "not causal"),
+        (nn.Sequential(_quantised(zoo.PaddedConv(3, 3))), "its weight is a Quantised"),
     ],
-    ids=["linear", "pointwise only", "state", "symmetric"],
+    ids=["linear", "pointwise only", "state", "symmetric", "quantised"],
 )
 def test_a_model_in_which_nothing_is_recognised_is_refused(model, words):
     with pytest.raises(
@@ -272,13 +296,149 @@ def test_hooks_settings_and_weights_that_change_are_seen_on_every_call():
         assert torch.allclose(vae(clip), plain(clip), atol=1e-5)
 
 
-class Quantised(nn.Parameter):
-    """A weight that brings its own rules."""
+def _doubled(weight):
+    return weight * 2
+
+
+CHANGES = {
+    "an attribute that it did not have": lambda m, patch: setattr(m, "gain", 3.0),
+    "a tensor where None is the class's": lambda m, patch: setattr(m, "past", torch.ones(1, 3, 2, 10, 14)),
+    "a buffer": lambda m, patch: m.register_buffer("gain", torch.tensor(2.0)),
+    "a parameter": lambda m, patch: m.register_parameter("gain", nn.Parameter(torch.tensor(2.0))),
+    "a list on the instance": lambda m, patch: setattr(m, "weight_function", [_doubled]),
+    "another list of the class": lambda m, patch: patch.setattr(type(m), "weight_function", [_doubled]),
+    "a list in the class's tuple": lambda m, patch: patch.setattr(type(m), "options", (1.0, [3.0])),
+    "an attribute of the class": lambda m, patch: patch.setattr(type(m), "gain", 3.0, raising=False),
+    "a base class": lambda m, patch: patch.setattr(zoo.PaddedConv, "gain", 3.0, raising=False),
+    "another forward": lambda m, patch: patch.setattr(type(m), "forward", zoo.PaddedConv.forward),
+}
+
+
+GUARDED = ("an attribute that it did not have", "another list of the class", "an attribute of the class")
+
+
+@pytest.mark.parametrize(
+    ("change", "compiled"),
+    [(change, False) for change in CHANGES] + [(change, True) for change in GUARDED],
+    ids=lambda value: value if isinstance(value, str) else "compile" if value else "eager",
+)
+@torch.no_grad()
+def test_what_a_forward_can_read_decides_on_every_call(change, compiled, monkeypatch):
+    torch.manual_seed(5)
+    vae = Holder(zoo.Remembering(3, 4)).eval()
+    plain, clip = copy.deepcopy(vae), make_video(3, 8, 12)
+    handle = swap(vae, backend="aten")
+    run = torch.compile(vae, backend="eager", fullgraph=True) if compiled else vae
+    assert "other" in replaced_names(handle) and torch.allclose(run(clip), plain(clip), atol=1e-5)
+    for model in (vae, plain):
+        CHANGES[change](model.other, monkeypatch)
+    expected = plain(clip)
+    assert "other" not in replaced_names(handle)
+    assert torch.allclose(run(clip), expected, atol=1e-5)
+    handle.refresh()
+    assert torch.allclose(vae(clip), expected, atol=1e-5)
+
+
+def test_a_list_of_the_class_that_is_filled_in_place_is_seen():
+    vae = Holder(zoo.Remembering(3, 4)).eval()
+    plain, clip = copy.deepcopy(vae), make_video(3, 8, 12)
+    lists = zoo.Remembering.weight_function, zoo.Remembering.options[1]
+    with torch.no_grad(), swap(vae) as handle:
+        for changed, value in zip(lists, (_doubled, 7.0), strict=True):
+            assert "other" in replaced_names(handle)  # at first, and again once it is as it was
+            changed.insert(0, value)
+            try:
+                assert "other" not in replaced_names(handle)
+                assert torch.allclose(vae(clip), plain(clip), atol=1e-5)
+            finally:
+                del changed[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (zoo.Configured(3, 4), "attribute config holds a SimpleNamespace"),
+        (zoo.Buffered(3, 4), "a buffer, gain"),
+    ],
+    ids=["configuration", "buffer"],
+)
+def test_what_may_hold_a_state_is_left(module, words):
+    assert words in probe(module, module)
+
+
+def test_pickles_of_modules_whose_functions_have_no_name():
+    class Local(zoo.PaddedConv):
+        halved = staticmethod(lambda x: x / 2)
+
+    vae = Holder(nn.Sequential(zoo.Remembering(3, 4))).eval()
+    vae.other[0].weight_function = [_doubled]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo.Remembering, "halved", staticmethod(lambda x: x / 2), raising=False)
+        patch.setattr(zoo.PaddedConv, "half", property(lambda self: 0.5), raising=False)
+        handle = swap(vae, backend="aten")
+        again = pickle.loads(pickle.dumps(vae))
+        clip = make_video(3, 8, 12)
+        assert "good" in replaced_names(handle) and torch.equal(again(clip), vae(clip))
+    assert copy.deepcopy(vae)(clip).shape == vae(clip).shape
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the calls of our convolution."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func.name() == "causalvae_kernels::causal_conv3d"
+        return func(*args, **(kwargs or {}))
+
+
+def _calls_of_the_op(call):
+    with _Counting() as counting:
+        call()
+    return counting.calls
+
+
+BACKWARDS = {
+    "scaled": zoo.ScalesGradients,
+    "detached padding": zoo.DetachesItsPadding,
+    "detached weight": zoo.TrainsItsBiasOnly,
+    "no_grad": zoo.WithoutGradients,
+    "in training mode": zoo.DetachesWhileTraining,
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_a_backward_of_its_own_is_kept(name):
+    torch.manual_seed(2)
+    vae, clip = Holder(BACKWARDS[name](3, 4)).train(), make_video(3, 8, 12)
+    plain, (height, width) = copy.deepcopy(vae), clip.shape[3:]
+    modes = probe(vae.other, vae.other)
+    assert modes == Modes("replicate", "zeros", own_backward=True)
+    with swap(vae, backend="aten") as handle:
+        (reason,) = [entry.reason for entry in handle.report if entry.name == "other"]
+        assert "other" in replaced_names(handle) and "where gradients are needed its own forward" in reason
+        assert not [e for e in handle.report if e.name == "good" and "gradients" in e.reason]
+        for model in (vae, plain):
+            x = clip.clone().requires_grad_()
+            # As the first in the model, so that the gradient of the input comes from it.
+            model.other(x).square().sum().backward() if name != "no_grad" else model.other(x)
+            model.given = x.grad
+        got, like = ((m.given, m.other.weight.grad, m.other.bias.grad) for m in (vae, plain))
+        for a, b in zip(got, like, strict=True):
+            assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
+        calls = _calls_of_the_op(lambda: vae.other(clip))
+        assert calls == 0
+        for context in (torch.no_grad(), torch.inference_mode()):
+            with context:
+                assert _calls_of_the_op(lambda: vae.other(clip)) == 1
+        vae.requires_grad_(False)
+        assert _calls_of_the_op(lambda: vae.other(clip)) == 1
+        assert vae(clip).shape == (1, 4, 3, height, width)
 
 
 def test_a_weight_of_another_type_is_left():
     vae = zoo.OtherVAE().eval()
-    vae.encoder.conv_in.weight = Quantised(vae.encoder.conv_in.weight.data)
+    _quantised(vae.encoder.conv_in)
     with swap(vae) as handle:
         reasons = {entry.name: entry.reason for entry in handle.report if not entry.replaced}
         assert reasons["encoder.conv_in"] == "its weight is a Quantised"

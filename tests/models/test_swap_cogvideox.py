@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -138,13 +139,41 @@ def test_with_restores_after_an_error(build):
 
 def test_swapping_twice_replaces_the_first_swap(build):
     vae = build()
-    first = swap(vae, backend="reference")
-    second = swap(vae)
+    first = swap(vae, backend="reference", frames="any", memory="low")
+    with pytest.warns(UserWarning, match="swapped with backend='reference', frames='any'; the new swap"):
+        second = swap(vae, memory="low")
     assert not first.active and second.active
     first.restore()
     assert replaced_names(second)
     assert not replaced_names(first)
     second.restore()
+
+
+def test_swapping_twice_is_silent_where_nothing_is_dropped(build):
+    vae = build()
+    handle = swap(vae, backend="aten", precision="exact", frames="any")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = swap(vae, backend="reference", precision="exact", frames="any", memory="low")
+        handle.restore()
+        again.restore()
+        swap(vae)  # what was taken out drops nothing
+
+
+def test_the_summary_counts_what_might_be_replaced_and_was(build):
+    vae = build()
+    handle = swap(vae)
+    count = len(replaced_names(handle))
+    assert handle.summary() == f"AutoencoderKLCogVideoX: {count} modules replaced"
+    hook = vae.decoder.register_forward_hook(lambda *_: None)
+    assert handle.summary() == f"AutoencoderKLCogVideoX: {count - 1} modules replaced, 1 left (decoder)"
+    hook.remove()
+    handle.restore()
+    taken_out = f"AutoencoderKLCogVideoX: the swap was taken out again; {count} modules replaced until then"
+    assert handle.summary() == taken_out
+    with swap(vae) as handle:
+        restore(vae)  # by somebody without the handle
+        assert handle.summary() == taken_out
 
 
 def test_classes_and_globals_are_untouched(build):

@@ -177,3 +177,91 @@ class OtherVAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x).latent_dist.mode()).sample
+
+
+class Remembering(PaddedConv):
+    """Reads what may be set later: with a default on the class, or with none at all."""
+
+    past: Tensor | None = None
+    weight_function: list = []  # noqa: RUF012
+    options = (1.0, [2.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.options[0] * getattr(self, "gain", 1.0)
+        x = F.pad(x, (1, 1, 1, 1))
+        past = x[:, :, :1].repeat(1, 1, 2, 1, 1) if self.past is None else self.past
+        weight = self.weight
+        for function in self.weight_function:
+            weight = function(weight)
+        return F.conv3d(torch.cat([past, x], dim=2), weight, self.bias) * (self.options[1][0] - 1)
+
+
+class Configured(PaddedConv):
+    """Reads an object that anybody may change."""
+
+    config = SimpleNamespace(gain=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.config.gain
+
+
+class Buffered(PaddedConv):
+    """Has a buffer that a checkpoint may fill."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity; its gradient is another."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 30 * grad
+
+
+class ScalesGradients(PaddedConv):
+    """Scales the gradient of its input, as CogVideo SAT's first convolution does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_Scaled.apply(x))
+
+
+class DetachesItsPadding(PaddedConv):
+    """No gradient goes through the repeated frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1))
+        return nn.Conv3d.forward(self, torch.cat([*[x[:, :, :1].detach()] * 2, x], dim=2))
+
+
+class TrainsItsBiasOnly(PaddedConv):
+    """Its weight gets no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1))
+        x = F.pad(x, (0, 0, 0, 0, 2, 0), mode="replicate")
+        return F.conv3d(x, self.weight.detach(), self.bias)
+
+
+class WithoutGradients(PaddedConv):
+    """Records nothing."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class DetachesWhileTraining(PaddedConv):
+    """Has another backward in training mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach() if self.training else x)
