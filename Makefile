@@ -15,7 +15,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 export CAUSALVAE_KERNELS_CUDA_ARCH_LIST ?= none
 endif
 
-.PHONY: help demo test test-all test-random test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo test test-all test-random emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
@@ -71,24 +71,26 @@ format: $(VENV)/.installed-test
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
 
-# What proves the package, in at most ten minutes from a fresh clone on two cores: docs/testing.md.
-test: $(VENV)/.installed-test lint
-	@echo "== the CUDA kernels' index arithmetic, built to run on the host"
+# The CUDA kernels' index arithmetic, built to run on the host: the tests alone load it.
+emulation: $(VENV)/.installed-test
 	@test -n "$(SKIP)" || $(BIN)/python -m tests.support.emulation
+
+# What proves the package, in at most ten minutes from a fresh clone on two cores: docs/testing.md.
+test: $(VENV)/.installed-test lint emulation
 	@echo "== tests"
 	@$(PYTEST)
 	@echo "== the kernels of Triton in its interpreter"
 	@TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED)
 
 # Everything: each instruction set, the interpreter over all ops, all GPU architectures ahead of time, slow cases.
-test-all: $(VENV)/.installed-test lint
+test-all: $(VENV)/.installed-test lint emulation
 	@echo "== all tests"
 	@$(PYTEST) -m "" $(COVERAGE)
 	@echo "== all tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(PYTEST) -m "" $(INTERPRETED)
 
 # Fresh random inputs; a failure is repeated with the number that the first line prints.
-test-random: $(VENV)/.installed-test
+test-random: $(VENV)/.installed-test emulation
 	@seed=$${SEED:-$$($(BIN)/python -c 'import random; print(random.randrange(1, 2**31))')}; \
 	  echo "== tests with fresh inputs; again with the same ones: make test-random SEED=$$seed"; \
 	  $(PYTEST) --seed $$seed

@@ -13,8 +13,8 @@ from .errors import InvalidInput
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_video(op: str, name: str, x: object) -> None:
-    """Require a (B, C, T, H, W) tensor without empty dimensions."""
+def check_video(op: str, name: str, x: object, *, empty_batch: bool = False) -> None:
+    """Require a (B, C, T, H, W) tensor without empty dimensions; B may be 0 with `empty_batch`."""
     if not isinstance(x, Tensor):
         raise InvalidInput(
             f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape (B, C, T, H, W)"
@@ -23,7 +23,7 @@ def check_video(op: str, name: str, x: object) -> None:
         raise InvalidInput(
             f"{op}: {name} has shape {tuple(x.shape)}, expected five dimensions (B, C, T, H, W)"
         )
-    if 0 in x.shape:
+    if 0 in x.shape[empty_batch:]:
         raise InvalidInput(
             f"{op}: {name} has shape {tuple(x.shape)}, expected at least one of everything in (B, C, T, H, W)"
         )

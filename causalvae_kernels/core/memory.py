@@ -1,4 +1,4 @@
-"""Fresh tensors that are cheap to write for the first time."""
+"""Fresh tensors that are cheap to write for the first time, and parts of tensors that keep no more alive."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ def empty(
     ):
         native.cpu_module().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
+
+
+def cut(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """Return a part of `x` in memory of its own, strides in the same order; all of `x` is `x` itself."""
+    return x if length == x.shape[dim] else x.narrow(dim, start, length).clone()

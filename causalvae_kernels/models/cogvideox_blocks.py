@@ -9,14 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import causal_conv3d, spatial_norm_silu, spatial_norm_silu_
+from ..ops import causal_conv3d
 from ..temporal import BufferPool, FrameBuffer
 from .chunk_count import Low
 from .cogvideox_conv import cache_fits, conv_of, take_state, why_conv_left
 from .conv import convolve, is_small, why_weight_left
 from .hooks import is_plain, type_name
 from .low_memory import fits, residual_pair
-from .norms import NormOp, backend_options, group_norm, group_norm_options, takes
+from .norms import NormOp, backend_options, group_norm, scaled_group_norm, takes
 from .producers import Held, activated, give, silu
 from .swap import Link, rule_at_work, run
 
@@ -33,8 +33,7 @@ def spatial_norm(
     """
     if not _takes(module.norm_layer, f):
         return type(module).forward(module, f, zq, conv_cache)
-    norm = _spatial(module, link, zq)
-    return norm.op(f, *norm.arguments, silu=False, **norm.options), _no_caches()
+    return _spatial(module, link, zq, f)(f, silu=False), _no_caches()
 
 
 def resnet(
@@ -206,15 +205,12 @@ class Norm:
             return group_norm(norm, self.link)
         if rule_at_work(norm, self.link) is None or not _takes(norm.norm_layer, x):
             return None
-        return _spatial(norm, self.link, self.zq)
+        return _spatial(norm, self.link, self.zq, x)
 
 
-def _spatial(norm: nn.Module, link: Link, zq: Tensor) -> NormOp:
+def _spatial(norm: nn.Module, link: Link, zq: Tensor, x: Tensor) -> NormOp:
     """Return a `CogVideoXSpatialNorm3D` as `spatial_norm_silu`, scale and shift at latent resolution."""
-    layer = norm.norm_layer
-    scale, shift = norm.conv_y.conv(zq), norm.conv_b.conv(zq)
-    arguments = (scale, shift, layer.num_groups, layer.weight, layer.bias)
-    return NormOp(spatial_norm_silu, spatial_norm_silu_, arguments, group_norm_options(layer, link), scale)
+    return scaled_group_norm(norm.norm_layer, link, norm.conv_y.conv(zq), norm.conv_b.conv(zq), x)
 
 
 def _takes(norm: nn.GroupNorm, x: Tensor) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import memory
 from ..core.checks import check_count, check_video
 from ..core.errors import InvalidInput
 from ..temporal import frame_rule, plan_frames
@@ -42,15 +43,16 @@ def encode(
         **kwargs: As `args`.
 
     Raises:
-        InvalidInput: `num_frames` is not one of 1 … T.
+        InvalidInput: `num_frames` is not one of 1 … T; the model does not compute what it was swapped to.
     """
-    check_video("encode", "x", x)
+    check_video("encode", "x", x, empty_batch=True)
     given = x.shape[2]
     count = given if num_frames is None else check_count("encode", "num_frames", num_frames, given)
     plan = plan_frames(given, frame_rule(model), "pad", adapted=True)
     return_dict, others = _others(type(model).encode, args, kwargs)
     output = type(model).encode(model, plan.apply(x), **others, return_dict=return_dict)
     posterior = output.latent_dist if return_dict else output[0]
+    check_made("encode", plan.run_frames, "frames", posterior.mode().shape[2], "latents", plan.num_latents)
     posterior.num_frames = count
     if return_dict:
         output.num_frames = count
@@ -73,9 +75,10 @@ def decode(
         **kwargs: As `args`.
 
     Raises:
-        InvalidInput: The latents do not hold `num_frames` frames.
+        InvalidInput: The latents do not hold `num_frames` frames; the model does not compute what it was
+            swapped to.
     """
-    check_video("decode", "z", z)
+    check_video("decode", "z", z, empty_batch=True)
     rule, latents = frame_rule(model), z.shape[2]
     held, shipped = rule.num_decoded(latents, adapted=True), rule.num_decoded(latents)
     most = max(held, shipped or 0)
@@ -100,25 +103,33 @@ def decode(
     finally:
         _GUESSED.reset(token)
     expected = held if asked <= held else shipped
-    if frames.shape[rule.time_dim] != expected:
-        raise InvalidInput(
-            f"decode: {latents} latents became {frames.shape[rule.time_dim]} frames, expected {expected}: "
-            "a part of the model was exchanged or compiled; call handle.refresh(), and ask a compiled "
-            f"decoder for no more than {held} frames"
-        )
-    frames = frames.narrow(rule.time_dim, 0 if asked <= held else shipped - asked, asked)
+    more = f", and ask a compiled decoder for no more than {held} frames" if asked > held else ""
+    check_made("decode", latents, "latents", frames.shape[rule.time_dim], "frames", expected, more)
+    frames = memory.cut(frames, rule.time_dim, 0 if asked <= held else shipped - asked, asked)
     return _decoder_output(frames) if return_dict else (frames,)
 
 
 def forward(model: nn.Module, link: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Encode and decode, as in diffusers; as many frames come out as went in."""
-    check_video("forward", "sample", sample)
+    check_video("forward", "sample", sample, empty_batch=True)
     with num_frames_of(link, sample.shape[2]):
         return type(model).forward(model, sample, *args, **kwargs)
 
 
 METHODS = {"encode": encode, "decode": decode, "forward": forward}
 """What replaces the model's own methods."""
+
+
+def check_made(
+    call: str, given: int, noun: str, made: int, made_noun: str, expected: int, more: str = ""
+) -> None:
+    """Refuse what is not as long as what the model was swapped to makes of its input."""
+    if made != expected:
+        raise InvalidInput(
+            f"{call}: {given} {noun} became {made} {made_noun}, expected {expected}: a part of the model was "
+            "exchanged or compiled, or a hook copies the state that it hands on; call handle.refresh(), take "
+            f"the hook off{more}"
+        )
 
 
 @contextmanager

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import causal_conv3d, causal_conv3d_, spatial_norm_silu, spatial_norm_silu_
+from ..core.precision import autocast_dtype
+from ..ops import causal_conv3d, causal_conv3d_
 from ..temporal import FrameBuffer
-from .conv import Conv, convolve, is_small, may_write, why_conv3d_left, why_weight_left
+from .conv import Conv, added, convolve, is_small, may_write, why_conv3d_left, why_weight_left
 from .hooks import is_plain, type_name
-from .norms import NormOp, backend_options, group_norm, group_norm_options, takes
+from .norms import NormOp, backend_options, group_norm, scaled_group_norm, takes
 from .producers import activated, silu
 from .swap import Family, Link, Rule, register_family, rule_at_work, run
 
@@ -39,7 +40,7 @@ def cached_conv(module: nn.Module, link: Link, input: Tensor, cache: dict[str, A
     begin = math.ceil(length / step) * step - length
     begin += step * int((input.shape[2] - begin - kernel) / step) + step
     cache["padding"] = _with_edges(module, input[:, :, begin:])
-    return y
+    return y.to(input.dtype)  # as the model has it, under autocast too
 
 
 def why_conv_left(module: nn.Module) -> str | None:
@@ -64,7 +65,7 @@ def safe_conv(module: nn.Module, link: Link, input: Tensor, write_to: Tensor | N
     options |= backend_options(link)
     if write_to is None:
         return causal_conv3d(*arguments, **options)
-    if not may_write(write_to, *arguments):
+    if autocast_dtype(input) is not None or not may_write(write_to, *arguments):
         return _original(module, input, write_to)
     causal_conv3d_(write_to, *arguments, **options)
     return write_to
@@ -123,7 +124,7 @@ def spatial_norm(module: nn.Module, link: Link, f: Tensor, zq: Tensor, cache: di
     if is_small(link, f) or norm is None:
         return type(module).forward(module, f, zq, cache)
     _mark(cache["norm"])
-    return norm.op(f, *norm.arguments, silu=False, **norm.options)
+    return norm(f, silu=False)
 
 
 def why_spatial_norm_left(module: nn.Module) -> str | None:
@@ -140,9 +141,13 @@ def _original(module: nn.Module, input: Tensor, write_to: Tensor | None) -> Tens
 def _stream(
     module: nn.Module, link: Link, x: Tensor | FrameBuffer, cache: dict, residual: Tensor | None = None
 ) -> Tensor:
-    y, state = convolve(_conv_of(module), link, x, _past(module, cache), residual)
-    frames = (x.body if isinstance(x, FrameBuffer) else x).shape[2]
-    past = module.time_kernel_size - 1
+    body = x.body if isinstance(x, FrameBuffer) else x
+    # Under autocast the model adds to what it has cast back to the dtype of the input.
+    fused = residual if autocast_dtype(body) is None else None
+    y, state = convolve(_conv_of(module), link, x, _past(module, cache), fused)
+    y = y.to(body.dtype)
+    y = y if fused is residual else added(y, residual)
+    frames, past = body.shape[2], module.time_kernel_size - 1
     # A segment that is shorter leaves fewer frames in diffusers.
     kept = past if frames >= past else min(past - frames, frames)
     cache["padding"] = _with_edges(module, state[:, :, past - kept :])
@@ -216,9 +221,7 @@ def _spatial(norm: nn.Module, link: Link, x: Tensor, zq: Tensor, cache: dict[str
         alike = (frames % 2 == 1) == first and (latents > 1 or not first)
     if not alike or not takes((layer.weight, layer.bias), x):
         return None
-    scale, shift = norm.conv_y(zq), norm.conv_b(zq)
-    arguments = (scale, shift, layer.num_groups, layer.weight, layer.bias)
-    return NormOp(spatial_norm_silu, spatial_norm_silu_, arguments, group_norm_options(layer, link), scale)
+    return scaled_group_norm(layer, link, norm.conv_y(zq), norm.conv_b(zq), x)
 
 
 def _mark(cache: dict[str, Any]) -> None:

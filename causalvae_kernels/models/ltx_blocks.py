@@ -16,7 +16,7 @@ from ..core.precision import resolve_precision
 from ..temporal import BufferPool, FrameBuffer
 from .coders import pool_for
 from .conv import Conv, added, convolve, leaves, why_conv3d_left
-from .norms import NormOp, rms_norm, takes
+from .norms import rms_norm, takes
 from .producers import activated, give, silu
 from .shuffles import channels_to_pixels, fits_blocks, pixels_to_channels
 from .swap import Link
@@ -178,12 +178,8 @@ def norm_silu(
     if x.shape[0] == 1 and takes(factors, x) and torch.promote_types(x.dtype, factors[0].dtype) == x.dtype:
         op = rms_norm(*factors, link, norm.eps)
         return activated(op, link, conv, x, overwrite=overwrite, pool=pool)
-    y = _plain(rms_norm(ones, None, link, norm.eps), x) * (1 + scale) + shift
+    y = rms_norm(ones, None, link, norm.eps)(x, silu=False) * (1 + scale) + shift
     return silu(link, conv, y, pool)
-
-
-def _plain(norm: NormOp, x: Tensor) -> Tensor:
-    return norm.op(x, *norm.arguments, silu=False, **norm.options)
 
 
 def _with_noise(x: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The rules for diffusers' `AutoencoderKLMagvit` (EasyAnimate).
 
-Its convolutions keep the last frames of a chunk in `prev_features`, until the model clears them. They still
-do: that attribute is the op's state, so that swapped and unswapped modules can be mixed.
+Its convolutions keep the last frames of a chunk in `prev_features`. They still do: that attribute is the op's
+state, so that swapped and unswapped modules can be mixed. The model itself clears it only behind a clip that
+did not fail.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..ops import causal_conv3d
 from ..temporal import FrameBuffer
+from .clip_state import cleared
 from .conv import Conv, convolve, is_small, why_conv3d_left
 from .frame_norms import frame_norm
 from .hooks import is_plain, type_name
@@ -139,6 +141,7 @@ register_family(
             ),
             "Conv3d": Rule(pointwise, (), why_pointwise_left),
         },
+        clip=cleared,
         needs_no_rule={"GroupNorm": "the block that it belongs to runs it"},
     )
 )

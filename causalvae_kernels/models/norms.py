@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.dry_run import is_plain_tensor
-from ..ops import group_norm_silu, group_norm_silu_, rms_norm_silu, rms_norm_silu_
+from ..ops import (
+    group_norm_silu,
+    group_norm_silu_,
+    rms_norm_silu,
+    rms_norm_silu_,
+    spatial_norm_silu,
+    spatial_norm_silu_,
+)
 from .swap import Link
 
 
@@ -41,6 +48,15 @@ class NormOp:
         """Return the dtype of the result for an input."""
         return x.dtype if self.promotes is None else torch.promote_types(x.dtype, self.promotes.dtype)
 
+    def widened(self, x: Tensor) -> Tensor:
+        """Return an input in the dtype of the result, which is the only one that the kernels write."""
+        dtype = self.dtype(x)
+        return x.to(dtype) if all(t.dtype == dtype for t in self.reads) else x
+
+    def __call__(self, x: Tensor, **options: Any) -> Tensor:
+        """Return the result for an input, in fresh memory."""
+        return self.op(self.widened(x), *self.arguments, **self.options, **options)
+
 
 def group_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
     """Return an `nn.GroupNorm` as `group_norm_silu`."""
@@ -51,6 +67,15 @@ def group_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
 def group_norm_options(norm: nn.GroupNorm, link: Link) -> dict[str, Any]:
     """Return the keywords of `group_norm_silu` and `spatial_norm_silu`."""
     return {"eps": norm.eps, **backend_options(link)}
+
+
+def scaled_group_norm(norm: nn.GroupNorm, link: Link, scale: Tensor, shift: Tensor, x: Tensor) -> NormOp:
+    """Return a group norm of `x` times `scale` plus `shift`, of latent resolution, as `spatial_norm_silu`."""
+    # Under autocast what comes out of a convolution is narrower; the product is not.
+    dtype = torch.promote_types(x.dtype, scale.dtype)
+    scale, shift = scale.to(dtype), shift.to(dtype)
+    arguments = (scale, shift, norm.num_groups, norm.weight, norm.bias)
+    return NormOp(spatial_norm_silu, spatial_norm_silu_, arguments, group_norm_options(norm, link), scale)
 
 
 def rms_norm(gamma: Tensor, bias: Tensor | None, link: Link, eps: float = 0.0) -> NormOp:

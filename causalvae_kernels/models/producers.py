@@ -55,9 +55,12 @@ def activated(
         pool: Where the memory comes from, or None.
         first: Whether `conv` will be given no state.
     """
+    wide = norm.widened(x)
+    overwrite, x = overwrite or wide is not x, wide
+    del wide
     buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite, pool, first)
     if buffer is None:
-        return norm.op(x, *norm.arguments, **norm.options)
+        return norm(x)
     norm.into(buffer, x, *norm.arguments, **norm.options)
     return _readable(buffer)
 

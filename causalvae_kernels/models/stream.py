@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import memory
 from ..core.checks import check_count
 from ..core.errors import InvalidInput
 from ..temporal import frame_rule, pad_frames
 from ..temporal.chunk_feed import ChunkFeed
 from ..temporal.schedule import frame_chunks, latent_chunks, latents_of, padded_length
+from .frames import check_made
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,13 @@ class LatentStream(Stream):
         if chunk is None:
             return None
         self._check_active()
-        length = padded_length(chunk.shape[2], self._ratio, first=not self._caches)
+        first = not self._caches
+        length = padded_length(chunk.shape[2], self._ratio, first=first)
         posterior = self._codec.encode(self._model, pad_frames(chunk, length), self._caches)
-        return self._draw(posterior)
+        latents = self._draw(posterior)
+        expected = (length - first) // self._ratio + first
+        check_made(self._call, length, "frames", latents.shape[2], "latents", expected)
+        return latents
 
 
 class FrameStream(Stream):
@@ -164,9 +170,12 @@ class FrameStream(Stream):
             self._num_frames = self._made
             return None
         self._check_active()
+        lead = (self._ratio - 1) * (not self._caches)
         frames = self._codec.decode(self._model, chunk, self._caches)
+        expected = self._ratio * chunk.shape[2] - lead
+        check_made(self._call, chunk.shape[2], "latents", frames.shape[2], "frames", expected)
         if self._num_frames is not None:
-            frames = frames[:, :, : self._num_frames - self._made]
+            frames = memory.cut(frames, 2, 0, min(frames.shape[2], self._num_frames - self._made))
         self._made += frames.shape[2]
         return frames
 

@@ -1,7 +1,7 @@
 """`swap(vae)`: put the package's ops into a diffusers VAE, and take them out again.
 
-Only instance attributes change: the `forward` of the modules that a family's rules name, and with
-`frames="any"` also `encode`, `decode` and `forward` of the model. Classes,
+Only instance attributes change: the `forward` of the modules that a family's rules name, with `frames="any"`
+`encode`, `decode` and `forward` of the model, and `_encode` and `_decode` of one that keeps a state. Classes,
 parameters, `state_dict` and library globals stay. A replacement is a `functools.partial` of `run`, so a
 deep copy computes with its own weights and a pickle finds it by name.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,8 @@ class Family:
         unknown: What the report says of a module with parameters that neither a rule nor the list names.
         count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
             `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
+        clip: (model) to a context that gives what `_encode` or `_decode` of one sample runs on, without a
+            state from before; None: the model keeps none.
     """
 
     model: str
@@ -78,6 +80,7 @@ class Family:
     adapted: dict[str, Rule] = field(default_factory=dict)
     chunks: ChunkCodec | None = None
     count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
+    clip: Callable[[nn.Module], AbstractContextManager[nn.Module]] | None = None
     unknown: str = "no rule names this class; it runs as it is"
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
@@ -156,7 +159,7 @@ def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
     if link.active:
         rule = _rule_now(module, link)
-        if rule is not None:
+        if rule is not None and not (rule.rests and _is_empty(_first(args, kwargs))):
             if link.packed_budget is None or torch.compiler.is_compiling():
                 return rule.forward(module, link, *args, **kwargs)
             with use_packed_budget(link.packed_budget):
@@ -182,20 +185,37 @@ def _rule_now(module: nn.Module, link: Link) -> Rule | None:
 
 def run_method(model: nn.Module, link: Link, name: str, *args: Any, **kwargs: Any) -> Any:
     """A method of the model: of `frames.METHODS`, or the class's own, tiled as the swap has it."""
-    own = functools.partial(getattr(type(model), name), model)
     if not link.active:
-        return own(*args, **kwargs)
+        return getattr(type(model), name)(model, *args, **kwargs)
     if name in _LOOPS:
-        if torch.compiler.is_compiling():
-            return own(*args, **kwargs)
-        x = _first(args, kwargs)
-        with chunks_of(link, link.rules.count_chunks(model, name.removeprefix("_"), x)):
-            return own(*args, **kwargs)
+        return _run_loop(model, link, name, args, kwargs)
     if link.tiling == "auto":
         model = model_for(model, link, name, _first(args, kwargs))
     if link.frames == "any":
         return METHODS[name](model, link, *args, **kwargs)
     return getattr(type(model), name)(model, *args, **kwargs)
+
+
+def _is_empty(x: object) -> bool:
+    """Whether there is nothing to compute, as in a batch of no clips: the model knows whether it may be."""
+    return isinstance(x, Tensor) and x.numel() == 0
+
+
+def _run_loop(model: nn.Module, link: Link, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the class's own loop over the chunks of a sample: its state is new, and its chunks are counted."""
+    own, rules = getattr(type(model), name), link.rules
+    if torch.compiler.is_compiling():
+        return own(model, *args, **kwargs)
+    with ExitStack() as stack:
+        if _counts_chunks(link):
+            total = rules.count_chunks(model, name.removeprefix("_"), _first(args, kwargs))
+            stack.enter_context(chunks_of(link, total))
+        clip = model if rules.clip is None else stack.enter_context(rules.clip(model))
+        return own(clip, *args, **kwargs)
+
+
+def _counts_chunks(link: Link) -> bool:
+    return link.memory == "low" and link.rules.count_chunks is not None
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
@@ -207,8 +227,8 @@ def _replaced_methods(link: Link) -> tuple[str, ...]:
     """Return the methods of the model that this swap replaces."""
     names = tuple(METHODS) if link.frames == "any" else ()
     tiled = STEPS if link.tiling == "auto" else ()
-    counted = link.memory == "low" and link.rules.count_chunks is not None
-    return tuple(dict.fromkeys((*names, *tiled, *(_LOOPS if counted else ()))))
+    loops = _LOOPS if _counts_chunks(link) or link.rules.clip is not None else ()
+    return tuple(dict.fromkeys((*names, *tiled, *loops)))
 
 
 # Where a model's loops over chunks are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import wan_shortcuts
+from .clip_state import on_a_clone
 from .stream import ChunkCodec
 from .swap import Family, Rule, register_family
 from .wan_blocks import mid_block, norm, resnet, up_block, why_norm_left, why_resnet_left
@@ -65,6 +66,7 @@ for _model, _prefix, _shortcuts, _chunks in (
             model=_model,
             rules=_rules(_prefix, _shortcuts),
             chunks=_chunks,
+            clip=on_a_clone,
             needs_no_rule={"Conv2d": "a projection of an attention block, or of a resampler that is left"},
         )
     )

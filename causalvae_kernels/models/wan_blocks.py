@@ -81,7 +81,7 @@ def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     if x.dim() not in (4, 5) or is_small(link, x) or not _takes(module, x):
         return type(module).forward(module, x)
     op = norm_of(module, link)
-    y = op.op(x.unsqueeze(2) if x.dim() == 4 else x, *op.arguments, silu=False, **op.options)
+    y = op(x.unsqueeze(2) if x.dim() == 4 else x, silu=False)
     return y.squeeze(2) if x.dim() == 4 else y
 
 

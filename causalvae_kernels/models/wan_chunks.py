@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
 from ..temporal import frame_rule
+from .clip_state import Carried
 from .tiles import Caches, Tiles, run_parts
 
 _FRAMES, _LATENTS = 4, 1
@@ -98,28 +99,28 @@ def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
 def _encode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
     lengths, start = [_FRAMES] * (x.shape[2] // _FRAMES), 0
     if cache is None:
-        lengths, cache = [1, *lengths], _empty_cache(model, model.encoder)
+        lengths, cache = [1, *lengths], _empty_cache(model.encoder)
     done = []
     for length in lengths:
         part = x[:, :, start : start + length]
-        done.append(model.encoder(part, feat_cache=cache, feat_idx=[0]))
+        done.append(model.encoder(part, feat_cache=cache, feat_idx=Carried([0])))
         start += length
     return model.quant_conv(torch.cat(done, dim=2)), cache
 
 
 def _decode(model: nn.Module, z: Tensor, cache: Any) -> tuple[Tensor, Any]:
     first = cache is None
-    cache = _empty_cache(model, model.decoder) if first else cache
+    cache = _empty_cache(model.decoder) if first else cache
     done = []
     for latent in model.post_quant_conv(z).split(_LATENTS, dim=2):
         options = {"first_chunk": True} if first and not done and _is_wan(model) else {}
-        done.append(model.decoder(latent, feat_cache=cache, feat_idx=[0], **options))
+        done.append(model.decoder(latent, feat_cache=cache, feat_idx=Carried([0]), **options))
     return torch.cat(done, dim=2), cache
 
 
-def _empty_cache(model: nn.Module, coder: nn.Module) -> list[Any]:
+def _empty_cache(coder: nn.Module) -> Carried:
     kind = type(coder.conv_in)
-    return [None] * sum(isinstance(module, kind) for module in coder.modules())
+    return Carried([None] * sum(isinstance(module, kind) for module in coder.modules()))
 
 
 def _patch(model: nn.Module) -> int:

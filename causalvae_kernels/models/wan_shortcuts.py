@@ -45,7 +45,7 @@ def downwards(module: nn.Module, way: Way, held: Held) -> None:
     if module.downsampler is not None:
         visit(module.downsampler, way, held)
     owned, y = held.owned, held.take()
-    if owned and may_write(y, shortcut):
+    if owned and y.dtype == shortcut.dtype and may_write(y, shortcut):
         y.unflatten(1, sizes).add_(shortcut)
     else:
         y = (y.unflatten(1, sizes) + shortcut).flatten(1, 4)

@@ -59,7 +59,7 @@ class FramePlan:
         Raises:
             InvalidInput: The shape is another one.
         """
-        check_video("FramePlan.apply", "video", video)
+        check_video("FramePlan.apply", "video", video, empty_batch=True)
         if video.shape[2] != self.num_frames:
             raise InvalidInput(
                 f"FramePlan.apply: video has {video.shape[2]} frames (shape {tuple(video.shape)}), "
@@ -78,21 +78,19 @@ class FramePlan:
                 (B, decoded_frames, C, H, W); any dtype.
 
         Returns:
-            A view of `frames` with `kept_frames` frames; `frames` itself if nothing is cut off.
+            The first `kept_frames` frames, in memory of their own; `frames` itself if nothing is cut off.
 
         Raises:
             InvalidInput: The shape is another one.
         """
-        check_video("FramePlan.undo", "frames", frames)
+        check_video("FramePlan.undo", "frames", frames, empty_batch=True)
         given = frames.shape[self.time_dim]
         if given != self.decoded_frames:
             raise InvalidInput(
                 f"FramePlan.undo: frames has {given} frames (dimension {self.time_dim} of shape "
                 f"{tuple(frames.shape)}), expected {self.decoded_frames} ({self})"
             )
-        if self.kept_frames == self.decoded_frames:
-            return frames
-        return frames.narrow(self.time_dim, 0, self.kept_frames)
+        return memory.cut(frames, self.time_dim, 0, self.kept_frames)
 
     def __str__(self) -> str:
         words = f"{self.model}: {count(self.num_frames, 'frame')}"
@@ -177,7 +175,7 @@ def pad_frames(video: Tensor, num_frames: int, fill: str = DEFAULT_FILL, *, lead
     Raises:
         InvalidInput: No video, an unknown fill, or fewer frames than the video has.
     """
-    check_video("pad_frames", "video", video)
+    check_video("pad_frames", "video", video, empty_batch=True)
     check_choice("pad_frames", "fill", fill, FILLS)
     batch, channels, given, height, width = video.shape
     end = lead + given

@@ -70,6 +70,42 @@ def test_parity(name, frames, dtype, backend):
     assert_parity(vae, other, clip, by_clip=True)
 
 
+@pytest.mark.parametrize("backend", [None, *BACKENDS[1:]])
+def test_parity_under_autocast(name, backend):
+    """Also the dtypes: what is added to the result of a convolution may be wider than it."""
+    tiny, vae, other = HERE[name], build(name), build(name)
+    swap(other, backend=backend)
+    clip = clip_of(tiny, valid(name, 5), CLIPS_IN_HALF)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, got = round_trip(vae, clip[:1]), round_trip(other, clip[:1])
+        assert [t.dtype for t in got] == [t.dtype for t in expected]
+        assert_parity(vae, other, clip, by_clip=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"frames": "any"}, {"precision": "exact"}], ids=str)
+def test_an_empty_batch(name, options):
+    """As the unmodified model: some take it, others raise."""
+    vae, other = build(name), build(name)
+    swap(other, **options)
+    clip = clip_of(HERE[name], valid(name, 9))
+    latents = round_trip(vae, clip)[0]
+
+    def outcome(model: torch.nn.Module, step: str) -> object:
+        try:
+            with torch.no_grad():
+                if step == "encode":
+                    return model.encode(clip[:0]).latent_dist.mode()
+                return model.decode(latents[:0]).sample
+        except Exception as error:
+            return error
+
+    for step in ("encode", "decode"):
+        expected, got = outcome(vae, step), outcome(other, step)
+        assert type(got) is type(expected), got
+        if isinstance(expected, torch.Tensor):
+            assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+
+
 @pytest.mark.parametrize("frames", [1, 9])
 def test_the_tier_exact_gives_the_bits_of_the_model(name, frames):
     vae, clip = build(name), clip_of(HERE[name], valid(name, frames))
@@ -315,6 +351,7 @@ def test_any_number_of_frames(name):
             clip = clip_of(tiny, frames)
             out = vae(clip).sample
             assert out.shape[rule.time_dim] == frames
+            assert rule.comes_back(frames) or out.untyped_storage().nbytes() == out.nbytes
             if rule.comes_back(frames):
                 whole = round_trip(other, clip)[1]
                 assert (out - whole).abs().max() <= 1e-4 * whole.abs().max()

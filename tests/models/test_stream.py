@@ -496,3 +496,11 @@ def test_memory_of_one_call_grows(adapted):
         peak_allocated(lambda n=n: joined(adapted.decode_stream(video_of(n, 3, 16)))) for n in (9, 33)
     )
     assert long > 1.3 * short
+
+
+@torch.no_grad()
+def test_the_last_part_keeps_nothing_else_alive(adapted):
+    clip = clip_of(14, 8, 12)
+    parts = list(adapted.encode_stream([clip], num_frames=14))
+    parts += adapted.decode_stream(parts, num_frames=14)
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)

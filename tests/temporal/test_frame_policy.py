@@ -336,7 +336,8 @@ def test_apply_and_undo_keep_the_given_frames(name, count, policy, fill, adapted
     # A perfect model: it drops what leads, and gives the rest back in its own layout.
     decoded = run[:, :, plan.lead_frames :].movedim(2, plan.time_dim)
     kept = plan.undo(decoded)
-    assert kept.data_ptr() == decoded.data_ptr()
+    assert (kept is decoded) == (plan.kept_frames == plan.decoded_frames)
+    assert kept is decoded or kept.untyped_storage().nbytes() == kept.nbytes
     kept = kept.movedim(plan.time_dim, 2)
     assert _frames(kept) == plan.kept_frames and torch.equal(kept, video[:, :, : plan.kept_frames])
     assert plan.kept_frames == count if policy == "pad" else plan.kept_frames <= count
@@ -354,6 +355,25 @@ def test_the_extremes_of_one_clip_do_not_bound_another():
     video = torch.tensor([0.0, 9.0, 3.0, 4.0]).view(1, 1, 4, 1, 1)
     assert pad_frames(video, 8, "linear").flatten().tolist() == [0.0, 9.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
     assert pad_frames(video, 12, "mirror").flatten().tolist() == [0, 9, 3, 4, 3, 9, 0, 9, 3, 4, 3, 9]
+
+
+@pytest.mark.parametrize("time_dim", [1, 2])
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_cut_keeps_its_layout_and_nothing_else_alive(frames, last, time_dim):
+    plan = plan_frames(frames, "Allegro" if time_dim == 1 else "CogVideoX", "pad")
+    decoded = torch.rand(2, 3, plan.decoded_frames, 5, 4)
+    if last:
+        decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
+    decoded = decoded.movedim(2, time_dim)
+    kept = plan.undo(decoded)
+    if plan.kept_frames == plan.decoded_frames:
+        assert kept is decoded
+        return
+    assert kept.untyped_storage().nbytes() == kept.nbytes
+    assert torch.equal(kept, decoded.narrow(time_dim, 0, frames))
+    kept = kept.movedim(time_dim, 2)
+    assert kept.is_contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
 
 @pytest.mark.parametrize("fill", FILLS)
