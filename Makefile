@@ -7,11 +7,12 @@ SOURCES := $(shell find csrc -type f) setup.py build_cuda.py pyproject.toml cons
 CXX_SOURCES := $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 SKIP := $(filter-out 0,$(CAUSALVAE_KERNELS_SKIP_BUILD))
 
-.PHONY: help demo test test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo test mutants test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
 	@echo "make test    create $(VENV), install, build, lint and test"
+	@echo "make mutants make small faults, one at a time, and see which of them no test notices: tests/mutants"
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
@@ -72,6 +73,13 @@ test: $(VENV)/.installed-test lint
 	  tests/ops/test_conv_epilogue.py tests/ops/test_resampling_triton.py tests/bench/test_providers.py
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto tests/ops/test_norms.py tests/ops/test_norms_triton.py \
 	  -k "oracle or itself or finite or pieces or registers"
+
+MUTANTS := $(BIN)/python -m tests.mutants.run
+
+mutants: $(VENV)/.installed-test
+	@test -f build/mutants/map/coverage.sqlite || { echo "== which test runs which line"; $(MUTANTS) --map; }
+	@echo "== mutants"
+	@$(MUTANTS)
 
 # Half precision depends on AMX: the whole VAE has a record of processors that have it, and one of the others.
 AMX = $$($(BIN)/python -c 'from causalvae_kernels.core.tuned import AMX, has_amx; print(AMX * has_amx())')
