@@ -17,8 +17,8 @@ from .scratch import WORK
 
 MAP = WORK / "map"
 FAILING = WORK / "failing.txt"  # tests that fail without a mutant, too
-# What cannot see a mutant here: tests of compiled GPU code, of builds from the sources, and of this list.
-_BLIND = re.compile(r"tests/(aot|gpu|mutants|layering)/|tests/core/test_build|test_cuda|triton")
+# What cannot see a mutant here: tests of compiled GPU code, of builds from the sources, of sources as texts.
+_BLIND = re.compile(r"tests/(aot|gpu|mutants|layering)/|tests/core/test_build")
 _ISAS = {"portable", "avx2", "avx512"}
 
 
@@ -145,7 +145,7 @@ def batches(
     """
     seeing = _seeing(mutant, isa)
     if seeing is None:
-        return list(_by_name(root, mutant)), "all, nearest files first"
+        return list(_by_name(root, mutant)), "those of the nearest files"
     seconds = coverage().seconds
     tests = [test for test in seeing - failing() if not _BLIND.search(test)]
 
@@ -164,11 +164,9 @@ def batches(
 
 
 def _by_name(root: Path, mutant: dict[str, Any]) -> Iterator[Batch]:
-    """Without a map: the test files of the module's name, those of its folder, the others."""
+    """Without a map: the test files of the module's name, and those of its folder."""
     files = sorted(p.relative_to(root).as_posix() for p in (root / "tests").rglob("test_*.py"))
-    rings: dict[int, list[str]] = {}
-    for file in files:
-        if not _BLIND.search(file):
-            rings.setdefault(distance(mutant, file), []).append(file)
-    for ring in sorted(rings):
-        yield Batch(tuple(rings[ring]), None, None, None)
+    for ring in range(1, 4):
+        near = tuple(f for f in files if not _BLIND.search(f) and distance(mutant, f) == ring)
+        if near:
+            yield Batch(near, None, None, None)

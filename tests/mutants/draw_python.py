@@ -62,6 +62,8 @@ def _left_out(tree: ast.AST) -> Iterator[ast.AST]:
             yield from [a.annotation for a in every if a.annotation is not None]
             if node.returns is not None:
                 yield node.returns
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "zip":
+            yield from node.keywords  # strict=True, where lengths are equal anyway
         elif isinstance(node, ast.AnnAssign):
             yield node.annotation
         elif isinstance(node, ast.Raise | ast.JoinedStr):
@@ -82,7 +84,8 @@ def _one_line(before: str, after: str) -> tuple[int, str] | None:
         return None
     number = changed[0]
     start = len(os.path.commonprefix([old[number], new[number]]))
-    spaced = new[number][start : start + 1] == " "  # cosmic-ray puts a space before what it changed
+    # cosmic-ray puts a space before what it changed.
+    spaced = new[number][start : start + 1] == " " and new[number][start - 1] in "([{:- "
     return number + 1, (new[number][:start] + new[number][start + spaced :]).strip()
 
 

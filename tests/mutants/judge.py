@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,8 +27,10 @@ def _text(folder: Path, name: str) -> str:
     return file.read_text(encoding="utf-8").strip() if file.exists() else ""
 
 
-def run_pytest(scratch: Scratch, batch: choose.Batch, options: list[str], report: Path) -> int | None:
-    """Run a batch; return pytest's exit code (None: it hung)."""
+def run_pytest(
+    scratch: Scratch, batch: choose.Batch, options: list[str], report: Path, most: float = math.inf
+) -> int | str:
+    """Run a batch; return pytest's exit code, or "hung", or "cut" after `most` seconds."""
     shutil.rmtree(report, ignore_errors=True)
     report.mkdir(parents=True)
     environment = scratch.environment() | {"MUTANTS_REPORT": str(report)}
@@ -48,23 +51,26 @@ def run_pytest(scratch: Scratch, batch: choose.Batch, options: list[str], report
     begun, current = time.time(), report / "current"
     while not (report / "code").exists():
         running = current.exists()
-        if time.time() - (current.stat().st_mtime if running else begun) > (patience if running else _START):
+        quiet = time.time() - (current.stat().st_mtime if running else begun)
+        if (hung := quiet > (patience if running else _START)) or time.time() - begun > most:
             os.killpg(int(_text(report, "pid")), signal.SIGKILL)
             while not (report / "code").exists():
                 time.sleep(0.1)
-            return None
+            return "hung" if hung else "cut"
         if scratch.server.poll() is not None:
             raise RuntimeError("the process that runs pytest ended: " + _text(report, "output")[-1000:])
         time.sleep(0.1)
     return int(_text(report, "code"))
 
 
-def _verdict(worker: Worker, code: int | None, report: Path, module: str | None) -> tuple[str, str]:
+def _verdict(worker: Worker, code: int | str, report: Path, module: str | None) -> tuple[str, str]:
     """Return what a run of pytest says, and by which test."""
     if code in (0, 5):  # 5: nothing was left to run
         return "survived", ""
-    if code is None:
+    if code == "hung":
         return "timeout", _text(report, "current")
+    if code == "cut":
+        return "undecided", ""
     if failed := _text(report, "failed"):
         return "killed", failed.splitlines()[0]
     if code < 0 or code > 5:
@@ -94,13 +100,15 @@ def judge(
         module = (
             module_of(path, "python").removesuffix(".__init__") if mutant["language"] == "python" else None
         )
+        mapped = choose.coverage() is not None
         batches, tests = choose.batches(BASE.tree, mutant, isa, first, limit)
         for batch in batches:
-            code = run_pytest(worker, batch, ["-x", *SUITES[suite]], report)
+            left = math.inf if mapped else limit - (time.time() - begun)
+            code = run_pytest(worker, batch, ["-x", *SUITES[suite]], report, left)
             verdict, by = _verdict(worker, code, report, module)
             if verdict != "survived":
                 return say(verdict, by, tests)
-        return say("survived", "" if batches else "no test runs this line", tests)
+        return say("survived" if mapped else "undecided", "" if batches else "no test runs this line", tests)
     finally:
         worker.undo(path)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import random
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def replay(mutants: list[dict[str, Any]], options: argparse.Namespace) -> None:
     prepare_base(build=compiled)
     isa = best_isa() if compiled else ""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for mutant in mutants:
+    # In an order by chance, an interrupted replay is a fair sample.
+    for mutant in random.Random(0).sample(mutants, len(mutants)):
         waiting.put(mutant)
 
     def work(number: int) -> None:
@@ -111,7 +113,7 @@ def control(ids: set[str], suite: str) -> None:
 def summary(mutants: list[dict[str, Any]], suite: str) -> int:
     """Print what was killed and what survived; return how many survivors nobody has explained."""
     verdicts = {m["id"]: m["verdicts"].get(suite, {}).get("verdict", "not judged") for m in mutants}
-    for name in ("not judged", "gone", "invalid"):
+    for name in ("not judged", "undecided", "gone", "invalid"):
         if found := [m for m, verdict in verdicts.items() if verdict == name]:
             print(f"{name}: {' '.join(found)}")
     survivors = [m for m in mutants if verdicts[m["id"]] == "survived"]
@@ -136,18 +138,25 @@ def main() -> int:
     parser.add_argument("--map", action="store_true", help="measure which test runs which line, and stop")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--first-seconds", type=float, default=60, help="of tests, in the first process")
-    parser.add_argument("--limit-seconds", type=float, default=600, help="of tests, for one mutant")
+    parser.add_argument(
+        "--limit-seconds", type=float, default=600, help="of tests, for one mutant; without a map, of a clock"
+    )
     options = parser.parse_args()
     if options.map:
         make_map(options.workers, options.suite)
         return 0
     chosen = [m for m in read() if not options.only or m["id"].startswith(tuple(options.only))]
-    waiting = [m for m in chosen if options.again or options.suite not in m["verdicts"]]
+    open_ones = (None, "undecided") if choose.coverage() else (None,)
+
+    def is_open(mutant: dict[str, Any]) -> bool:
+        return mutant["verdicts"].get(options.suite, {}).get("verdict") in open_ones
+
+    waiting = [m for m in chosen if options.again or is_open(m)]
     ids = {m["id"] for m in chosen}
     while waiting:
         replay(waiting, options)
-        control({m["id"] for m in waiting}, options.suite)
-        waiting = [m for m in read() if m["id"] in ids and options.suite not in m["verdicts"]]
+        control(ids, options.suite)  # those of an interrupted run as well
+        waiting = [m for m in read() if m["id"] in ids and is_open(m)]
     return min(summary([m for m in read() if m["id"] in ids], options.suite), 1)
 
 
