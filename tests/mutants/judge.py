@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -48,18 +49,22 @@ def run_pytest(
     }
     print(json.dumps(job), file=scratch.server.stdin, flush=True)
     patience = max(_HANGS, _SLOWER * batch.slowest) if batch.slowest is not None else 600
-    begun, current = time.time(), report / "current"
+    current = report / "current"
     while not (report / "code").exists():
-        running = current.exists()
-        quiet = time.time() - (current.stat().st_mtime if running else begun)
-        if (hung := quiet > (patience if running else _START)) or time.time() - begun > most:
-            os.killpg(int(_text(report, "pid")), signal.SIGKILL)
-            while not (report / "code").exists():
-                time.sleep(0.1)
-            return "hung" if hung else "cut"
         if scratch.server.poll() is not None:
             raise RuntimeError("the process that runs pytest ended: " + _text(report, "output")[-1000:])
         time.sleep(0.1)
+        if not (pid := _text(report, "pid")):  # the server still imports
+            continue
+        begun = (report / "pid").stat().st_mtime
+        running = current.exists()
+        quiet = time.time() - (current.stat().st_mtime if running else begun)
+        if (hung := quiet > (patience if running else _START)) or time.time() - begun > most:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(pid), signal.SIGKILL)
+            while not (report / "code").exists():
+                time.sleep(0.1)
+            return "hung" if hung else "cut"
     return int(_text(report, "code"))
 
 
