@@ -15,13 +15,14 @@ ifeq ($(wildcard /dev/nvidia0),)
 export CAUSALVAE_KERNELS_CUDA_ARCH_LIST ?= none
 endif
 
-.PHONY: help demo test test-all test-random emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo test test-all test-random mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
 	@echo "make test    create $(VENV), install, build, lint and test: at most ten minutes"
 	@echo "make test-all      every instruction set, Triton's interpreter over all ops, slow cases: 25 minutes"
 	@echo "make test-random   the tests of make test, with fresh random inputs"
+	@echo "make mutants       make small faults, one at a time, and see which of them no test notices"
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
@@ -94,6 +95,13 @@ test-random: $(VENV)/.installed-test emulation
 	@seed=$${SEED:-$$($(BIN)/python -c 'import random; print(random.randrange(1, 2**31))')}; \
 	  echo "== tests with fresh inputs; again with the same ones: make test-random SEED=$$seed"; \
 	  $(PYTEST) --seed $$seed
+
+MUTANTS := $(BIN)/python -m tests.mutants.run
+
+mutants: $(VENV)/.installed-test emulation
+	@test -f build/mutants/map/coverage.sqlite || { echo "== which test runs which line"; $(MUTANTS) --map; }
+	@echo "== mutants"
+	@$(MUTANTS)
 
 # Half precision depends on AMX: the whole VAE has a record of processors that have it, and one of the others.
 AMX = $$($(BIN)/python -c 'from causalvae_kernels.core.tuned import AMX, has_amx; print(AMX * has_amx())')
