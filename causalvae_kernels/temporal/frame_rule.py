@@ -8,7 +8,7 @@ before anything runs. The facts come from the model's own attributes and configu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from .model_rules import FAMILIES
 
 # Beyond the longest period of any family.
 _SEARCH = 512
+# Beyond the last valid count of a model that has such, with any sensible window.
+_LAST = 2**16
 _MISSING = object()
 
 
@@ -94,8 +96,7 @@ class FrameRule:
 
     def nearest(self, num_frames: int, *, below: bool, adapted: bool = False) -> int | None:
         """Return the largest count up to `num_frames`, or the smallest from it on, that comes back."""
-        start = max(num_frames, 1)
-        counts = range(num_frames, 0, -1) if below else range(start, start + _SEARCH)
+        counts = _below(num_frames) if below else range(max(num_frames, 1), max(num_frames, 1) + _SEARCH)
         return next((n for n in counts if self.comes_back(n, adapted=adapted)), None)
 
     def words(self, adapted: bool = False) -> str:
@@ -133,8 +134,8 @@ def frame_rule(vae: object) -> FrameRule:
         model, got = known.get(vae.lower()), f"the name {vae!r}"
     elif isinstance(vae, Mapping):
         model, got = vae.get("_class_name"), "a configuration with "
-        got += "no _class_name (the model itself would do)" if model is None else f"_class_name {model!r}"
-        model = model if model in FAMILIES else None
+        got += "no _class_name (add it, or pass the model)" if model is None else f"_class_name {model!r}"
+        model = model if isinstance(model, str) and model in FAMILIES else None
     else:
         vae = getattr(vae, "_orig_mod", vae)
         model = next((c.__name__ for c in type(vae).__mro__ if c.__name__ in FAMILIES), None)
@@ -144,8 +145,22 @@ def frame_rule(vae: object) -> FrameRule:
             f"frame_rule: got {got}, expected a video VAE, its configuration or the name of its class; "
             f"known are {', '.join(FAMILIES)}"
         )
-    codec = FAMILIES[model](_Settings(model, None if isinstance(vae, str) else vae))
+    try:
+        codec = FAMILIES[model](_Settings(model, None if isinstance(vae, str) else vae))
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"frame_rule: a setting of this {model} cannot be read ({error}), expected a configuration as "
+            "diffusers writes it"
+        ) from error
     return FrameRule(model, codec.ratio, codec)
+
+
+def _below(num_frames: int) -> Iterator[int]:
+    """Yield the counts that may be the largest valid one: within a period, or where valid counts end."""
+    yield from range(num_frames, max(num_frames - _SEARCH, 0), -1)
+    yield from range(min(num_frames - _SEARCH, _LAST), 0, -1)
 
 
 def short_name(model: str) -> str:
