@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InvalidInput
-from .optional import require
+from ..core.optional import require
 from .outputs import written_whole
 
 _FALLBACK_FPS = Fraction(25)

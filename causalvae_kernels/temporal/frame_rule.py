@@ -8,11 +8,12 @@ before anything runs. The facts come from the model's own attributes and configu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InvalidInput
+from ..core.optional import install
 from .frame_codecs import Codec
 from .model_rules import FAMILIES
 
@@ -130,8 +131,7 @@ def frame_rule(vae: object) -> FrameRule:
     if isinstance(vae, FrameRule):
         return vae
     if isinstance(vae, str):
-        known = {key: name for name in FAMILIES for key in (name.lower(), short_name(name).lower())}
-        model, got = known.get(vae.lower()), f"the name {vae!r}"
+        model, got = class_named(vae, FAMILIES), f"the name {vae!r}"
     elif isinstance(vae, Mapping):
         model, got = vae.get("_class_name"), "a configuration with "
         got += "no _class_name (add it, or pass the model)" if model is None else f"_class_name {model!r}"
@@ -155,6 +155,12 @@ def frame_rule(vae: object) -> FrameRule:
             "diffusers writes it"
         ) from error
     return FrameRule(model, codec.ratio, codec)
+
+
+def class_named(word: str, classes: Iterable[str]) -> str | None:
+    """Return the class that a word stands for, its name or its short one in any case; None if it is none."""
+    known = {key: name for name in classes for key in (name.lower(), short_name(name).lower())}
+    return known.get(word.lower())
 
 
 def _below(num_frames: int) -> Iterator[int]:
@@ -214,7 +220,7 @@ class _Settings:
         except ImportError as error:
             raise InvalidInput(
                 f"{unsaid} the default of the class needs diffusers, which cannot be imported ({error}); "
-                f"install it, or pass the model or its whole configuration"
+                f"{install('diffusers')}, or pass the model or its whole configuration"
             ) from error
         cls = getattr(diffusers, self.model, None)
         parameter = inspect.signature(cls.__init__).parameters.get(name) if cls else None

@@ -48,7 +48,7 @@ def test_table(run, model_folder):
     ("arguments", "words"),
     [
         ((), "expected a folder or --family"),
-        (("--family", "nobody"), "got the model 'nobody'"),
+        (("--family", "nobody"), "--family: got 'nobody'"),
         (("--family", "cogvideox", "--memory", "least"), "--memory"),
         (("--family", "cogvideox", "--size", "72"), "--size"),
         (("--family", "cogvideox", "--device", "tpu"), "--device"),
