@@ -10,6 +10,8 @@ import warnings
 import typer
 
 from .bench import bench
+from .common import VersionOption
+from .console import accept_every_character
 from .explain import explain
 from .families import families
 from .frames import frames
@@ -23,16 +25,24 @@ from .verify import verify
 
 app = typer.Typer(
     name="causalvae-kernels",
-    help="Fused causal 3D convolution ops for video VAEs: what runs here, and whether it is right.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _all_commands(version: VersionOption = False) -> None:
+    """Fused causal 3D convolution ops for video VAEs: what runs here, and whether it is right."""
+
+
 for command in (info, explain, families, plan, verify, bench, traffic, tune, reconstruct, frames, train):
     app.command()(command)
 
 
 def main() -> None:
     """Run the command line; warnings are shown as one line each."""
+    accept_every_character()
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     app()

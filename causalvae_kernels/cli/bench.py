@@ -25,20 +25,13 @@ from ..bench.timing import Timing, time_providers
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.op import explain
-from ..demo.optional import require
+from ..core.optional import require
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, check_conv, check_pad
 from ..workloads import FULL_SIZE, GATED, WORKLOADS, Workload, in_buffer
 from .bench_gpu import bench_gpu
-from .common import (
-    check_file,
-    check_least,
-    check_word,
-    one_sentence_errors,
-    parse_dtype,
-    progress_bar,
-    stdout,
-)
+from .common import check_file, check_least, check_threads, check_word, one_sentence_errors, parse_dtype
+from .console import progress_bar, stdout
 from .floors import print_floors
 
 OPS = ("causal_conv3d", "causal_pad3d")
@@ -80,7 +73,8 @@ def bench(
     check_word("--backend", backend, BACKEND.choices)
     check_word("--model", model, tuple(GPUS))
     check_word("--device", device, DEVICES)
-    check_least(("--threads", threads, 1), ("--rounds", rounds, 1))
+    check_least(("--rounds", rounds, 1))
+    check_threads(threads)
     if model is not None:
         return print_floors(op, model, _chosen(op, workload or ["all"], FULL_SIZE))
     gpu = device == "cuda"

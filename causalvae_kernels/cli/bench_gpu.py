@@ -27,7 +27,8 @@ from ..core.op import explain
 from ..demo.outputs import written_whole
 from ..parity import ConvOracle, ParityFailure, check_conv, check_pad
 from ..workloads import FULL_SIZE, Workload
-from .common import EXIT_FAILED, progress_bar, stderr, stdout
+from .common import EXIT_FAILED
+from .console import progress_bar, stderr, stdout
 
 
 def bench_gpu(

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
+from .. import __version__
 from ..core.errors import CausalVAEError, InvalidInput
+from ..demo.outputs import why_not_writable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_WIDTH_OF_A_FILE = 120
+# Four to a processor only wait for each other; where the count is small, tests and habits want some more.
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -33,14 +28,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"causalvae-kernels {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+]
+
+
 def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Tell the errors that a user can mend in one sentence on stderr, without a traceback.
+    """Tell the errors that a user can mend in one sentence on stderr, without a traceback; add `--version`.
 
     Exit code 2 for what the package refuses, 1 for a full disk or too little memory.
     """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        kwargs.pop("version", None)
         try:
             return command(*args, **kwargs)
         except CausalVAEError as error:
@@ -57,44 +64,17 @@ def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
         typer.echo(f"error: {' '.join(sentence.split())}", err=True)
         raise typer.Exit(code)
 
+    signature = inspect.signature(command, eval_str=True)
+    version = inspect.Parameter(
+        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption
+    )
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), version])
+    run.__annotations__ = {**run.__annotations__, "version": VersionOption}
     return run
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def stdout() -> Console:
-    """Return a console for results; made on each call, because tests replace the stream.
-
-    A file or a pipe has no width; tables get enough of it there to keep their lines whole.
-    """
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH_OF_A_FILE
-    return console
-
-
-def stderr() -> Console:
-    """Return a console for progress and warnings."""
-    return Console(stderr=True, highlight=False)
-
-
-def progress_bar() -> Progress:
-    """Return a bar for stderr; it vanishes at its end, and is not drawn where stderr is no terminal."""
-    console = stderr()
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        # Few refreshes: the thread that draws the bar takes time from what is measured.
-        refresh_per_second=2,
-        disable=not console.is_terminal,
-    )
 
 
 def parse_dtype(word: str) -> torch.dtype:
@@ -120,6 +100,10 @@ def parse_device(word: str) -> torch.device:
         raise InvalidInput(f"--device: got {word!r}, expected cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise InvalidInput(f"--device: got {word!r}, expected cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        if device.index:
+            raise InvalidInput(f"--device: got {word!r}, expected cpu: torch knows one, of all processors")
+        return torch.device("cpu")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
@@ -162,6 +146,20 @@ def check_least(*options: tuple[str, int | None, int]) -> None:
             raise InvalidInput(f"{option}: got {value}, expected at least {least}")
 
 
+def check_threads(count: int | None) -> None:
+    """Require a number of threads that a CPU can be asked to start.
+
+    Raises:
+        InvalidInput: It is below 1, or more than `MOST_THREADS`.
+    """
+    check_least(("--threads", count, 1))
+    if count is not None and count > MOST_THREADS:
+        raise InvalidInput(
+            f"--threads: got {count}, expected at most {MOST_THREADS}; this machine has {os.cpu_count()} "
+            "processors"
+        )
+
+
 def check_word(option: str, word: str | None, words: tuple[str, ...]) -> None:
     """Require one of a few words, or nothing.
 
@@ -184,9 +182,13 @@ def check_file(option: str, path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise InvalidInput(f"{option}: {path} is a folder, expected a file")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"{option}: {path.parent} is no folder, expected one that exists")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InvalidInput(f"{option}: {path.parent} is not writable")
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{option}: {path} is a folder, expected a file")
+        if not path.parent.is_dir():
+            raise InvalidInput(f"{option}: {path.parent} is no folder, expected one that exists")
+        reason = why_not_writable(path.parent, [path.name])
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise InvalidInput(f"{option}: {path} cannot be written ({reason})")

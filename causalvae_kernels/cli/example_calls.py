@@ -1,4 +1,4 @@
-"""Calls of the ops made from a shape, for `info` and `explain`: nothing is computed with them."""
+"""Calls of the ops made from a shape, for `info` and `explain`: their tensors have no memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..core.checks import check_countable
+from ..core.dry_run import without_data
 from ..core.errors import InvalidInput
 from ..core.op import all_ops
 from ..ops.causal_conv3d.spec import output_size
@@ -58,7 +60,8 @@ class CallShape:
         return torch.channels_last_3d if self.channels_last else torch.contiguous_format
 
     def empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return an uninitialised tensor; one with five dimensions is in this memory format."""
+        """Return a tensor; one with five dimensions is in this memory format."""
+        check_countable("explain", "a tensor", shape, self.dtype)
         memory_format = self.memory_format if len(shape) == 5 else torch.contiguous_format
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=memory_format)
 
@@ -165,11 +168,12 @@ def op_names() -> list[str]:
 
 
 def call_arguments(op_name: str, call: CallShape) -> Arguments:
-    """Return positional and keyword arguments of the public function.
+    """Return positional and keyword arguments of the public function; no tensor among them has memory.
 
     Raises:
         InvalidInput: There is no such op.
     """
     if op_name not in op_names():
         raise InvalidInput(f"op: got {op_name!r}, expected one of {', '.join(op_names())}")
-    return _CALLS[op_name](call)
+    with without_data():
+        return _CALLS[op_name](call)

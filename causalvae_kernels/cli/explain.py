@@ -13,15 +13,8 @@ from rich.table import Table
 from ..core.env import BACKEND
 from ..core.op import explain as explain_call
 from ..core.precision import TIERS
-from .common import (
-    check_word,
-    default_device,
-    one_sentence_errors,
-    parse_device,
-    parse_dtype,
-    parse_ints,
-    stdout,
-)
+from .common import check_word, default_device, one_sentence_errors, parse_device, parse_dtype, parse_ints
+from .console import stdout
 from .example_calls import CallShape, call_arguments
 
 

@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..demo.families import FamilyFacts, all_families, markdown
-from ..demo.optional import require
 from ..demo.vae import quiet_diffusers
-from ..models import FAMILIES
-from ..temporal.model_rules import FAMILIES as KNOWN
-from .common import one_sentence_errors, progress_bar, stdout
+from ..models.family_names import families as known_families
+from .common import one_sentence_errors
+from .console import progress_bar, stdout
 
 
 @one_sentence_errors
@@ -29,7 +29,7 @@ def families(
     require("diffusers", "families")
     found: list[FamilyFacts] = []
     with quiet_diffusers(), progress_bar() as bar:
-        task = bar.add_task("families", total=len({**FAMILIES, **KNOWN}))
+        task = bar.add_task("families", total=len(known_families()))
         for family in all_families():
             found.append(family)
             bar.update(task, advance=1, description=family.model)
@@ -43,11 +43,11 @@ def families(
 
 def _print(found: list[FamilyFacts]) -> None:
     table = Table()
-    for heading in ("class", "replaced", "left", "frames as shipped"):
+    for heading in ("family", "class", "replaced", "left", "frames as shipped"):
         table.add_column(heading)
     for family in found:
         kind = "" if family.has_rules else "[dim]recognised:[/] "
         replaced = kind + escape(", ".join(family.replaced))
-        table.add_row(family.model, replaced, escape(", ".join(family.left)), family.frames)
+        table.add_row(family.family, family.model, replaced, escape(", ".join(family.left)), family.frames)
         table.add_section()
     stdout().print(table)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ..bench.floors import GPUS, Floor, conv_floor, pad_floor
 from ..workloads import Workload
-from .common import stdout
+from .console import stdout
 
 
 def print_floors(op: str, name: str, workloads: Sequence[Workload]) -> None:

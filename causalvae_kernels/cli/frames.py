@@ -16,6 +16,7 @@ from ..bench.machine import device_words, versions
 from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..core.selection import requested_backend
 from ..demo.clip import resolve_clip
 from ..demo.frame_plot import plot_study
@@ -30,13 +31,13 @@ from ..demo.frame_study import (
     study_frames,
     study_padding,
 )
-from ..demo.optional import require
 from ..demo.outputs import check_outputs, staged_outputs
 from ..demo.report import finite_or_null
-from ..demo.vae import named_vae, spatial_factor
+from ..demo.vae import named_vae, spatial_factor, vae_folder
 from ..demo.video import probe, read_frames
 from ..temporal import frame_rule
-from .common import check_least, check_word, one_sentence_errors, parse_ints, progress_bar, stdout
+from .common import check_least, check_threads, check_word, one_sentence_errors, parse_ints
+from .console import progress_bar, stdout
 from .reconstruct import check_size
 
 PLOT, TABLE, REPORT = "frames.png", "frames.md", "frames.json"
@@ -73,11 +74,14 @@ def frames(
     numbers = parse_counts(counts)
     check_word("--backend", backend, BACKEND.choices)
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
-    check_least(("--start", start, 0), ("--threads", threads, 1))
+    check_least(("--start", start, 0))
+    check_threads(threads)
     check_outputs(output, OUTPUTS, overwrite)
-    for module in ("av", "matplotlib", "diffusers"):
-        require(module, "frames")
     path = resolve_clip(clip)
+    if weights is not None:
+        vae_folder(weights)
+    for module in ("av", "numpy", "matplotlib", "diffusers"):
+        require(module, "frames")
     info = probe(path)
     vae, model = named_vae(weights)
     check_size(wanted_size, (info.width, info.height), spatial_factor(vae))

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .common import one_sentence_errors, stdout
+from .common import one_sentence_errors
+from .console import stdout
 from .machine import describe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ..bench.machine import cores, gpus, native_cpu, processor, versions
-from ..core.env import TABLE
+from ..core.env import PREFIX, TABLE
 from ..core.errors import CausalVAEError
 from ..core.known_issues import known_bad_versions
 from ..core.op import all_ops
@@ -62,6 +63,19 @@ def environment() -> list[dict[str, Any]]:
                 "problem": problem,
             }
         )
+    return rows + _unknown_variables()
+
+
+def _unknown_variables() -> list[dict[str, Any]]:
+    """Return what is set under our prefix and read by nobody: a name that was mistyped."""
+    known = [variable.name for variable in TABLE]
+    rows = []
+    for name in sorted(set(os.environ) - set(known)):
+        if name.startswith(PREFIX):
+            near = difflib.get_close_matches(name, known, 1) or known
+            problem = f"no such variable, expected {' or '.join(near)}"
+            facts = {"value": os.environ[name], "default": "", "meaning": "", "problem": problem}
+            rows.append({"name": name, **facts})
     return rows
 
 

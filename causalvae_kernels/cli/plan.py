@@ -18,16 +18,8 @@ from ..models import FAMILIES, MemoryPlan, plan_memory, swap
 from ..models.plan import STEPS
 from ..models.swap import MEMORY
 from ..models.without_weights import model_without_weights
-from .common import (
-    check_least,
-    check_word,
-    default_device,
-    one_sentence_errors,
-    parse_dtype,
-    parse_ints,
-    progress_bar,
-    stdout,
-)
+from .common import check_least, check_word, default_device, one_sentence_errors, parse_dtype, parse_ints
+from .console import progress_bar, stdout
 
 _WORDS = {
     "untiled": "fits in one piece: tiling can be left off",
@@ -44,7 +36,9 @@ def plan(
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option(help="Instead of a folder: a class with its default widths: cogvideox, wan, …"),
+        typer.Option(
+            help="Instead of a folder: a family, as `families` lists it, with the widths of its class."
+        ),
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 49,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of a frame.")] = "720x480",

@@ -17,10 +17,10 @@ from ..bench.machine import device_words, versions
 from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..core.precision import TIERS, resolve_precision
 from ..core.selection import requested_backend
 from ..demo.clip import resolve_clip
-from ..demo.optional import require
 from ..demo.outputs import check_outputs, staged_outputs
 from ..demo.panels import side_by_side
 from ..demo.plot import describe, plot_frames, plot_stream, title
@@ -28,20 +28,19 @@ from ..demo.reconstruction import Reconstruction, Side
 from ..demo.reconstruction import reconstruct as reconstruct_clip
 from ..demo.report import Setting, report_dict
 from ..demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
-from ..demo.vae import TRAINED_WEIGHTS_NOTE, named_vae, spatial_factor
+from ..demo.vae import TRAINED_WEIGHTS_NOTE, named_vae, spatial_factor, vae_folder
 from ..demo.video import iter_frames, probe, read_frames, write_video
 from .common import (
     check_least,
+    check_threads,
     check_word,
     default_device,
     one_sentence_errors,
     parse_device,
     parse_dtype,
     parse_ints,
-    progress_bar,
-    stderr,
-    stdout,
 )
+from .console import progress_bar, stderr, stdout
 
 VIDEO, PLOT, REPORT = "side_by_side.mp4", "frames.png", "report.json"
 OUTPUTS = (VIDEO, PLOT, REPORT)
@@ -93,15 +92,16 @@ def reconstruct(
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
     check_word("--backend", backend, BACKEND.choices)
     check_word("--precision", precision, TIERS)
-    check_least(
-        ("--frames", frames, 1), ("--start", start, 0), ("--repeats", repeats, 1), ("--threads", threads, 1)
-    )
+    check_least(("--frames", frames, 1), ("--start", start, 0), ("--repeats", repeats, 1))
+    check_threads(threads)
     if stream and repeats is not None:
         raise InvalidInput("--repeats: got a number together with --stream, which times nothing")
     check_outputs(output, OUTPUTS, overwrite)
-    for module in ("av", "matplotlib", "PIL", "diffusers"):
-        require(module, "reconstruct")
     path = resolve_clip(clip)
+    if weights is not None:
+        vae_folder(weights)
+    for module in ("av", "numpy", "matplotlib", "PIL", "diffusers"):
+        require(module, "reconstruct")
     info = probe(path)
 
     vae, model = named_vae(weights, torch_dtype)

@@ -12,9 +12,11 @@ from rich.table import Table
 from ..bench.record import write_json
 from ..bench.traffic import Traffic
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..demo.traffic import REFERENCE, STEPS, vae_traffic
 from ..workloads import cogvideox_2b_config, small_cogvideox_config
-from .common import check_file, check_least, check_word, one_sentence_errors, parse_dtype, parse_ints, stdout
+from .common import check_file, check_least, check_word, one_sentence_errors, parse_dtype, parse_ints
+from .console import progress_bar, stdout
 
 WIDTHS = {"2b": cogvideox_2b_config, "small": small_cogvideox_config}
 BACKENDS = ("auto", "aten", "cpu", "triton")
@@ -46,7 +48,11 @@ def traffic(
         raise InvalidInput(f"--size: got {size!r}, expected multiples of 8 like 720x480")
     check_file("--json", json_file)
     chosen = list(dict.fromkeys(backend or ("cpu", "triton")))
-    found = vae_traffic(WIDTHS[widths](), step, (frames, height, width), parse_dtype(dtype), chosen)
+    torch_dtype = parse_dtype(dtype)
+    require("diffusers", "traffic")
+    with progress_bar() as bar:
+        bar.add_task("counting", total=None)
+        found = vae_traffic(WIDTHS[widths](), step, (frames, height, width), torch_dtype, chosen)
     if json_file is not None:
         facts = {"step": step, "widths": widths, "frames": frames, "height": height, "width": width}
         counts = {name: moved.as_dict() for name, moved in found.items()}

@@ -11,10 +11,13 @@ from rich.markup import escape
 
 from ..bench.threads import num_threads
 from ..core.errors import InvalidInput
-from ..demo.optional import require
-from ..demo.training import Recipe
+from ..core.optional import require
+from ..demo.outputs import check_outputs
+from ..demo.training import CHECKPOINT, Recipe
 from ..demo.training import train as train_vae
-from .common import check_least, one_sentence_errors, progress_bar, stdout
+from ..demo.vae import vae_folder
+from .common import check_least, check_threads, one_sentence_errors
+from .console import progress_bar, stdout
 
 
 @one_sentence_errors
@@ -32,10 +35,14 @@ def train(
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
 ) -> None:
     """Train the demo's small VAE on real clips; stop it at any time, and it goes on from its checkpoint."""
-    check_least(("--steps", steps, 1), ("--save-every", save_every, 1), ("--threads", threads, 1))
+    check_least(("--steps", steps, 1), ("--save-every", save_every, 1))
+    check_threads(threads)
     if not 0 < learning_rate < math.inf:
         raise InvalidInput(f"--learning-rate: got {learning_rate}, expected a number above 0")
-    for module in ("av", "diffusers", "safetensors"):
+    check_outputs(output, [CHECKPOINT], overwrite=True)
+    if weights is not None:
+        vae_folder(weights)
+    for module in ("av", "numpy", "diffusers", "safetensors"):
         require(module, "train")
     with num_threads(threads), progress_bar() as bar:
         task = bar.add_task("reading the clips", total=steps)

@@ -22,19 +22,11 @@ from ..bench.tune import tune as tune_cells
 from ..bench.tune_cells import KERNELS, Cell, cells
 from ..core import native
 from ..core.errors import InvalidInput
-from ..core.tuned import Measurement, Record, has_amx, read_record
+from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
 from ..demo.outputs import check_outputs, written_whole
 from ..ops.causal_conv3d.shape_class import TUNED
-from .common import (
-    DTYPES,
-    EXIT_FAILED,
-    check_word,
-    one_sentence_errors,
-    parse_dtype,
-    progress_bar,
-    stderr,
-    stdout,
-)
+from .common import DTYPES, EXIT_FAILED, check_word, one_sentence_errors, parse_dtype
+from .console import progress_bar, stderr, stdout
 from .tune_races import gpu, tune_races
 
 CONV = "causal_conv3d"
@@ -104,6 +96,12 @@ def tune(
         raise InvalidInput(
             f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
         )
+    architecture = architecture_of(torch.device(device))
+    for name in ops:
+        tuned = TUNED if (name, device) == (CONV, "cpu") else TUNABLE[device][name].tuned
+        path = output or (tuned.path(architecture) if architecture else None)
+        if path is not None:
+            check_outputs(path.parent, [path.name], overwrite=True)
     resume = resume or missing
     races = {"output": output, "resume": resume, "missing": missing, "machine": _machine()}
     if device == "cuda":
@@ -124,7 +122,6 @@ def tune(
     if CONV not in ops:
         return None
     path = output or TUNED.path(isa)
-    check_outputs(path.parent, [path.name], overwrite=True)
     head = Record(BACKEND, DEFAULT, isa, has_amx(), _machine(), ())
     partial = path.with_name(f"{path.name}.partial")
     before = partial if resume and partial.exists() else path

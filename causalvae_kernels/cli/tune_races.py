@@ -18,7 +18,8 @@ from ..bench.tunable import BACKEND, DEFAULT, TUNABLE
 from ..core.errors import BackendUnavailable, InvalidInput
 from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
 from ..demo.outputs import check_outputs, written_whole
-from .common import EXIT_FAILED, progress_bar, stderr, stdout
+from .common import EXIT_FAILED
+from .console import progress_bar, stderr, stdout
 
 
 def tune_races(

@@ -19,14 +19,8 @@ from ..demo.report import finite_or_null
 from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
 from ..models import swap
 from ..parity import ParityResult, verify_ops, verify_vae
-from .common import (
-    EXIT_FAILED,
-    default_device,
-    one_sentence_errors,
-    parse_device,
-    progress_bar,
-    stdout,
-)
+from .common import EXIT_FAILED, default_device, one_sentence_errors, parse_device
+from .console import progress_bar, stdout
 from .verify_family import DEFAULT_ROUNDS, Asked, verify_family
 
 

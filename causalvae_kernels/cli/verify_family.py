@@ -20,9 +20,11 @@ from ..core.errors import InvalidInput
 from ..core.selection import requested_backend
 from ..demo import family_check as check
 from ..demo.report import finite_or_null
-from ..demo.vae import quiet_diffusers
+from ..demo.vae import quiet_diffusers, vae_folder
 from ..models import FAMILIES
-from .common import EXIT_FAILED, check_least, check_word, parse_dtype, parse_ints, progress_bar, stdout
+from ..models.family_names import family_class
+from .common import EXIT_FAILED, check_least, check_word, parse_dtype, parse_ints
+from .console import progress_bar, stdout
 
 DEFAULT_FRAMES, DEFAULT_ROUNDS, MOST_COUNTS = 17, 3, 17
 
@@ -86,8 +88,10 @@ def verify_family(asked: Asked, *, as_json: bool) -> None:
     """
     check_least(("--frames", asked.frames, 1), ("--rounds", asked.rounds, 1))
     check_word("--backend", asked.backend, ("aten", "cpu", "triton", "reference"))
-    class_name = check.family_class(asked.family)
+    class_name = family_class(asked.family)
     size = None if asked.size is None else parse_ints("--size", asked.size, 2, "x", "96x144")
+    if asked.weights is not None:
+        vae_folder(asked.weights, class_name)
     with quiet_diffusers(), progress_bar() as bar:
         vae = check.build(class_name, asked.weights, parse_dtype(asked.dtype)).to(asked.device)
         page = _page(vae, class_name, asked, size, bar, bar.add_task("starting", total=None))

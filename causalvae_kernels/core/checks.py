@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -13,12 +14,22 @@ from .errors import InvalidInput
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+# What 64-bit sizes can count.
+_MOST_BYTES = 2**63 - 1
+
+
+def check_tensor(op: str, name: str, x: object, shape: str) -> None:
+    """Require a dense tensor; `shape` names the dimensions."""
+    if not isinstance(x, Tensor):
+        raise InvalidInput(f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape {shape}")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise InvalidInput(f"{op}: {name} is a {kind} tensor, expected a dense one; convert it first")
+
+
 def check_video(op: str, name: str, x: object, *, empty_batch: bool = False) -> None:
     """Require a (B, C, T, H, W) tensor without empty dimensions; B may be 0 with `empty_batch`."""
-    if not isinstance(x, Tensor):
-        raise InvalidInput(
-            f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape (B, C, T, H, W)"
-        )
+    check_tensor(op, name, x, "(B, C, T, H, W)")
     if x.dim() != 5:
         raise InvalidInput(
             f"{op}: {name} has shape {tuple(x.shape)}, expected five dimensions (B, C, T, H, W)"
@@ -29,10 +40,29 @@ def check_video(op: str, name: str, x: object, *, empty_batch: bool = False) -> 
         )
 
 
+def check_operands(
+    op: str,
+    x: object,
+    weight: object,
+    bias: object,
+    initial_state: object = None,
+    residual: object = None,
+) -> None:
+    """Require tensors among the arguments of a convolution, before anything is asked of them."""
+    check_tensor(op, "x", x, "(B, C, T, H, W)")
+    check_tensor(op, "weight", weight, "(Cout, Cin, kT, kH, kW)")
+    for name, tensor, shape in (
+        ("bias", bias, "(Cout,)"),
+        ("initial_state", initial_state, "(B, C, frames, H, W)"),
+        ("residual", residual, "(B, Cout, T', H', W')"),
+    ):
+        if tensor is not None:
+            check_tensor(op, name, tensor, shape)
+
+
 def check_shape(op: str, name: str, x: object, expected: Sequence[int], meaning: str) -> None:
     """Require a tensor of exactly this shape; `meaning` names the dimensions."""
-    if not isinstance(x, Tensor):
-        raise InvalidInput(f"{op}: {name} is a {type(x).__name__}, expected a tensor of shape {meaning}")
+    check_tensor(op, name, x, meaning)
     if tuple(x.shape) != tuple(expected):
         raise InvalidInput(f"{op}: {name} has shape {tuple(x.shape)}, expected {tuple(expected)} = {meaning}")
 
@@ -70,6 +100,15 @@ def int_tuple(op: str, name: str, value: object, length: int) -> tuple[int, ...]
     if len(items) != length or any(type(i) is not int for i in items):
         raise InvalidInput(f"{op}: {name} is {value!r}, expected an int or {length} ints")
     return items
+
+
+def check_countable(op: str, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Require that 64-bit sizes can count the bytes of a tensor that is about to be made."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > _MOST_BYTES:
+        raise InvalidInput(
+            f"{op}: {name} of shape {tuple(shape)} would take {size} bytes, expected at most {_MOST_BYTES}"
+        )
 
 
 def check_bytes(op: str, name: str, size: object) -> None:

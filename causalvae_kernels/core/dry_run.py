@@ -4,6 +4,8 @@ The tensors are torch's fake ones. Operators of the framework are passed on to t
 package run the backend that a real call would take, whose native kernels are left out (`core.native`), so
 that what a backend allocates is counted where it allocates it. What the framework allocates inside an
 operator is added by `core.framework_scratch`.
+
+Such tensors also stand for real ones where a call is only asked about (`explaining`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +26,7 @@ from . import framework_scratch
 from .errors import InvalidInput
 
 _current: ContextVar[DryRun | None] = ContextVar("causalvae_kernels_dry_run", default=None)
+_explaining: ContextVar[bool] = ContextVar("causalvae_kernels_explaining", default=False)
 _PLAIN = (Tensor, nn.Parameter)
 # A storage of a dry run has an address as far from the next one as no tensor is long.
 _APART = 2**44
@@ -34,9 +37,26 @@ def current() -> DryRun | None:
     return None if torch.compiler.is_compiling() else _current.get()
 
 
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Answer questions about a call, within this context, of tensors without data as of real ones."""
+    token = _explaining.set(True)
+    try:
+        yield
+    finally:
+        _explaining.reset(token)
+
+
+def without_data() -> Any:
+    """Return a context in which tensors that are made have sizes, strides, dtype, device and no memory."""
+    return _fake_mode()
+
+
 def is_plain_tensor(x: object) -> bool:
-    """Tell whether `x` is a tensor of torch's own class, or stands for one in a dry run."""
-    return type(x) in _PLAIN or (current() is not None and type(x) is _fake_class())
+    """Tell whether `x` is a tensor of torch's own class, or stands for one."""
+    if type(x) in _PLAIN:
+        return True
+    return (current() is not None or _explaining.get()) and type(x) is _fake_class()
 
 
 def why_not_on_gpu() -> str | None:
@@ -45,9 +65,13 @@ def why_not_on_gpu() -> str | None:
 
 
 def address(x: Tensor) -> int:
-    """Return where a tensor lies; in a dry run, where none lies, a number that tells storages apart."""
+    """Return where a tensor lies; one without data as if its storage began at an aligned address."""
     run = current()
-    return x.data_ptr() if run is None else run.address(x)
+    if run is not None:
+        return run.address(x)
+    if _explaining.get() and type(x) is _fake_class():
+        return x.storage_offset() * x.element_size()
+    return x.data_ptr()
 
 
 class DryRun(TorchDispatchMode):

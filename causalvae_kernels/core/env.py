@@ -41,10 +41,18 @@ class Variable:
             raise InvalidInput(
                 f"environment variable {self.name}: got {value!r}, expected one of {', '.join(self.choices)}"
             )
-        if self.number and not value.isdecimal():
-            raise InvalidInput(f"environment variable {self.name}: got {value!r}, expected a whole number")
+        if self.number and not (value.isdecimal() and len(value) <= _MOST_DIGITS):
+            shown = value if len(value) <= 2 * _MOST_DIGITS else f"{len(value)} characters"
+            raise InvalidInput(
+                f"environment variable {self.name}: got {shown!r}, expected a whole number of at most "
+                f"{_MOST_DIGITS} digits"
+            )
         return value
 
+
+# More MiB than that many digits can write are more bytes than 64 bits can count.
+_MOST_DIGITS = 12
+PREFIX = "CAUSALVAE_KERNELS_"
 
 # Asking os.environ costs 1.7 us, four times per call of an op; its own dictionary costs 0.1 us.
 _ENTRIES = getattr(os.environ, "_data", None)

@@ -150,8 +150,9 @@ class Op:
         self, *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
     ) -> Explanation:
         """Say which backend a call of the public function with these arguments takes; runs nothing."""
-        prepared = self.prepare(*arguments, **keywords)
-        return explain_selection(self, prepared, backend, resolve_precision(precision))
+        with dry_run.explaining():
+            prepared = self.prepare(*arguments, **keywords)
+            return explain_selection(self, prepared, backend, resolve_precision(precision))
 
     def place(self, name: str) -> int | None:
         """Return where an argument of the operator stands, or None: it has no such argument."""
@@ -247,7 +248,8 @@ def explain(op: Callable[..., Any] | str, *arguments: Any, **keywords: Any) -> E
 
     Args:
         op: A public function of this package, or its name.
-        *arguments: The arguments of that call.
+        *arguments: The arguments of that call; tensors made under torch's `FakeTensorMode`, which have no
+            memory, are taken for real ones.
         **keywords: Its keyword arguments.
 
     Returns:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .dry_run import address
+
 # Programs, channels and pixels of an axis are counted in 32 bits, with room for a tile.
 LIMIT = 2**31 - 2**16
 ACCESS_BYTES = 16
@@ -70,7 +72,7 @@ class PixelWalk:
         """Return along what a tensor is accessed 16 bytes at a time: CHANNELS, PIXELS or NEITHER."""
         tensor, (first, *others) = self.tensors[index], self.strides[index]
         vector, step = ACCESS_BYTES // tensor.element_size(), tensor.stride(1) if self.channels > 1 else 0
-        if tensor.data_ptr() % ACCESS_BYTES:
+        if address(tensor) % ACCESS_BYTES:
             return NEITHER
         if step == 1 and not any(n % vector for n in (self.channels, first, *others)):
             return CHANNELS

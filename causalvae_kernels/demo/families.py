@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..models import FAMILIES
+from ..models.family_names import families
 from ..models.generic import recognise
 from ..models.swap import Family, Link, Swap
-from ..temporal.model_rules import FAMILIES as KNOWN
+from ..temporal.frame_rule import short_name
 from .family_check import build, rule_of
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -47,6 +48,7 @@ class FamilyFacts:
     """What is known about one class.
 
     Attributes:
+        family: The word for it: "Wan".
         model: The class.
         has_rules: Whether somebody wrote rules for it.
         replaced: Classes of modules that are replaced, and what replaces them.
@@ -56,6 +58,7 @@ class FamilyFacts:
         tests: The contract and files of its own, where the tests are there.
     """
 
+    family: str
     model: str
     has_rules: bool
     replaced: dict[str, str]
@@ -71,10 +74,8 @@ class FamilyFacts:
 
 def all_families() -> Iterator[FamilyFacts]:
     """Give the classes with rules, then those whose convolutions are recognised."""
-    for model in sorted(FAMILIES):
-        yield _written(FAMILIES[model])
-    for model in sorted(set(KNOWN) - set(FAMILIES)):
-        yield _recognised(model)
+    for model in sorted(families(), key=lambda model: model not in FAMILIES):
+        yield _written(FAMILIES[model]) if model in FAMILIES else _recognised(model)
 
 
 def _written(family: Family) -> FamilyFacts:
@@ -106,7 +107,7 @@ def _facts(
     rule = rule_of(model)
     images = "no rule is known: single images"
     words = (images, images) if rule is None else (rule.words(), rule.words(adapted=True))
-    return FamilyFacts(model, has_rules, replaced, left, *words, tests)
+    return FamilyFacts(short_name(model), model, has_rules, replaced, left, *words, tests)
 
 
 def _first_sentence(function: Any) -> str:
@@ -137,20 +138,20 @@ def _tests_of(model: str, modules: set[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def markdown(families: list[FamilyFacts]) -> str:
+def markdown(found: list[FamilyFacts]) -> str:
     """Return the page `docs/families.md`."""
     lines = [
         _INTRODUCTION,
         "| class | replaced | left | frames as shipped | tests |",
         "|---|---|---|---|---|",
     ]
-    for family in families:
+    for family in found:
         tests = ", ".join(f"`{name}`" if name.endswith(".py") else name for name in family.tests)
         kind = "rules for {}" if family.has_rules else "recognised in {}"
         name = f"[{family.model}](#{family.model.lower()})"
         replaced, left = (kind.format(_classes(family.replaced)), _classes(family.left))
         lines.append(f"| {name} | {replaced} | {left} | {family.frames} | {tests} |")
-    for family in families:
+    for family in found:
         lines += ["", f"## {family.model}", ""]
         if not family.has_rules:
             lines += ["No rules of its own; this is what is recognised in a small model.", ""]

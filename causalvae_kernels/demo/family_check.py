@@ -16,12 +16,10 @@ from ..bench.memory import peak_allocated
 from ..bench.timing import percentile, time_providers
 from ..core import machine_memory
 from ..core.errors import InvalidInput
-from ..models import FAMILIES, swap
+from ..models import swap
 from ..ops.causal_conv3d.spec import error_factor
 from ..parity import Comparison, compare, compare_exactly
 from ..temporal import FrameRule, frame_rule
-from ..temporal.frame_rule import short_name
-from ..temporal.model_rules import FAMILIES as KNOWN
 from ..workloads import make_video
 from ..workloads.small_vaes import SMALL_VAES
 from .vae import load_vae, quiet_diffusers, vae_class
@@ -93,21 +91,6 @@ class FrameRow:
     def passed(self) -> bool:
         """Whether the rule is right, and as many frames come out as go in."""
         return self.shipped == self.expected and (self.refused or self.adapted == self.frames)
-
-
-def family_class(word: str) -> str:
-    """Return the class that a word on the command line stands for: "wan", "AutoencoderKLWan".
-
-    Raises:
-        InvalidInput: It stands for none that is known.
-    """
-    classes = dict.fromkeys((*FAMILIES, *KNOWN))
-    words = {name: cls for cls in classes for name in (cls.lower(), short_name(cls).lower())}
-    found = words.get(word.lower())
-    if found is None:
-        known = ", ".join(sorted(short_name(cls) for cls in classes))
-        raise InvalidInput(f"--family: got {word!r}, expected one of {known}, or the name of such a class")
-    return found
 
 
 def build(class_name: str, weights: Path | None, dtype: torch.dtype) -> nn.Module:

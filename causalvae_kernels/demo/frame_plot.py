@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..core.optional import require
 from .frame_study import ANY, PAD, SHIPPED, TRIM, FrameStudy
-from .optional import require
 
 _COLOURS = {SHIPPED: "#d1495b", PAD: "#edae49", TRIM: "#9aa5b1", ANY: "#00798c"}
 _LINES = ("#222222", "#d1495b", "#8d96a3", "#c77dff", "#b08968", "#00798c", "#4f9d69", "#3d5a98")

@@ -37,7 +37,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Refuses an output folder that cannot be used; writes nothing.
+    """Refuses an output folder that cannot be used; leaves nothing behind.
 
     Args:
         folder: Where the files will be; it need not exist.
@@ -45,24 +45,52 @@ def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:
         overwrite: Whether files of these names may be replaced.
 
     Raises:
-        InvalidInput: If the folder is a file or is not writable, or if one of the files exists already.
+        InvalidInput: If the folder is a file, cannot be made or is not writable, or holds one of the files.
     """
-    nearest = folder
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise InvalidInput(f"output {folder}: {nearest} is a file, expected a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InvalidInput(f"output {folder}: {nearest} is not writable")
-    for name in names:
-        if (folder / name).is_dir():
-            raise InvalidInput(f"output {folder / name} is a folder, expected a file or nothing")
-    existing = [name for name in names if (folder / name).exists()]
+    try:
+        existing = [name for name in names if (folder / name).exists()]
+        folders = [name for name in existing if (folder / name).is_dir()]
+    except OSError as error:
+        raise InvalidInput(f"output {folder}: cannot be used ({error.strerror})") from error
+    if folders:
+        raise InvalidInput(f"output {folder / folders[0]} is a folder, expected a file or nothing")
     if existing and not overwrite:
         raise InvalidInput(
             f"output {folder} already holds {', '.join(existing)}: choose another folder with --output, "
             "or replace them with --overwrite"
         )
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise InvalidInput(f"output {folder}: {path} is a file, expected a folder")
+    reason = why_not_writable(folder, names)
+    if reason is not None:
+        raise InvalidInput(f"output {folder}: cannot be written ({reason}); choose another folder")
+
+
+def why_not_writable(folder: Path, names: Sequence[str]) -> str | None:
+    """Tries to make a folder and files in it, and removes them again; returns why that fails, or None.
+
+    Permissions alone do not tell: not for the superuser, nor of full quotas, names that are too long, or file
+    systems that nobody writes to.
+    """
+    made: list[Path] = []
+    try:
+        made += _make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for name in names:
+            if not (folder / name).exists():
+                (folder / name).touch(exist_ok=False)
+                made.insert(0, folder / name)
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        for path in made:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+    return None
 
 
 @contextmanager
@@ -96,7 +124,14 @@ def staged_outputs(folder: Path, names: Sequence[str], overwrite: bool = False) 
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Makes the folder and its parents; returns those made, the innermost first."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    """Makes the folder and its parents, all of them or none; returns those made, the innermost first."""
+    made: list[Path] = []
+    try:
+        for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            path.mkdir()
+            made.insert(0, path)
+    except OSError:
+        for path in made:
+            path.rmdir()
+        raise
     return made

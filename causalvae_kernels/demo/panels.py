@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .optional import require
+from ..core.optional import require
 from .reconstruction import Reconstruction
 
 _MIN_PANEL_WIDTH = 320  # below it a caption does not fit: pixels are repeated

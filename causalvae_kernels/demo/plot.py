@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .optional import require
+from ..core.optional import require
 from .reconstruction import SIDES, Reconstruction
 from .report import Setting
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from ..bench.hollow_run import HollowRun, assumed
 from ..bench.traffic import Traffic, count_traffic
+from ..core.optional import require
 from ..models import swap
 from ..temporal.schedule import latents_of
-from .optional import require
 
 REFERENCE = "reference"
 STEPS = ("decode", "encode")

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..models import swap
 from ..parity import round_trip
 from .clip import named_clip
 from .metrics import frame_mse
-from .optional import require
 from .outputs import written_whole
 from .vae import load_vae
 from .video import probe, read_frames

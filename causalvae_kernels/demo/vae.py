@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..core.errors import InvalidInput
+from ..core.optional import require
 from ..workloads import small_cogvideox_config
-from .optional import require
 
 TRAINED_WEIGHTS_NOTE = (
     "a VAE of 1.9 M parameters trained for this demo: do not judge CogVideoX by the pictures"

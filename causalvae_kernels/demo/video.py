@@ -1,19 +1,20 @@
-"""Reading and writing video files with PyAV, frame by frame."""
+"""Reading and writing video files with PyAV, frame by frame, upright as players show them."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core.errors import InvalidInput
-from .optional import require
+from ..core.optional import require
 from .outputs import written_whole
 
 _FALLBACK_FPS = Fraction(25)
@@ -21,11 +22,11 @@ _FALLBACK_FPS = Fraction(25)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its first video stream, without decoding.
+    """What a file says about its first video stream, and the size of its first frame.
 
     Attributes:
-        width: Pixels.
-        height: Pixels.
+        width: Pixels of a frame as it is seen: turned as the file says.
+        height: The same.
         fps: Frames per second; 25 where the file does not say.
         num_frames: As the file's header says, which may be wrong; None where it does not say.
     """
@@ -43,8 +44,14 @@ def probe(path: str | Path) -> VideoInfo:
         InvalidInput: If there is no such file, or it is no video.
         MissingPackage: If PyAV is not installed.
     """
-    with _open_video(Path(path)) as (_, stream):
-        return VideoInfo(stream.width, stream.height, _fps(stream), stream.frames or None)
+    with _open_video(Path(path)) as (container, stream):
+        width, height = stream.width, stream.height
+        first = next(container.decode(stream), None)
+        if first is not None:
+            width, height = first.width, first.height
+            if _turn_of(first).aside:
+                width, height = height, width
+        return VideoInfo(width, height, _fps(stream), stream.frames or None)
 
 
 def read_frames(
@@ -81,7 +88,7 @@ def iter_frames(
         size: As in `read_frames`.
 
     Yields:
-        (H, W, 3), uint8, RGB; all of one size.
+        (H, W, 3), uint8, RGB, upright; all of one size.
 
     Raises:
         InvalidInput: As `read_frames`; what the file lacks is told at its end.
@@ -98,7 +105,7 @@ def iter_frames(
         for index, frame in enumerate(container.decode(stream)):
             if index < start:
                 continue
-            pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            pixels = _turn_of(frame).apply(torch.from_numpy(frame.to_ndarray(format="rgb24")))
             if size is None and pixels.shape != (shape or pixels.shape):
                 raise InvalidInput(
                     f"{path}: the size of its frames changes at frame {index}; give a fixed size"
@@ -174,6 +181,38 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
         if stream is None:
             raise InvalidInput(f"video {path}: got no frame, expected at least one")
         container.mux(stream.encode(None))
+
+
+class _Turn(NamedTuple):
+    """How the pixels of a file become a picture: rows and columns change places, then sides do."""
+
+    aside: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Return the picture (H, W, 3)."""
+        if self.aside:
+            pixels = pixels.transpose(0, 1)
+        sides = [side for side, flipped in enumerate(self[1:]) if flipped]
+        return pixels.flip(sides) if sides else pixels.contiguous()
+
+
+def _turn_of(frame: Any) -> _Turn:
+    """Read the display matrix of a frame, to the nearest quarter turn.
+
+    It is [[a, b, u], [c, d, v], [x, y, w]], 32-bit numbers in the order of this machine: a pixel at (p, q) is
+    shown at (a p + c q, b p + d q), but for a shift.
+    """
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return _Turn()
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    aside = abs(b) + abs(c) > abs(a) + abs(d)
+    column, row = (c, b) if aside else (a, d)
+    return _Turn(aside, row < 0, column < 0)
 
 
 def _even_size(frame: Tensor) -> tuple[int, int]:

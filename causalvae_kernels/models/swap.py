@@ -408,6 +408,15 @@ class Swap:
         for module in self.model.modules():
             _take_out(module, self._link)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy holds: the model and what its replacements share, not the rules."""
+        return {"model": self.model, "_link": self._link}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take both over; the rules are found again by name, or travel with the link."""
+        self.model, self._link = state["model"], state["_link"]
+        self._family = self._link.rules
+
     def __enter__(self) -> Swap:
         """Return the handle."""
         return self

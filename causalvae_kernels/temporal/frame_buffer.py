@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..core import memory
-from ..core.checks import check_video, int_tuple
+from ..core.checks import check_countable, check_video, int_tuple
 from ..core.errors import InvalidInput
+
+_SIZES = (int, torch.SymInt)
 
 
 class FrameBuffer:
@@ -37,12 +39,7 @@ class FrameBuffer:
             InvalidInput: The storage leaves no room for a frame between its borders.
         """
         check_video("FrameBuffer", "storage", storage)
-        top, bottom, left, right = halo = int_tuple("FrameBuffer", "halo", halo, 4)
-        if min(head_room, tail_room, *halo) < 0:
-            raise InvalidInput(
-                f"FrameBuffer: got head_room {head_room}, tail_room {tail_room} and halo {halo}, expected "
-                "nothing negative"
-            )
+        top, bottom, left, right = halo = _check_border(head_room, halo, tail_room)
         _, _, frames, height, width = storage.shape
         if frames <= head_room + tail_room or height <= top + bottom or width <= left + right:
             raise InvalidInput(
@@ -63,15 +60,24 @@ class FrameBuffer:
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> FrameBuffer:
-        """Allocate a buffer for a body of `shape` (B, C, T, H, W); nothing is initialised."""
-        batch, channels, frames, height, width = shape
-        top, bottom, left, right = halo
-        storage = memory.empty(
-            (batch, channels, head_room + frames + tail_room, top + height + bottom, left + width + right),
-            dtype=dtype,
-            device=device,
-            memory_format=memory_format,
-        )
+        """Allocate a buffer for a body of `shape` (B, C, T, H, W); nothing is initialised.
+
+        Raises:
+            InvalidInput: The shape has not five sizes of 1 or more, the border is negative, `dtype` is none
+                of torch's, or 64-bit sizes cannot count the bytes.
+        """
+        sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+        if len(sizes) != 5 or not all(isinstance(size, _SIZES) and size > 0 for size in sizes):
+            raise InvalidInput(
+                f"FrameBuffer.empty: shape is {shape!r}, expected five sizes (B, C, T, H, W), each at least 1"
+            )
+        batch, channels, frames, height, width = sizes
+        if not isinstance(dtype, torch.dtype):
+            raise InvalidInput(f"FrameBuffer.empty: dtype is {dtype!r}, expected one like torch.float32")
+        top, bottom, left, right = halo = _check_border(head_room, halo, tail_room)
+        full = (batch, channels, head_room + frames + tail_room, top + height + bottom, left + width + right)
+        check_countable("FrameBuffer.empty", "the storage", full, dtype)
+        storage = memory.empty(full, dtype=dtype, device=device, memory_format=memory_format)
         return cls(storage, head_room, halo, tail_room)
 
     @property
@@ -92,6 +98,18 @@ class FrameBuffer:
             f"FrameBuffer(body={tuple(self.body.shape)}, head_room={self.head_room}, halo={self.halo}, "
             f"tail_room={self.tail_room}, dtype={self.storage.dtype})"
         )
+
+
+def _check_border(head_room: int, halo: Sequence[int], tail_room: int) -> tuple[int, ...]:
+    """Return the halo as a tuple; require numbers that are not negative."""
+    halo = int_tuple("FrameBuffer", "halo", halo, 4)
+    rooms = (head_room, tail_room)
+    if any(not isinstance(room, _SIZES) for room in rooms) or min(*rooms, *halo) < 0:
+        raise InvalidInput(
+            f"FrameBuffer: got head_room {head_room!r}, tail_room {tail_room!r} and halo {halo}, expected "
+            "ints, nothing negative"
+        )
+    return halo
 
 
 def body_of(storage: Tensor, head_room: int, halo: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .schedule import chunk_lengths
+from .schedule import windows
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,13 @@ class TiledCodec(Codec):
     ) -> int | None:
         if step < 1:
             return None
-        total = 0
-        for start in range(0, length, step):
-            made = convert(min(length - start, window))
+        total = 1  # the first window has one more than the others
+        for size, count in windows(length, step, window):
+            made = convert(size)
             if made is None:
                 return None
-            first = start == 0
-            total += min(made if first else made - 1, kept + first)
-        return total or None
+            total += count * min(made - 1, kept)
+        return total
 
 
 @dataclass(frozen=True)
@@ -203,11 +202,13 @@ class MagvitCodec(Codec):
 
     def encode(self, num_frames: int) -> int | None:
         """Halve each group."""
-        lengths = [
-            min(self.frames_per_group, num_frames - start) >> self.halvings
-            for start in range(1, num_frames, self.frames_per_group)
-        ]
-        return 1 + sum(lengths) if all(lengths) else None
+        group, total = self.frames_per_group, 1
+        for size, count in windows(num_frames - 1, group, group):
+            halved = size >> self.halvings
+            if not halved:
+                return None
+            total += count * halved
+        return total
 
     def decode(self, num_latents: int) -> int | None:
         """Double all but the first latent."""
@@ -223,21 +224,23 @@ class CogVideoXCodec(Codec):
 
     def encode(self, num_frames: int) -> int | None:
         """Halve each chunk, odd ones but for their first frame."""
-        return sum(self._halved(length) for length in chunk_lengths(num_frames, self.frames_per_chunk))
+        first, others = _chunks(num_frames, self.frames_per_chunk)
+        return self._halved(first) + others * self._halved(self.frames_per_chunk)
 
     def decode(self, num_latents: int) -> int | None:
         """Double each chunk, odd ones but for their first frame."""
-        return sum(self._doubled(length) for length in chunk_lengths(num_latents, self.latents_per_chunk))
+        first, others = _chunks(num_latents, self.latents_per_chunk)
+        return self._doubled(first) + others * self._doubled(self.latents_per_chunk)
 
     def aligned(self, num_frames: int) -> bool:
         """The first chunk, and no other, must look like a first one on every level."""
         if self.ratio == 1:
             return True
-        first, *others = chunk_lengths(num_frames, self.frames_per_chunk)
-        if (first - 1) % self.ratio or any(length % self.ratio for length in others):
+        first, others = _chunks(num_frames, self.frames_per_chunk)
+        if (first - 1) % self.ratio or (others and self.frames_per_chunk % self.ratio):
             return False
-        first, *others = chunk_lengths(self.encode(num_frames), self.latents_per_chunk)
-        return first % 2 == 1 and all(length % 2 == 0 for length in others)
+        first, others = _chunks(self.encode(num_frames), self.latents_per_chunk)
+        return first % 2 == 1 and not (others and self.latents_per_chunk % 2)
 
     def adapted(self) -> Codec:
         """Know the first chunk by its place."""
@@ -311,6 +314,12 @@ class VidTokCodec(Codec):
     def aligned(self, num_frames: int) -> bool:
         """No frame may be dropped."""
         return num_frames % self.ratio == 0
+
+
+def _chunks(total: int, size: int) -> tuple[int, int]:
+    """Return the length of the first chunk, and how many of `size` follow (see `schedule.chunk_lengths`)."""
+    others = max(total // size, 1) - 1
+    return total - others * size, others
 
 
 def halvings(ratio: float) -> int:

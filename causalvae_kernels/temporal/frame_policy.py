@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import memory
-from ..core.checks import check_choice, check_count, check_video
+from ..core.checks import check_choice, check_count, check_countable, check_video
 from ..core.errors import InvalidInput
 from ..core.layout import memory_format_of
 from .frame_rule import FrameRule, frame_rule
@@ -186,8 +186,10 @@ def pad_frames(video: Tensor, num_frames: int, fill: str = DEFAULT_FILL, *, lead
         )
     if num_frames == given:
         return video
+    shape = (batch, channels, num_frames, height, width)
+    check_countable("pad_frames", "the padded video", shape, video.dtype)
     padded = memory.empty(
-        (batch, channels, num_frames, height, width),
+        shape,
         dtype=video.dtype,
         device=video.device,
         memory_format=memory_format_of(video),

@@ -8,16 +8,19 @@ before anything runs. The facts come from the model's own attributes and configu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InvalidInput
+from ..core.optional import install
 from .frame_codecs import Codec
 from .model_rules import FAMILIES
 
 # Beyond the longest period of any family.
 _SEARCH = 512
+# Beyond the last valid count of a model that has such, with any sensible window.
+_LAST = 2**16
 _MISSING = object()
 
 
@@ -94,8 +97,7 @@ class FrameRule:
 
     def nearest(self, num_frames: int, *, below: bool, adapted: bool = False) -> int | None:
         """Return the largest count up to `num_frames`, or the smallest from it on, that comes back."""
-        start = max(num_frames, 1)
-        counts = range(num_frames, 0, -1) if below else range(start, start + _SEARCH)
+        counts = _below(num_frames) if below else range(max(num_frames, 1), max(num_frames, 1) + _SEARCH)
         return next((n for n in counts if self.comes_back(n, adapted=adapted)), None)
 
     def words(self, adapted: bool = False) -> str:
@@ -129,12 +131,11 @@ def frame_rule(vae: object) -> FrameRule:
     if isinstance(vae, FrameRule):
         return vae
     if isinstance(vae, str):
-        known = {key: name for name in FAMILIES for key in (name.lower(), short_name(name).lower())}
-        model, got = known.get(vae.lower()), f"the name {vae!r}"
+        model, got = class_named(vae, FAMILIES), f"the name {vae!r}"
     elif isinstance(vae, Mapping):
         model, got = vae.get("_class_name"), "a configuration with "
-        got += "no _class_name (the model itself would do)" if model is None else f"_class_name {model!r}"
-        model = model if model in FAMILIES else None
+        got += "no _class_name (add it, or pass the model)" if model is None else f"_class_name {model!r}"
+        model = model if isinstance(model, str) and model in FAMILIES else None
     else:
         vae = getattr(vae, "_orig_mod", vae)
         model = next((c.__name__ for c in type(vae).__mro__ if c.__name__ in FAMILIES), None)
@@ -144,8 +145,28 @@ def frame_rule(vae: object) -> FrameRule:
             f"frame_rule: got {got}, expected a video VAE, its configuration or the name of its class; "
             f"known are {', '.join(FAMILIES)}"
         )
-    codec = FAMILIES[model](_Settings(model, None if isinstance(vae, str) else vae))
+    try:
+        codec = FAMILIES[model](_Settings(model, None if isinstance(vae, str) else vae))
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"frame_rule: a setting of this {model} cannot be read ({error}), expected a configuration as "
+            "diffusers writes it"
+        ) from error
     return FrameRule(model, codec.ratio, codec)
+
+
+def class_named(word: str, classes: Iterable[str]) -> str | None:
+    """Return the class that a word stands for, its name or its short one in any case; None if it is none."""
+    known = {key: name for name in classes for key in (name.lower(), short_name(name).lower())}
+    return known.get(word.lower())
+
+
+def _below(num_frames: int) -> Iterator[int]:
+    """Yield the counts that may be the largest valid one: within a period, or where valid counts end."""
+    yield from range(num_frames, max(num_frames - _SEARCH, 0), -1)
+    yield from range(min(num_frames - _SEARCH, _LAST), 0, -1)
 
 
 def short_name(model: str) -> str:
@@ -199,7 +220,7 @@ class _Settings:
         except ImportError as error:
             raise InvalidInput(
                 f"{unsaid} the default of the class needs diffusers, which cannot be imported ({error}); "
-                f"install it, or pass the model or its whole configuration"
+                f"{install('diffusers')}, or pass the model or its whole configuration"
             ) from error
         cls = getattr(diffusers, self.model, None)
         parameter = inspect.signature(cls.__init__).parameters.get(name) if cls else None

@@ -18,6 +18,25 @@ def chunk_lengths(total: int, size: int) -> list[int]:
     return [total - (count - 1) * size, *[size] * (count - 1)]
 
 
+def windows(length: int, step: int, window: int, stop: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield (size, how many) of windows that begin every `step`; the end cuts off the last ones.
+
+    Whole windows are one entry, so that a length of any size costs the same.
+
+    Args:
+        length: Of what they are cut from.
+        step: From one to the next.
+        window: Size of a whole one.
+        stop: Where no window begins any more; default: `length`.
+    """
+    count = -(-max(length if stop is None else stop, 0) // step)
+    whole = min(max((length - window) // step + 1, 0), count)
+    if whole:
+        yield window, whole
+    for index in range(whole, count):
+        yield length - index * step, 1
+
+
 def latents_of(num_frames: int, ratio: int) -> int:
     """Return how many latents `num_frames` need: the first stands for one frame, others for `ratio`."""
     return 1 + -(-(num_frames - 1) // ratio)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .frame_codecs import Codec
+from .schedule import windows
 
 Half = Callable[[int], int | None]
 
@@ -62,20 +63,17 @@ class KVAECodec(Codec):
 
     def decode(self, num_latents: int) -> int | None:
         """Double each segment."""
-        lengths, left = [self.segment + 1], self.compression * (num_latents - 1) - self.segment
-        while left > 0:
-            lengths.append(self.segment)
-            left -= self.segment
-        lengths[-1] += left
-        lengths = [math.ceil(length / self.compression) for length in lengths]
-        if sum(lengths) != num_latents:
-            return None
-        total = 0
-        for index, length in enumerate(lengths):
+        assumed = self.compression * (num_latents - 1) + 1
+        first = min(assumed, self.segment + 1)
+        others = windows(assumed - first, self.segment, self.segment)
+        latents = frames = 0
+        for size, count, keeps in ((first, 1, 1), *((*other, 0) for other in others)):
+            length = math.ceil(size / self.compression)
+            latents += count * length
             for _ in range(self.halvings):
-                length = 1 if length == 1 else 2 * length - (index == 0)
-            total += length
-        return total
+                length = 1 if length == 1 else 2 * length - keeps
+            frames += count * length
+        return frames if latents == num_latents else None
 
     @staticmethod
     def _half(length: int) -> int | None:
@@ -140,10 +138,11 @@ class MiniMaxH3Codec(Codec):
         filled = -(num_latents + self.dropped) % self.clip_latents
         available = num_latents + filled
         total = tail = 0
-        for start in range(0, available + self.dropped - drops * self.clip_latents, self.clip_latents):
-            frames = min(available - start, self.clip_latents + self.overlap) * self.ratio
-            whole = self.clip_latents * self.ratio
-            total += max(min(frames, whole) - self.pre_padding, 0)
+        last = available + self.dropped - drops * self.clip_latents
+        whole = self.clip_latents * self.ratio
+        for size, count in windows(available, self.clip_latents, self.clip_latents + self.overlap, last):
+            frames = size * self.ratio
+            total += count * max(min(frames, whole) - self.pre_padding, 0)
             tail = max(min(frames - whole, whole) - self.pre_padding, 0) if drops else 0
         short = self.clip_frames % self.ratio
         for index in range(num_latents, available):
@@ -159,13 +158,14 @@ class MiniMaxH3Codec(Codec):
 def _segments(total: int, first: int, size: int, times: int, first_half: Half, half: Half) -> int | None:
     """Return what segments halve to, the first one in its own way."""
     made = 0
-    for index, start in enumerate((0, *range(first, total, size))):
-        length: int | None = min(total - start, size if index else first)
+    beginning = min(total, first)
+    others = ((*other, half) for other in windows(total - beginning, size, size))
+    for length, count, halve in ((beginning, 1, first_half), *others):
         for _ in range(times):
-            length = (half if index else first_half)(length) if length else None
+            length = halve(length) if length else None
         if length is None:
             return None
-        made += length
+        made += count * length
     return made
 
 

@@ -1,13 +1,18 @@
 """`info`, `explain` and the entry point."""
 
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
 import torch
+import typer
 
 import causalvae_kernels
+from causalvae_kernels import FrameBuffer
+from causalvae_kernels.cli.common import one_sentence_errors
+from causalvae_kernels.cli.example_calls import CallShape, call_arguments, op_names
 from causalvae_kernels.core.env import TABLE
 from causalvae_kernels.core.op import all_ops
 
@@ -108,10 +113,51 @@ def test_explain_bad_input(refuse, case):
     assert sentence in refuse("explain", *arguments)
 
 
-def test_too_little_memory_is_a_sentence(run):
-    result = run("explain", "causal_pad3d", "--shape", "1000000,1000,1000,1000,1000", "--device", "cpu")
-    assert result.code == 1
-    assert "error: the memory does not suffice" in result.stderr
+def test_too_little_memory_is_a_sentence(capsys):
+    @one_sentence_errors
+    def command():
+        torch.empty(10**15)
+
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 1
+    assert "error: the memory does not suffice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", [(), ("--channels-last",)], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("op", op_names())
+def test_explain_allocates_nothing(run, op, layout):
+    """A clip of 36 GiB, and one beyond any machine's memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for shape in ("1,128,81,720,1280", "1000,1024,1000,10000,10000"):
+        facts = json.loads(run("explain", op, "--shape", shape, *layout, "--device", "cpu", "--json").stdout)
+        assert facts["chosen"] is not None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+
+
+def test_explain_counts_in_64_bits(refuse):
+    shape = "1,8,3,4000000000,4000000000"
+    assert "would take" in refuse("explain", "causal_pad3d", "--shape", shape, "--device", "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("op", op_names())
+def test_explain_says_the_same_without_memory(op, channels_last, dtype):
+    call = CallShape((1, 16, 3, 18, 20), 16, dtype=dtype, channels_last=channels_last)
+    positional, keywords = call_arguments(op, call)
+
+    def real(x):
+        if isinstance(x, FrameBuffer):
+            return FrameBuffer(real(x.storage), x.head_room, x.halo, x.tail_room)
+        if not isinstance(x, torch.Tensor):
+            return x
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
+
+    with torch.no_grad():
+        without = causalvae_kernels.explain(op, *positional, **keywords)
+        answer = causalvae_kernels.explain(op, *map(real, positional), **keywords)
+    assert without == answer
 
 
 def test_module_runs_and_help_imports_no_optional_package():

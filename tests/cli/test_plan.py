@@ -58,7 +58,7 @@ def test_tiles_that_give_another_size(run, tmp_path):
     ("arguments", "words"),
     [
         ((), "expected a folder or --family"),
-        (("--family", "nobody"), "got the model 'nobody'"),
+        (("--family", "nobody"), "--family: got 'nobody'"),
         (("--family", "cogvideox", "--memory", "least"), "--memory"),
         (("--family", "cogvideox", "--size", "72"), "--size"),
         (("--family", "cogvideox", "--device", "tpu"), "--device"),

@@ -8,6 +8,7 @@ import torch
 
 from causalvae_kernels.cli.reconstruct import OUTPUTS, check_size
 from causalvae_kernels.core.errors import InvalidInput
+from tests.demo.display_matrix import TURNS, set_display_matrix
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:causalvae_kernels runs without its native CPU kernels")
@@ -67,6 +68,21 @@ def test_size_start_weights_output_and_overwrite(run, clip, folder, tmp_path):
     assert "model" in setting["model"]
     assert (output / "frames.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "mine.txt").read_text() == "mine"
+
+
+def test_a_clip_of_a_phone_is_upright(run, clip, folder, tmp_path):
+    """Width and height are as seen in what is printed, written and advised."""
+    turned = tmp_path / "phone.mp4"
+    turned.write_bytes(clip.read_bytes())
+    set_display_matrix(turned, TURNS["rotated by 90"][0])
+    result = run("reconstruct", turned, "--frames", 1, "--repeats", 1)
+    assert result.code == 0, result.stderr
+    assert "16×24" in result.stdout
+    setting = json.loads((folder / "reconstruction" / "report.json").read_text())["setting"]
+    assert (setting["width"], setting["height"]) == (16, 24)
+    assert "nearest is --size 16x24" in run("reconstruct", turned, "--size", "15x23", "--overwrite").stderr
+    assert run("frames", turned, "--counts", "1", "--output", "out").code == 0
+    assert json.loads((folder / "out" / "frames.json").read_text())["size"] == [24, 16]
 
 
 def test_bad_frame_count_is_warned_of(run, clip, folder):

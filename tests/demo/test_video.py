@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.demo.video import fit, probe, read_frames, write_video
+from causalvae_kernels.demo.video import fit, iter_frames, probe, read_frames, write_video
+from tests.demo.display_matrix import TURNS, set_display_matrix
 
 av = pytest.importorskip("av")
 
@@ -157,3 +158,25 @@ def test_name_and_folder_of_the_output(tmp_path):
         write_video(tmp_path / "a.avi", moving_picture(1), 24)
     with pytest.raises(InvalidInput, match="does not exist"):
         write_video(tmp_path / "no" / "a.mp4", moving_picture(1), 24)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_frames_are_upright(clip, turn):
+    """Quarter turns and mirror images; phones write the first, some front cameras the second."""
+    stored, _ = read_frames(clip, 6)
+    matrix, as_seen = TURNS[turn]
+    set_display_matrix(clip, matrix)
+    expected = as_seen(stored)
+    frames, _ = read_frames(clip, 6)
+    assert torch.equal(frames, expected) and frames.is_contiguous()
+    info = probe(clip)
+    assert (info.height, info.width) == expected.shape[1:3]
+    small, _ = read_frames(clip, 1, size=(10, 14))
+    assert torch.equal(small[0], fit(expected[0], 10, 14))
+    assert torch.equal(torch.stack(list(iter_frames(clip, start=2))), expected[2:])
+
+
+def test_a_crooked_picture_takes_the_nearest_quarter_turn(clip):
+    stored, _ = read_frames(clip, 1)
+    set_display_matrix(clip, (0.17, 0.98, -0.98, 0.17))
+    assert torch.equal(read_frames(clip, 1)[0], TURNS["rotated by 90"][1](stored))

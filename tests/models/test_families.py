@@ -259,6 +259,21 @@ def test_deep_copies_and_pickles_use_their_own_weights(name):
     assert all(torch.equal(a, b) for a, b in zip(round_trip(vae, clip), expected, strict=True))
 
 
+def test_a_handle_pickles_and_copies_together_with_its_model(name):
+    vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
+    handle = swap(vae, backend="aten")
+    expected = round_trip(vae, clip)
+    for other in (pickle.loads(pickle.dumps(handle)), copy.deepcopy(handle)):
+        assert other.model is not vae and other.active
+        assert other.report == handle.report and other.summary() == handle.summary()
+        got = round_trip(other.model, clip)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        other.refresh()
+        other.restore()
+        assert not any("forward" in module.__dict__ for module in other.model.modules())
+    assert handle.active
+
+
 def test_hooks_on_leaf_modules_see_every_call(name):
     """Layerwise casting and offloading hook the leaves: their inputs and outputs must be the originals'."""
 

@@ -453,6 +453,14 @@ def test_the_exact_tier_keeps_the_original():
         assert torch.equal(vae(clip), expected)
 
 
+def test_a_handle_pickles_with_the_rules_that_were_made_for_its_model():
+    handle = swap(zoo.OtherVAE().eval())
+    other = pickle.loads(pickle.dumps(handle))
+    assert other.report == handle.report and any(entry.replaced for entry in other.report)
+    other.restore()
+    assert handle.active and not other.active
+
+
 @torch.no_grad()
 def test_copies_pickles_and_compilers():
     vae = zoo.OtherVAE().eval()

@@ -12,7 +12,7 @@ from causalvae_kernels import InvalidInput, plan_memory, restore, swap
 from causalvae_kernels.core import dry_run
 from causalvae_kernels.models import pieces, plan, tiling
 from causalvae_kernels.workloads import make_video, small_cogvideox_config
-from tests.temporal.tiny_vaes import TINY_VAES
+from tests.support.tiny_vaes import TINY_VAES
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -76,3 +76,21 @@ def test_what_stands_before_the_first_frame():
     assert torch.equal(torch.cat(past_frames(x, 2, None, "replicate"), 2), x[:, :, [0, 0]])
     assert torch.equal(torch.cat(past_frames(x, 2, None, "zeros"), 2), torch.zeros(1, 2, 2, 4, 5))
     assert past_frames(x, 2, state, "zeros") == [state]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (1, 3, 4, 4, 4.0), (1, 3, 0, 4, 4), 5, None], ids=str)
+def test_empty_wants_five_sizes(shape):
+    with pytest.raises(InvalidInput, match="expected five sizes"):
+        FrameBuffer.empty(shape, head_room=2)
+
+
+@pytest.mark.parametrize("dtype", [int, 3, "float32", None], ids=str)
+def test_empty_wants_a_dtype_of_torch(dtype):
+    with pytest.raises(InvalidInput, match="expected one like torch.float32"):
+        FrameBuffer.empty((1, 3, 4, 4, 4), head_room=2, dtype=dtype)
+
+
+def test_empty_checks_the_border_before_it_allocates():
+    for border in ({"head_room": -1}, {"head_room": 2.0}, {"head_room": 1, "halo": (1, 1)}):
+        with pytest.raises(InvalidInput, match="FrameBuffer"):
+            FrameBuffer.empty((1, 3, 2**20, 2**20, 2**20), **border)

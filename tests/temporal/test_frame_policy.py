@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from causalvae_kernels.temporal import (
     pad_frames,
     plan_frames,
 )
+from causalvae_kernels.temporal.model_rules import FAMILIES
 from tests.support.tiny_vaes import TINY_VAES, decode, encode
 
 pytest.importorskip("diffusers")
@@ -401,3 +405,32 @@ def test_padding_allocates_the_result_once():
             max(event.cpu_memory_usage, 0) for event in profiled.events() if event.name == "aten::empty"
         )
         assert allocated == padded.nbytes
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_count_of_any_size_is_planned_by_arithmetic(model, adapted):
+    """The same happens to it as to a small count a whole number of every family's periods below."""
+    pytest.importorskip("diffusers")
+    rule = frame_rule(model)
+    period = 2**8 * 3 * 5 * 7 * 17
+    small = period + 10**12 % period
+    for policy, fill in itertools.product(POLICIES, FILLS):
+        told = []
+        for count in (10**12, small):
+            begin = time.process_time()
+            try:
+                plan = plan_frames(count, rule, policy, fill=fill, adapted=adapted)
+                told.append((plan.run_frames - count, plan.decoded_frames - count, plan.kept_frames - count))
+            except InvalidInput as error:
+                told.append(str(error).partition("which takes")[2].partition(":")[0])
+            assert time.process_time() - begin < 1
+        assert told[0] == told[1]
+
+
+def test_a_huge_count_for_a_model_with_a_last_valid_one():
+    """Windows that do not meet: nothing beyond the first one comes back."""
+    rule = frame_rule("AutoencoderKLHunyuanVideo")
+    rule = replace(rule, codec=replace(rule.codec, tile=4001, stride=3))
+    assert rule.nearest_valid(10**12) == (4001, None)
+    assert plan_frames(10**12, rule, "trim").run_frames == 4001

@@ -401,7 +401,8 @@ def test_attributes_come_before_the_configuration():
         ("Nonsense", "the name 'Nonsense'"),
         ("", "the name ''"),
         ({"_class_name": "AutoencoderKL"}, "a configuration with _class_name 'AutoencoderKL'"),
-        ({"in_channels": 3}, "a configuration with no _class_name"),
+        ({"in_channels": 3}, "a configuration with no _class_name (add it, or pass the model)"),
+        ({"_class_name": ["AutoencoderKLWan"]}, "a configuration with _class_name ['AutoencoderKLWan']"),
         (torch.nn.Linear(1, 1), "an object of class Linear"),
         (None, "an object of class NoneType"),
         (17, "an object of class int"),
@@ -412,6 +413,28 @@ def test_unknown_things_are_named_and_so_are_the_known(thing, words):
         frame_rule(thing)
     assert words in str(info.value)
     assert all(cls in str(info.value) for cls in FAMILIES)
+
+
+def test_a_model_s_bare_configuration_lacks_its_class():
+    """`vae.config` names no class; with the name added it is enough."""
+    vae = TINY_VAES["CogVideoX"].build()
+    with pytest.raises(InvalidInput, match="no _class_name"):
+        frame_rule(dict(vae.config))
+    assert frame_rule({**vae.config, "_class_name": type(vae).__name__}) == frame_rule(vae)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "AutoencoderKLCogVideoX", "temporal_compression_ratio": "four"},
+        {"_class_name": "AutoencoderKLWan", "dim_mult": 3},
+        {"_class_name": "AutoencoderKLLTXVideo", "down_block_types": ()},
+    ],
+    ids=lambda config: config["_class_name"],
+)
+def test_a_setting_that_cannot_be_read_is_refused(config):
+    with pytest.raises(InvalidInput, match="a setting of this AutoencoderKL"):
+        frame_rule(config)
 
 
 def test_diffusers_is_needed_for_defaults_only(monkeypatch):

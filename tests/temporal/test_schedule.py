@@ -10,7 +10,13 @@ import torch
 
 from causalvae_kernels.core.errors import InvalidInput
 from causalvae_kernels.temporal.chunk_feed import ChunkFeed
-from causalvae_kernels.temporal.schedule import frame_chunks, latent_chunks, latents_of, padded_length
+from causalvae_kernels.temporal.schedule import (
+    frame_chunks,
+    latent_chunks,
+    latents_of,
+    padded_length,
+    windows,
+)
 
 RATIO = 4
 
@@ -160,3 +166,14 @@ def test_closing_closes_the_input():
     feed.take()
     feed.close()
     assert closed == [True] and feed.take() is None and next(source, None) is None
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 7])
+def test_windows_are_those_that_a_loop_cuts(step, window):
+    for length in range(20):
+        for stop in (None, length - 2, length + 1):
+            starts = range(0, length if stop is None else stop, step)
+            cut = [size for size, count in windows(length, step, window, stop) for _ in range(count)]
+            assert cut == [min(length - start, window) for start in starts]
+    assert len(list(windows(10**12, step, window))) <= window

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
+from ...core.checks import (
+    check_choice,
+    check_countable,
+    check_float,
+    check_like,
+    check_operands,
+    check_shape,
+    check_tensor,
+    check_video,
+    int_tuple,
+)
 from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
 from ...core.op import Op
@@ -17,6 +27,7 @@ from ...core.precision import autocast_dtype, resolve_precision
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
+from ..causal_pad3d.spec import padded_shape
 from . import aten, cpu, cuda, triton
 from .reference import causal_conv3d__reference, causal_conv3d_reference, causal_conv3d_vjp
 from .shape_class import measured, measured_into, packed_or_aten
@@ -74,6 +85,8 @@ def causal_conv3d(
         InvalidInput: Shapes, dtypes or words do not fit.
         BackendUnavailable: The backend asked for cannot run this call.
     """
+    frames = x.storage if isinstance(x, FrameBuffer) else x
+    check_operands(_NAME, frames, weight, bias, initial_state, residual)
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     choice = {"backend": backend, "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
@@ -143,6 +156,9 @@ def causal_conv3d_(
         BackendUnavailable: The backend asked for cannot run this call.
     """
     out = out.body if isinstance(out, FrameBuffer) else out
+    check_tensor(f"{_NAME}_", "out", out, "(B, Cout, T', H', W')")
+    frames = x.storage if isinstance(x, FrameBuffer) else x
+    check_operands(_NAME, frames, weight, bias, initial_state, residual)
     given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
     choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
     steps = {"stride": stride, "dilation": dilation}
@@ -333,6 +349,7 @@ def _arguments(
         )
     check_state(_NAME, initial_state, x, pad.causal)
     check_reflect(_NAME, x, pad.explicit, pad.explicit_mode)
+    check_countable(_NAME, "the padded frames", padded_shape(x.shape, pad.causal, pad.sides), x.dtype)
     size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
     if min(size) < 1:
         raise InvalidInput(

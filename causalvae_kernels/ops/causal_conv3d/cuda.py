@@ -195,7 +195,7 @@ def readable(x: Tensor) -> bool:
 
     Its address and its strides must be multiples of 16 bytes, the strides grow from C over W, H, T to B.
     """
-    if x.data_ptr() % 16 or x.stride(1) != 1:
+    if native.address(x) % 16 or x.stride(1) != 1:
         return False
     least = x.shape[1]
     for dim in (4, 3, 2, 0):

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.checks import check_choice, check_like, check_shape, check_video, int_tuple
+from ...core.checks import (
+    check_choice,
+    check_countable,
+    check_like,
+    check_shape,
+    check_video,
+    int_tuple,
+)
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.overlap import check_destination, is_same_memory, share_memory
@@ -16,7 +23,7 @@ from ...temporal.frame_buffer import FrameBuffer, body_of
 from . import aten, cpu, cuda, triton
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
 from .size_class import measured, measured_in_place
-from .spec import SPATIAL_MODES, TEMPORAL_MODES
+from .spec import SPATIAL_MODES, TEMPORAL_MODES, padded_shape
 
 
 def causal_pad3d(
@@ -110,6 +117,8 @@ def _pad_arguments(
     check_video("causal_pad3d", "x", x)
     halo = four_sides("causal_pad3d", spatial_padding)
     _check_padding("causal_pad3d", x, causal_padding, halo, temporal_mode, spatial_mode, initial_state)
+    shape = padded_shape(x.shape, causal_padding, halo)
+    check_countable("causal_pad3d", "the padded frames", shape, x.dtype)
     return x, initial_state, causal_padding, halo, temporal_mode, spatial_mode
 
 

@@ -9,6 +9,15 @@ TEMPORAL_MODES = ("replicate", "zeros")
 SPATIAL_MODES = ("zeros", "replicate", "reflect")
 
 
+def padded_shape(
+    shape: Sequence[int], causal_padding: int, sides: Sequence[int]
+) -> tuple[int, int, int, int, int]:
+    """Return the shape of frames (B, C, T, H, W) with frames in front and pixels on four sides."""
+    batch, channels, frames, height, width = shape
+    top, bottom, left, right = sides
+    return batch, channels, causal_padding + frames, top + height + bottom, left + width + right
+
+
 def bytes_moved(
     shape: Sequence[int],
     causal_padding: int,

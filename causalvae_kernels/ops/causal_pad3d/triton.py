@@ -12,21 +12,16 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...core.triton_runtime import why_no_triton
 from ...temporal.frame_buffer import body_of
+from .spec import padded_shape
 from .traffic import moves, moves_in_place
 from .triton_plan import INDEX_LIMIT, plan_pad, why_no_items
-
-
-def _padded_shape(x: Tensor, padding: int, halo: Sequence[int]) -> tuple[int, ...]:
-    batch, channels, frames, height, width = x.shape
-    top, bottom, left, right = halo
-    return batch, channels, padding + frames, top + height + bottom, left + width + right
 
 
 def _why_not(
     x: Tensor, state: Tensor | None, padding: int, halo: Sequence[int], *modes_and_precision: str
 ) -> str | None:
     reason = why_no_triton(x.device) or why_no_items(x)
-    shape = _padded_shape(x, padding, halo)
+    shape = padded_shape(x.shape, padding, halo)
     # Every program writes an item of its own, so that so few items cannot ask for too many programs.
     if reason is not None or math.prod(shape) <= INDEX_LIMIT:
         return reason
@@ -56,7 +51,7 @@ def _pad(
     from .triton_kernels import launch_pad
 
     out = torch.empty(
-        _padded_shape(x, causal_padding, spatial_padding),
+        padded_shape(x.shape, causal_padding, spatial_padding),
         dtype=x.dtype,
         device=x.device,
         memory_format=memory_format_of(x),

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.dry_run import address
+
 ITEMS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 ACCESS_BYTES = 16
 NUM_WARPS = 4
@@ -76,7 +78,7 @@ class _Walk:
             s for d, (n, s) in enumerate(zip(self.size, self.stride, strict=True)) if d != inner and n > 1
         ]
         shifted = inner == 4 and any(halo[2:])
-        aligned = self.tensor.data_ptr() % ACCESS_BYTES == 0 and not any(n % items for n in whole)
+        aligned = address(self.tensor) % ACCESS_BYTES == 0 and not any(n % items for n in whole)
         return items if aligned and not shifted else 1
 
     def in_units(self, alignment: int) -> list[int]:

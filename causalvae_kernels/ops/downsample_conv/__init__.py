@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.checks import check_float, check_like, check_shape, check_video
+from ...core.checks import check_float, check_like, check_operands, check_shape, check_video
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
@@ -47,6 +47,7 @@ def downsample_conv(
         InvalidInput: Shapes or dtypes do not fit.
         BackendUnavailable: The backend asked for cannot run this call.
     """
+    check_operands(_NAME, x, weight, bias)
     cast = autocast_dtype(x)
     if cast is not None:
         x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.checks import check_float, check_video
-from ...core.errors import InvalidInput
+from ...core.checks import check_float, check_tensor, check_video
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from ..norms.checks import check_eps, check_parameter, check_same_dtype, destination
@@ -124,10 +123,7 @@ def _checked(
 
 def _flat(op: str, name: str, parameter: Tensor) -> Tensor:
     """Return (C, 1, 1, 1) as (C,)."""
-    if not isinstance(parameter, Tensor):
-        raise InvalidInput(
-            f"{op}: {name} is a {type(parameter).__name__}, expected a tensor of shape (C,) or (C, 1, 1, 1)"
-        )
+    check_tensor(op, name, parameter, "(C,) or (C, 1, 1, 1)")
     if parameter.dim() > 1 and parameter.numel() == parameter.shape[0]:
         return parameter.flatten()
     return parameter

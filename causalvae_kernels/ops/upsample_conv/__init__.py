@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.checks import check_choice, check_float, check_like, check_shape, check_video, int_tuple
+from ...core.checks import (
+    check_choice,
+    check_float,
+    check_like,
+    check_operands,
+    check_shape,
+    check_video,
+    int_tuple,
+)
 from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype
@@ -71,6 +79,7 @@ def upsample_conv(
         InvalidInput: Shapes, dtypes or words do not fit.
         BackendUnavailable: The backend asked for cannot run this call.
     """
+    check_operands(_NAME, x, weight, bias, initial_state)
     seen, past = x, initial_state
     cast = autocast_dtype(x)
     backend = packed_or_aten(weight, backend, cast is not None and weight.dtype != cast)
