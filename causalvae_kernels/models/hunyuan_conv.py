@@ -17,7 +17,7 @@ from .swap import Link, rule_at_work, run
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`HunyuanVideoCausalConv3d`, `HunyuanVideo15CausalConv3d`, `HunyuanImageRefinerCausalConv3d`."""
-    if is_small(link, hidden_states) or hidden_states.numel() == 0:
+    if is_small(link, hidden_states):
         return type(module).forward(module, hidden_states)
     if resolve_precision(link.precision) != "exact":
         hidden_states = in_format_of(module, hidden_states)

@@ -22,7 +22,7 @@ from .swap import Family, Link, Rule, register_family, run
 
 def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`HunyuanVideoResnetBlockCausal3D`: norm and SiLU write into the convolution's padded buffer."""
-    if is_small(link, hidden_states) or hidden_states.numel() == 0:
+    if is_small(link, hidden_states):
         return type(module).forward(module, hidden_states)
     return residual_block(module, link, Held(in_format_of(module.conv1, hidden_states)), norm_of)
 
@@ -36,8 +36,6 @@ def norm_of(norm: nn.Module, link: Link, x: Tensor) -> NormOp | None:
 
 def upsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`HunyuanVideoUpsampleCausal3D`: nothing is upsampled before the convolution."""
-    if hidden_states.numel() == 0:
-        return type(module).forward(module, hidden_states)
     conv = module.conv.conv
     return upsample_conv(
         hidden_states,
@@ -52,8 +50,6 @@ def upsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
 
 def downsample(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`HunyuanVideoDownsampleCausal3D`: a convolution with a stride, in the layout of its input."""
-    if hidden_states.numel() == 0:
-        return type(module).forward(module, hidden_states)
     return convolve(conv_of(module.conv), link, hidden_states)[0]
 
 

@@ -47,7 +47,7 @@ def why_norm_left(module: nn.Module) -> str | None:
 
 def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     """`HunyuanVideo15ResnetBlock`: norm and SiLU write into the convolution's padded buffer."""
-    if is_small(link, hidden_states) or hidden_states.numel() == 0:
+    if is_small(link, hidden_states):
         return type(module).forward(module, hidden_states)
     return residual_block(module, link, Held(in_format_of(module.conv1, hidden_states)), norm_of)
 
