@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..core import dry_run, env, machine_memory
 from ..core.errors import InvalidInput
 from ..core.packed import packed_size
+from .fingerprint import frozen, setting_names
 from .hooks import why_hooked
 from .pieces import has_tiling, in_one_piece, in_tiles
 from .plan import STEPS, MemoryPlan, plan_step
-from .twin import frozen, setting_names
 
 TILINGS = ("as_is", "auto")
 

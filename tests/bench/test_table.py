@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from causalvae_kernels.bench.record import make_record, module_row
+from causalvae_kernels.bench.record import make_record, module_row, pad_row
 from causalvae_kernels.bench.shares import GROUPS
-from tests.support.records import LIMITS, conv, pad_row, timings
+from tests.support.records import LIMITS, conv, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
@@ -40,7 +40,7 @@ def save(root, name, record):
 
 def pad():
     times = timings(**{"torch.cat": [6.0], "ours": [2.0]})
-    from .test_record import WORKLOAD
+    from tests.support.records import WORKLOAD
 
     return pad_row(WORKLOAD, torch.float32, times, threads=2, backend="aten", limits=LIMITS)
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.parity import round_trip
-from tests.models import wan_models
-from tests.models.test_families import HERE, build, clip_of, valid
+from tests.support import wan_models
+from tests.support.families import HERE, build, clip_of, valid
 
 MAGVIT = "Magvit(EasyAnimate)"
 STREAMS = ("CogVideoX", "Wan2.1", "Wan2.2", "QwenImage")

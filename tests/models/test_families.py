@@ -6,7 +6,6 @@ What a family alone has is tested in its own file; CogVideoX's further contract 
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import io
 import pickle
@@ -16,12 +15,10 @@ import torch
 
 from causalvae_kernels import frame_rule, restore, swap
 from causalvae_kernels.core import native
-from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.parity import round_trip
+from tests.support.families import HERE, build, clip_of, valid
 from tests.support.models import assert_parity, in_float64, replaced_names
-from tests.support.tiny_vaes import TINY_VAES, TinyVAE
 
-HERE = {name: tiny for name, tiny in TINY_VAES.items() if tiny.cls in FAMILIES}
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 # Here the models of diffusers fail, or give wrong gradients (`test_magvit.py` and `test_kvae.py` show it).
 NO_SLICES = ("Magvit(EasyAnimate)",)
@@ -31,31 +28,6 @@ NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
 # unmodified model (5th and 95th percentile), in the geometric mean 0.8 to 1.0.
 CLIPS_IN_HALF = 16
 pytestmark = pytest.mark.parametrize("name", HERE)
-
-
-@functools.cache
-def _built(name: str) -> torch.nn.Module:
-    return HERE[name].build()
-
-
-def build(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """Return a fresh copy of a tiny model."""
-    return copy.deepcopy(_built(name)).to(dtype)
-
-
-def clip_of(
-    tiny: TinyVAE, frames: int, batch: int = 1, times: int = 1, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """Return a clip `times` as high and wide as the smallest one that the model takes."""
-    generator = torch.Generator().manual_seed(frames)
-    size = (batch, tiny.channels, frames, tiny.size * times, tiny.size * times)
-    return (torch.rand(size, generator=generator) * 2 - 1).to(dtype)
-
-
-def valid(name: str, frames: int) -> int:
-    """Return the number of frames next to this one that makes the round trip."""
-    rule = frame_rule(_built(name))
-    return frames if rule.comes_back(frames) else rule.nearest_valid(frames)[1]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -17,7 +17,6 @@ from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.parity.norms import NORMS
 from causalvae_kernels.workloads import NormCase, make_norm_call
 
-pytestmark = pytest.mark.one_instruction_set
 NOT_TRITON = pytest.mark.skipif(interpreting(), reason="the layouts are what is tested, not the kernels")
 SHAPE = (2, 6, 5, 7, 9)
 NORM = NormCase("destination", SHAPE, 3, SHAPE[2:])
