@@ -8,6 +8,7 @@ import torch
 
 from causalvae_kernels.cli.reconstruct import OUTPUTS, check_size
 from causalvae_kernels.core.errors import InvalidInput
+from causalvae_kernels.core.optional import EXTRAS
 from tests.demo.display_matrix import TURNS, set_display_matrix
 
 pytest.importorskip("diffusers")
@@ -238,7 +239,9 @@ def test_missing_package(refuse, clip, folder, monkeypatch, module):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [_Hidden(module), *sys.meta_path])
     sentence = refuse("reconstruct", clip)
-    assert f"needs the package {module!r}" in sentence and "pip install 'causalvae_kernels[demo]'" in sentence
+    assert (
+        f"needs the package {module!r}" in sentence and f"'causalvae-kernels[{EXTRAS[module]}]'" in sentence
+    )
     assert files_in(folder) == []
 
 
