@@ -218,7 +218,7 @@ def _diffusers(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise CausalVAEError(
             f"the benchmark compares with the package 'diffusers', which cannot be imported ({error}): pip "
-            "install 'causalvae_kernels[diffusers]'"
+            "install 'causalvae-kernels[diffusers]'"
         ) from error
 
 

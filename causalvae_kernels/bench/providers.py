@@ -156,7 +156,7 @@ def diffusers_module(call: dict[str, Any]) -> nn.Module:
     except ModuleNotFoundError as error:
         raise CausalVAEError(
             "the benchmark compares with the package 'diffusers', which cannot be imported "
-            f"({error}): pip install 'causalvae_kernels[diffusers]'"
+            f"({error}): pip install 'causalvae-kernels[diffusers]'"
         ) from error
     weight, bias, stride = call["weight"], call["bias"], tuple(call["stride"])
     out_channels, in_channels, *kernel_size = weight.shape

@@ -74,7 +74,7 @@ def _convolved(
         return out, copied + (out.nbytes // weight.shape[0] * math.prod(weight.shape[1:]) if unfolds else 0)
     formats = _is_channels_last(x), _is_channels_last(weight)
     most = max(math.isqrt(_FEW_PRODUCTS // weight.numel()), _FEW_PIXELS)
-    small = tuple(min(length, most) for length in x.shape[-2:])
+    small = tuple(min(length, most) for length in x.shape[2:][-2:])
     asked = (x.dtype, tuple(weight.shape), *formats, small, stride, padding, dilation, groups)
     if is_profiling():  # and a profiler cannot be asked while it works for somebody else
         events = _unknown(weight.nbytes)
@@ -134,8 +134,9 @@ def _onednn_events(
             frames = ((count - 1) * stride[0] + max(reach, 1),) if rank == 5 else ()
             batch = 1 if rank == 5 else count
             channels = weight_shape[1] * groups
-            least = [d * (k - 1) + 1 for d, k in zip(dilation[-2:], weight_shape[-2:], strict=True)]
-            rows = [max(p, n) for p, n in zip((*pixels, *pixels)[-2:], least, strict=True)]
+            sides = zip(dilation[-2:], weight_shape[2:][-2:], strict=True)
+            least = [d * (k - 1) + 1 for d, k in sides]
+            rows = [max(p, n) for p, n in zip((*pixels, *pixels)[-len(least) :], least, strict=True)]
             x = torch.zeros((batch, channels, *frames, *rows), dtype=dtype)
             x = x.contiguous(memory_format=_format(rank, x_last))
             arguments = (x, weight, bias, padding, stride, dilation, groups)

@@ -220,8 +220,9 @@ def latent_shape(vae: nn.Module, clip: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def call(model: nn.Module, step: str, x: Tensor) -> Any:
-    """Run a step as a user does."""
-    return getattr(model, step)(x, return_dict=False)
+    """Run a step as a user does, and return the frames or the distribution of latents."""
+    output = getattr(model, step)(x)  # VidTok knows no return_dict
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _run(run: DryRun, model: nn.Module, step: str, x: Tensor) -> tuple[int, tuple[int, ...]]:
@@ -229,7 +230,7 @@ def _run(run: DryRun, model: nn.Module, step: str, x: Tensor) -> tuple[int, tupl
     try:
         results: list[Any] = []
         peak = run.peak_of(lambda: results.append(call(model, step, x)))
-        made = results[0][0]
+        (made,) = results
         return peak, tuple((made if isinstance(made, Tensor) else made.mode()).shape)
     except InvalidInput:
         raise

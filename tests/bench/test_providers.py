@@ -110,7 +110,7 @@ def test_a_compiler_that_is_not_there_is_told(seed, monkeypatch):
 def test_diffusers_that_is_not_there_is_told(seed, monkeypatch):
     name = "diffusers.models.autoencoders"
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(CausalVAEError, match="pip install 'causalvae_kernels\\[diffusers\\]'"):
+    with pytest.raises(CausalVAEError, match="pip install 'causalvae-kernels\\[diffusers\\]'"):
         conv_providers(conv_call(TINY["causal"], torch.float32, seed))
 
 

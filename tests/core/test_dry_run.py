@@ -109,6 +109,17 @@ def test_what_the_framework_allocates_inside_a_convolution(
     assert measured / 1.1 <= predicted <= measured * 1.1
 
 
+@pytest.mark.parametrize("length", [301, 7])
+def test_what_the_framework_allocates_inside_a_convolution_over_one_dimension(length):
+    shapes = (2, 24, length), (16, 24, 3)
+    real = [torch.randn(shape) for shape in shapes]
+    measured = peak_allocated(lambda: F.conv1d(*real, padding=1))
+    with DryRun() as run:
+        x, weight = (torch.empty(shape) for shape in shapes)
+        predicted = run.peak_of(lambda: F.conv1d(x, weight, padding=1))
+    assert measured / 1.1 <= predicted <= measured * 1.1
+
+
 def test_packed_weights_are_those_of_the_run():
     release_packed_weights()
     weight, x = torch.randn(16, 16, 3, 3, 3), torch.randn(1, 16, 4, 16, 16)

@@ -17,7 +17,7 @@ from causalvae_kernels.models.producers import Held
 
 @torch.no_grad()
 def run(vae, step, x):
-    y = call(vae, step, x)[0]
+    y = call(vae, step, x)
     return y if step == "decode" else y.mode()
 
 
