@@ -81,7 +81,7 @@ test: $(VENV)/.installed-test lint emulation
 	@echo "== tests"
 	@$(PYTEST)
 	@echo "== the kernels of Triton in its interpreter"
-	@TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED)
+	@TRITON_INTERPRET=1 $(PYTEST) tests/ops/test_interpreted.py
 
 # Everything: each instruction set, the interpreter over all ops, all GPU architectures ahead of time, slow cases.
 test-all: $(VENV)/.installed-test lint emulation
