@@ -22,6 +22,10 @@ from tests.support.models import assert_parity, in_float64, replaced_names
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 # Here the models of diffusers fail, or give wrong gradients (`test_magvit.py` and `test_kvae.py` show it).
 NO_SLICES = ("Magvit(EasyAnimate)",)
+NO_TRACES = ("KVAEVideo",)
+# Their samplers ask NumPy's booleans, which a compiler takes for data.
+NO_GRAPHS = ("HunyuanVideo15", "HunyuanImageRefiner")
+OTHER_WHEN_COMPILED = ("Cosmos8x8x8",)  # with torch 2.13 its own numbers are more than their size off
 NO_CHECKPOINTS = ("Magvit(EasyAnimate)", "KVAEVideo")
 # How many clips are compared in half precision, and their medians taken. The norms of tiny models spread the
 # rounding of one activation over all frames: of 128 single clips ours had 0.3 to 3 times the error of the
@@ -289,9 +293,11 @@ def test_two_calls_are_strangers(name):
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_a_half_compiles_to_one_graph(name, half):
-    """With the arguments of the first chunk; no break where it is ours, and the same numbers."""
+    """With the arguments of the first chunk: no break in what is ours, and the same numbers."""
+    if name in NO_GRAPHS:
+        pytest.skip("the model of diffusers compiles to no single graph")
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
-    calls = []
+    plain, calls = getattr(build(name), half), []
     with torch.no_grad(), swap(vae):
         coder = getattr(vae, half)
         keep = coder.register_forward_pre_hook(
@@ -299,9 +305,12 @@ def test_a_half_compiles_to_one_graph(name, half):
         )
         round_trip(vae, clip)
         keep.remove()
-        (args, kwargs), again = calls[0], copy.deepcopy(calls[0])
-        expected = coder(*args, **kwargs)
-        got = torch.compile(coder, backend="eager", fullgraph=True)(*again[0], **again[1])
+        if name in OTHER_WHEN_COMPILED:
+            plain = torch.compile(plain, backend="eager", fullgraph=True)
+        # Caches are changed in place, and Magvit keeps its own: each has a copy.
+        compiled = torch.compile(copy.deepcopy(coder), backend="eager", fullgraph=True)
+        (args, kwargs), (same, named) = calls[0], copy.deepcopy(calls[0])
+        expected, got = plain(*args, **kwargs), compiled(*same, **named)
     got, expected = (out[0] if isinstance(out, tuple) else out for out in (got, expected))
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -320,6 +329,8 @@ class Step(torch.nn.Module):
 
 @torch.no_grad()
 def test_a_trace_records_what_the_model_does(name):
+    if name in NO_TRACES:
+        pytest.skip("the model of diffusers cannot be traced: it truncates a size")
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
     other = copy.deepcopy(vae)
     handle = swap(vae, tiling="auto")
