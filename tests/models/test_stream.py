@@ -501,6 +501,6 @@ def test_memory_of_one_call_grows(adapted):
 @torch.no_grad()
 def test_the_last_part_keeps_nothing_else_alive(adapted):
     clip = clip_of(14, 8, 12)
-    parts = list(adapted.encode_stream([clip], num_frames=14))
-    parts += adapted.decode_stream(parts, num_frames=14)
-    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
+    latents = list(adapted.encode_stream([clip], num_frames=14))
+    frames = list(adapted.decode_stream(latents, num_frames=14))
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in (*latents, *frames))
