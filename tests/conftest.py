@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core import env
-from tests.support.backends import BACKENDS, DTYPES, is_best, words_for
+from tests.support.backends import BACKENDS, BEST, DTYPES, is_best, words_for
 from tests.support.seeds import seed_everything, seed_of
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
@@ -40,12 +40,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave instruction sets other than the best one to `make test-all`, but for the kernels' own tests."""
+    """Leave to `make test-all` what other instruction sets than the best one, or other backends, repeat."""
     for item in items:
-        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
-        if isinstance(backend, tuple) and not is_best(backend):
-            if item.get_closest_marker("every_instruction_set") is None:
-                item.add_marker("exhaustive")
+        callspec = getattr(item, "callspec", None)
+        backend = None if callspec is None else callspec.params.get("backend")
+        if not isinstance(backend, tuple):
+            continue
+        repeats = not is_best(backend) and item.get_closest_marker("every_instruction_set") is None
+        if repeats or (backend != BEST and item.get_closest_marker("one_backend") is not None):
+            item.add_marker("exhaustive")
 
 
 @pytest.fixture(params=BACKENDS, ids=words_for)

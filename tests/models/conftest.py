@@ -20,6 +20,20 @@ logging.getLogger("diffusers").setLevel(logging.ERROR)
 CONFIGS = {"small": small_cogvideox_config, "odd": odd_cogvideox_config}
 
 
+# One family for each mechanism: blocks in one pool, chunks with a cache, masks, a decoder that looks ahead.
+MECHANISMS = ("CogVideoX", "Wan2.1", "HunyuanVideo", "LTX0.9.5", "2.1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave costly tests of the other families to `make test-all`."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and item.get_closest_marker("costly") is not None:
+            if callspec.params.get("name", MECHANISMS[0]) not in MECHANISMS:
+                item.add_marker("exhaustive")
+
+
 @functools.cache
 def _built(name: str) -> torch.nn.Module:
     with seeded(7):

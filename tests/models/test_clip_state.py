@@ -65,6 +65,7 @@ def kept(model: nn.Module) -> list[str]:
     ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("step", ["encode", "decode"])
 @pytest.mark.parametrize("options", [{}, {"frames": "any"}], ids=str)
 @pytest.mark.parametrize("name", HERE)
@@ -84,6 +85,7 @@ def test_after_a_call_that_failed_the_next_one_is_right(name, options, step):
     assert torch.equal(run["decode"](), frames) and torch.equal(run["encode"](), latents)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("step", ["encode", "decode"])
 @pytest.mark.parametrize("name", STREAMS)
 @torch.no_grad()
@@ -124,6 +126,7 @@ def test_magvit_decodes_slice_by_slice():
     assert torch.equal(frames, torch.cat(alone))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [*CACHED, "qwen 2.1"])
 @torch.no_grad()
 def test_a_wan_model_in_four_threads(name):

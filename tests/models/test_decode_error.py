@@ -39,6 +39,7 @@ def model():
     return vae
 
 
+@pytest.mark.exhaustive
 def test_it_keeps_the_factor_of_one_convolution(model, seed, record_property):
     latents = torch.randn(LATENTS, generator=torch.Generator().manual_seed(seed)).bfloat16()
     oracle = decode_in_float64(model, latents)

@@ -9,6 +9,7 @@ import copy
 import inspect
 import io
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -34,9 +35,17 @@ CLIPS_IN_HALF = 16
 pytestmark = pytest.mark.parametrize("name", HERE)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("frames", [1, 5, 17])
+QUICK = {(1, torch.float32, BACKENDS[0]), (5, torch.float32, BACKENDS[-1]), (5, torch.bfloat16, BACKENDS[-1])}
+
+
+@pytest.mark.parametrize(
+    ("frames", "dtype", "backend"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.exhaustive)
+        for case in product([1, 5, 17], [torch.float32, torch.bfloat16], BACKENDS)
+    ],
+    ids=str,
+)
 def test_parity(name, frames, dtype, backend):
     tiny, vae, other = HERE[name], build(name, dtype), build(name, dtype)
     handle = swap(other, backend=backend)
@@ -46,6 +55,7 @@ def test_parity(name, frames, dtype, backend):
     assert_parity(vae, other, clip, by_clip=True)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backend", [None, *BACKENDS[1:]])
 def test_parity_under_autocast(name, backend):
     """Also the dtypes: what is added to the result of a convolution may be wider than it."""
@@ -122,6 +132,7 @@ def tile(vae: torch.nn.Module, size: int) -> None:
     vae.enable_tiling(**{key: value for key, value in asked.items() if key in known})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_tiling(name, backend):
     tiny, vae, other = HERE[name], build(name), build(name)
@@ -177,6 +188,7 @@ def test_training_mode_and_gradients(name, checkpointing):
         assert grad is None or torch.allclose(grads[key], grad, rtol=1e-6, atol=1e-8), key
 
 
+@pytest.mark.costly
 def test_inference_and_training_agree(name):
     """What is written in place without gradients, and what is fresh with them, is the same."""
     vae, clip = build(name), clip_of(HERE[name], valid(name, 9))
@@ -205,6 +217,7 @@ def test_save_and_load(name, tmp_path):
     assert_parity(vae, loaded, clip)
 
 
+@pytest.mark.costly
 def test_casting_a_swapped_model(name):
     vae, other = build(name, torch.bfloat16), build(name)
     swap(other)
@@ -214,6 +227,7 @@ def test_casting_a_swapped_model(name):
     assert_parity(vae, other, clip.bfloat16(), by_clip=True)
 
 
+@pytest.mark.costly
 def test_deep_copies_and_pickles_use_their_own_weights(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
     swap(vae)
@@ -291,6 +305,7 @@ def test_two_calls_are_strangers(name):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_a_half_compiles_to_one_graph(name, half):
     """With the arguments of the first chunk: no break in what is ours, and the same numbers."""
@@ -327,6 +342,7 @@ class Step(torch.nn.Module):
         return out.latent_dist.mode() if self.step == "encode" else out.sample
 
 
+@pytest.mark.costly
 @torch.no_grad()
 def test_a_trace_records_what_the_model_does(name):
     if name in NO_TRACES:

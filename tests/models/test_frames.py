@@ -314,6 +314,7 @@ def test_gradients_reach_every_frame(checkpointing, build):
     assert torch.allclose(folded, expected, rtol=1e-3, atol=1e-5 * expected.abs().max())
 
 
+@pytest.mark.exhaustive
 def test_a_compiled_decoder(build):
     """Also of other lengths, for which the compiler makes the length a symbol."""
     vae = build()

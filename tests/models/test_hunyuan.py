@@ -192,6 +192,7 @@ WIDE = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", WIDE)
 def test_parity_with_real_widths(name):
     vae = TinyVAE(TINY_VAES[name].cls, WIDE[name]).build()
@@ -506,6 +507,7 @@ def test_windows_in_time_stay_those_of_the_user():
     assert whole.shape == windowed.shape and not torch.equal(whole, windowed)
 
 
+@pytest.mark.exhaustive
 def test_a_decoder_in_training_compiles_to_one_graph():
     vae = TINY_VAES["HunyuanVideo"].build().train().requires_grad_(True)
     latents = torch.randn(1, 2, 2, 2, 2)

@@ -134,6 +134,7 @@ def test_checkpointing_gives_other_gradients_in_diffusers_own_model():
     assert not torch.allclose(*gradients, rtol=1e-2)
 
 
+@pytest.mark.exhaustive
 @torch.no_grad()
 def test_real_widths():
     reference = TINY.build(ch=128, ch_mult=(1, 2, 4), num_res_blocks=1, z_channels=4)

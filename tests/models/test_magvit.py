@@ -125,6 +125,7 @@ def test_checkpointing_fails_in_diffusers_own_model():
         vae(TINY.video(5)).sample.sum().backward()
 
 
+@pytest.mark.exhaustive
 @torch.no_grad()
 def test_real_widths():
     config = {"layers_per_block": 1, "block_out_channels": (128, 256, 512, 512), "latent_channels": 4}

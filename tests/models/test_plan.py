@@ -91,6 +91,7 @@ CASES = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "dtype", "step", "swapped"), CASES)
 def test_prediction_is_what_is_measured(name, dtype, step, swapped, monkeypatch):
     monkeypatch.setattr(conv, "SMALL", 0)
@@ -268,6 +269,7 @@ TILED_CASES = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("name", "tiles", "step"), TILED_CASES)
 def test_a_plan_knows_whether_tiles_give_the_size_of_one_piece(name, tiles, step):
     tiny = TINY_VAES[name]

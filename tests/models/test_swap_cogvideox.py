@@ -593,6 +593,7 @@ def test_copies_vanish(build):
     assert counts[1] < 0.35 * counts[0], counts
 
 
+@pytest.mark.exhaustive
 def test_compiled_decoder(build):
     vae = build()
     swap(vae)

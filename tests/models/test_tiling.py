@@ -93,6 +93,7 @@ def test_a_shape_is_planned_once(vae, latents, monkeypatch):
     assert planned == [("decode", torch.Size(LATENTS)), ("decode", torch.Size((1, 16, 1, 6, 9)))]
 
 
+@pytest.mark.exhaustive
 def test_with_any_number_of_frames(vae):
     clip = make_video(8, 48, 72)
     with torch.no_grad(), swap(vae, tiling="auto", frames="any", memory_budget=2**40):
@@ -112,6 +113,7 @@ def test_restore_copies_and_pickles(vae, latents):
     assert set(vae.__dict__) == before
 
 
+@pytest.mark.exhaustive
 def test_a_plan_looks_at_both_ways_whatever_the_swap_chooses(vae):
     with swap(vae, backend="aten"):
         expected = plan_memory(vae, 9, 48, 72, available=0)
@@ -186,6 +188,7 @@ def test_tiles_of_another_size_never_run(name):
         assert torch.equal(decode(model, z), expected)
 
 
+@pytest.mark.exhaustive
 def test_new_tiles_are_planned_anew(vae, latents):
     with swap(vae, tiling="auto", memory_budget=0):
         decode(vae, latents)

@@ -357,6 +357,7 @@ def test_small_inputs_are_left_to_the_original(monkeypatch):
             assert all(torch.equal(a, b) for a, b in zip(round_trip(vae, clip), expected, strict=True))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("channels", [96, 160])
 def test_parity_with_the_real_widths(channels):
     """Wan 2.1's, and those of Wan 2.2's encoder; fewer layers."""
@@ -379,6 +380,7 @@ def test_room_is_left_for_a_state_that_lies_elsewhere():
     assert not conv.needs_no_room(described, link, x, first=False)
 
 
+@pytest.mark.exhaustive
 def test_the_decoder_compiles_in_one_graph():
     """With the feature cache, which it fills: the second chunk, too, is one graph."""
     config = {"base_dim": 4, "z_dim": 2, "num_res_blocks": 1, "dim_mult": [1, 1], "is_residual": True}

@@ -306,6 +306,7 @@ OPCHECK_CASES = (
 )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", OPCHECK_CASES)
 def test_opcheck(name, backend, seed):
     case = BY_NAME[name]
@@ -346,6 +347,7 @@ def test_a_tensor_whose_sign_is_a_flag(backend):
     assert torch.allclose(got, causal_conv3d(x.clone(), weight, backend="reference"), atol=1e-4)
 
 
+@pytest.mark.one_backend
 def test_a_trace_sees_the_operator(backend):
     weight = torch.randn(2, 2, 3, 3, 3)
     x, other = torch.randn(2, 1, 2, 3, 4, 5)
@@ -492,6 +494,7 @@ def test_only_the_wanted_gradients_are_computed(backend):
     assert weight.grad is not None and x.grad is None and bias.grad is None
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(6, 4, 3, 3, 3)
@@ -514,6 +517,7 @@ def test_compiles_without_a_graph_break(channels_last, backend):
     assert torch.allclose(compiled(longer)[0], step(longer)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_compiled_backward(backend):
     weight = torch.randn(4, 4, 3, 3, 3)
 
@@ -526,6 +530,7 @@ def test_compiled_backward(backend):
     assert torch.allclose(x.grad, y.grad, rtol=1e-4)
 
 
+@pytest.mark.one_backend
 @pytest.mark.exhaustive
 @pytest.mark.skipif(
     " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"
@@ -539,6 +544,7 @@ def test_compiles_with_inductor(backend):
     assert torch.allclose(torch.compile(step, fullgraph=True)(x), step(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_frameworks_dtypes(low, backend):
     x, weight, bias = torch.randn(1, 4, 3, 5, 6), torch.randn(4, 4, 3, 3, 3), torch.randn(4)
@@ -560,6 +566,7 @@ def test_autocast_gives_the_frameworks_dtypes(low, backend):
     assert torch.allclose(with_residual, summed, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.one_backend
 def test_two_python_threads_at_once(backend, seed):
     """No static scratch: two threads with different work get the results of one."""
     calls = [make_conv_call(c, torch.float32, seed + i) for i, c in enumerate(CONV_CASES[8:12])]

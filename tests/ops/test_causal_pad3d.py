@@ -154,6 +154,7 @@ def test_memory_format_follows_the_input(backend):
     assert causal_pad3d(body, 1, backend=backend).is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.one_backend
 @pairs(
     spatial_mode=["zeros", "replicate", "reflect"],
     layout=["contiguous", "channels_last_3d", "sliced"],
@@ -190,6 +191,7 @@ def test_gradients(spatial_mode, temporal_mode):
     assert torch.autograd.gradgradcheck(pad, (x, past))
 
 
+@pytest.mark.one_backend
 def test_compiles_without_a_graph_break(backend):
     def pad(x):
         buffer = FrameBuffer.empty(x.shape, head_room=2, halo=(1, 1, 1, 1))

@@ -92,6 +92,7 @@ def test_gradients_of_everything(frames, compress_time):
     assert torch.autograd.gradgradcheck(conv, tensors, fast_mode=True)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("compress_time", [False, True])
 def test_opcheck(layout, compress_time, backend):
@@ -103,6 +104,7 @@ def test_opcheck(layout, compress_time, backend):
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 4, 4, 5, 6), torch.randn(6, 4, 1, 3, 3)
@@ -119,6 +121,7 @@ def test_compiles_without_a_graph_break(channels_last, backend):
         assert got.stride() == expected.stride()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_frameworks_dtypes(low, backend):
     x, weight = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 1, 3, 3)

@@ -225,6 +225,7 @@ def test_float32_parameters_beside_half_precision(op, low, backend, seed):
     assert NORMS[op][0](**call, backend=backend).dtype == expected.dtype
 
 
+@pytest.mark.one_backend
 @pairs(low=[torch.bfloat16, torch.float16], given=DTYPES, backend=BACKENDS)
 def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
     call = make_norm_call(op, SMALL, given, 0)
@@ -241,6 +242,7 @@ def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
     assert got.dtype == expected
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("layout", ["channels_last_3d", "sliced"])
 def test_opcheck(op, layout, backend):
     case = NormCase("opcheck", (2, 4, 3, 4, 2), 2, (2, 2, 1), layout)
@@ -293,6 +295,7 @@ def test_only_the_wanted_gradients_are_computed(op, backend):
     assert call["weight"].grad is not None and call["x"].grad is None and call["bias"].grad is None
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d"])
 def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
     case = NormCase("compiled", (1, 6, 3, 4, 6), 3, (2, 2, 3), layout)
@@ -311,6 +314,7 @@ def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
         assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5) and got.stride() == expected.stride()
 
 
+@pytest.mark.one_backend
 def test_compiled_into_the_body_that_is_read(op, backend, fresh_compiler):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     x = call.pop("x")
@@ -325,6 +329,7 @@ def test_compiled_into_the_body_that_is_read(op, backend, fresh_compiler):
     assert torch.allclose(plain, compiled, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.exhaustive
 @pytest.mark.skipif(
     " " in torch.__file__, reason="torch's inductor does not quote the path it is installed in"

@@ -172,6 +172,7 @@ def test_gradients_of_everything(kernel_frames, scale, options):
     assert torch.autograd.gradgradcheck(conv, tensors, fast_mode=True)
 
 
+@pytest.mark.one_backend
 @pairs(layout=["contiguous", "channels_last_3d", "sliced"], scale=spec.SCALES, backend=BACKENDS)
 def test_opcheck(layout, scale, backend):
     call = make_upsample_call(UpsampleCase("o", (1, 8, 3, 8, 8), 9, 3, scale, layout), torch.float32, 1)
@@ -179,6 +180,7 @@ def test_opcheck(layout, scale, backend):
     torch.library.opcheck(UPSAMPLE, (*arguments, backend, "high"))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_compiles_without_a_graph_break(channels_last, backend):
     x, weight = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 3, 3, 3)
@@ -195,6 +197,7 @@ def test_compiles_without_a_graph_break(channels_last, backend):
             assert got.stride() == expected.stride()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_frameworks_dtypes(low, backend):
     x, weight, past = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 3, 3, 3), torch.randn(1, 8, 1, 8, 8)

@@ -23,9 +23,13 @@ BACKENDS: list[Param] = [("triton", None)] if interpreting() else [("aten", None
 NAMES: list[str] = sorted({name for name, _ in BACKENDS})
 
 
+BEST: Param = next((backend for backend in BACKENDS if backend[0] == "cpu"), BACKENDS[0])
+"""Native, of the best instruction set of this processor; where that is not there, the first one."""
+
+
 def is_best(backend: Param) -> bool:
-    """Tell whether this is no native backend, or the best instruction set of this processor."""
-    return backend[1] is None or backend == next(b for b in BACKENDS if b[0] == "cpu")
+    """Tell whether this is no native backend, or that of the best instruction set of this processor."""
+    return backend[0] != "cpu" or backend == BEST
 
 
 def words_for(backend: Param) -> str:
