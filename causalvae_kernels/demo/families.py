@@ -127,7 +127,7 @@ def _tests_of(model: str, modules: set[str]) -> tuple[str, ...]:
     """Return the contract, if it has a model of this class, and the tests named like a file of rules."""
     families = {module.partition("_")[0] for module in modules}
     tests = _CHECKOUT / "tests"
-    models = tests / "temporal" / "tiny_vaes.py"
+    models = tests / "support" / "tiny_vaes.py"
     found = []
     if models.is_file() and f'"{model}"' in models.read_text(encoding="utf-8"):
         found.append("the contract")

@@ -78,8 +78,8 @@ class FrameRule:
         run = num_frames + self.lead_frames
         return (
             num_frames > 0
+            and self._codec(adapted).aligned(run)  # first: it is arithmetic, a round trip walks over windows
             and self.round_trip(run, adapted=adapted) == num_frames
-            and self._codec(adapted).aligned(run)
         )
 
     def nearest_valid(self, num_frames: int, *, adapted: bool = False) -> tuple[int | None, int | None]:

@@ -142,12 +142,13 @@ def test_shuffle_down_gives_the_bits_of_the_model(kind, channels, frames, dtype,
     assert got.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize(
-    ("name", "in_blocks"), [*((name, False) for name in NAMES), *((name, True) for name in NAMES[1:])]
+@pairs(
+    model=[*((name, False) for name in NAMES), *((name, True) for name in NAMES[1:])],
+    backend=BACKENDS,
+    dtype=[torch.float32, torch.bfloat16],
 )
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_parity_with_channels_that_change(name, in_blocks, backend, dtype):
+def test_parity_with_channels_that_change(model, backend, dtype):
+    name, in_blocks = model
     vae = small(name, **(IN_BLOCKS if in_blocks else {})).to(dtype)
     other = copy.deepcopy(vae)
     swap(other, backend=backend)

@@ -14,6 +14,7 @@ from causalvae_kernels import InvalidInput, restore, swap, use_backend, use_prec
 from causalvae_kernels.models import cogvideox_blocks, conv
 from causalvae_kernels.models.swap import run
 from tests.support.copies import CountedElements
+from tests.support.cover import pairs
 from tests.support.models import assert_parity, clip_of, replaced_names, round_trip
 
 ALL_TYPES = {
@@ -59,8 +60,7 @@ def test_half_and_to_after_the_swap(build):
     assert torch.allclose(after, round_trip(expected, clip)[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("frames", [1, 8, 9, 13])
-@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+@pairs(frames=[1, 8, 9, 13], low=[torch.float32, torch.bfloat16], config_name=["small", "odd"])
 def test_exact_tier_gives_the_same_bits(frames, low, config_name, build):
     vae = build(config_name, low)
     clip = clip_of(frames, dtype=low)
@@ -475,9 +475,7 @@ def _videos_own_layout(clip):
     return clip[0].permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2).unsqueeze(0)
 
 
-@pytest.mark.parametrize("layout", ["channels_last_3d", "video", "sliced"])
-@pytest.mark.parametrize("tier", ["exact", "high"])
-@pytest.mark.parametrize("size", [(16, 24), (64, 72)], ids=str)
+@pairs(layout=["channels_last_3d", "video", "sliced"], tier=["exact", "high"], size=[(16, 24), (64, 72)])
 def test_clips_in_other_layouts(layout, tier, size, build):
     vae = build()
     clip = clip_of(9, *size)

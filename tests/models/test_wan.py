@@ -29,9 +29,7 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> bool:
     return got.shape == expected.shape and bool((got - expected).abs().max() <= 2e-5 * expected.abs().max())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", CONFIGS)
+@pairs(name=CONFIGS, dtype=[torch.float32, torch.bfloat16], backend=BACKENDS)
 def test_parity_with_odd_channels(name, dtype, backend):
     vae, other = build(name, dtype), build(name, dtype)
     swap(other, backend=backend)

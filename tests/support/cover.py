@@ -27,6 +27,12 @@ def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(tuple(axes), rows, ids=names, indirect=to_fixture)
 
 
+def quick(values: Iterable[Any], chosen: Iterable[Any]) -> list[Any]:
+    """Return values to parametrise over; those that are not chosen are left to `make test-all`."""
+    chosen = list(chosen)
+    return [v if v in chosen else pytest.param(v, marks=pytest.mark.exhaustive) for v in values]
+
+
 def word_for(value: Any) -> str:
     """Return the words that stand for a value in the id of a test."""
     if isinstance(value, torch.dtype | torch.memory_format):

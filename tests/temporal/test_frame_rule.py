@@ -443,7 +443,7 @@ def test_diffusers_is_needed_for_defaults_only(monkeypatch):
     expected = frame_rule("CogVideoX")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert frame_rule(whole) == expected
-    with pytest.raises(InvalidInput, match=r"temporal_compression_ratio.*needs diffusers.*install it"):
+    with pytest.raises(InvalidInput, match=r"temporal_compression_ratio.*needs diffusers.*pip install"):
         frame_rule("CogVideoX")
 
 
