@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from causalvae_kernels.core import native
@@ -16,6 +18,18 @@ def _quick_interpreter() -> None:
         from triton.runtime import interpreter
 
         interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+
+
+@pytest.fixture(autouse=True)
+def _checked_memory() -> Iterator[None]:
+    """Every interpreted kernel is checked for accesses outside of its tensors, and for races of programs."""
+    if not interpreting():
+        yield
+        return
+    from tests.support.triton_memory import checked
+
+    with checked():
+        yield
 
 
 @pytest.fixture(params=["90a", "80"])
