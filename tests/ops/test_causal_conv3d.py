@@ -693,6 +693,28 @@ def test_broken_versions_are_stepped_around_with_a_sentence(monkeypatch):
         aten._on_gpu.cache_clear()
 
 
+@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize(
+    ("spatial_mode", "width"), [("zeros", 1), ("zeros", 2), ("valid", 4), ("reflect", 2)]
+)
+def test_one_strided_column_is_not_what_onednn_gets_wrong(spatial_mode, width, backend, monkeypatch):
+    """See `conv3d`: only a processor with AMX shows wrong numbers, any shows what the framework is asked."""
+    strides, original = [], F.conv3d
+
+    def spy(x, weight, bias, stride, *others):
+        strides.append(stride[2])
+        return original(x, weight, bias, stride, *others)
+
+    monkeypatch.setattr(F, "conv3d", spy)
+    x, weight = torch.randn(1, 4, 3, 7, width).bfloat16(), torch.randn(5, 4, 3, 3, 3).bfloat16()
+    options = {"stride": (1, 2, 2), "spatial_mode": spatial_mode}
+    got = causal_conv3d(x, weight, backend=backend, **options)
+    assert got.shape[4] == 1 and set(strides) == {1}
+    expected = causal_conv3d(x.double(), weight.double(), backend="reference", **options)
+    assert 2 in strides, "float64 goes as it is"
+    assert (got - expected).abs().max() <= 2**-6 * expected.abs().max()
+
+
 @NOT_TRITON
 @pytest.mark.parametrize("case", CONV_CASES, ids=lambda c: c.name)
 def test_into_memory_that_is_there(case, backend, seed):

@@ -61,6 +61,26 @@ def test_reference_is_what_cogvideox_does(frames, compress_time, dtype, seed):
         assert torch.allclose(got, module(x), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("aten", "high"), ("aten", "exact"), ("reference", "high")]
+)
+@pytest.mark.parametrize("width", [2, 3])
+def test_one_column_is_not_what_onednn_gets_wrong(width, backend, precision, monkeypatch):
+    """A tile of four columns ends so; see `conv3d`."""
+    strides, original = [], F.conv3d
+
+    def spy(x, weight, bias, stride, *others):
+        strides.append(stride[2])
+        return original(x, weight, bias, stride, *others)
+
+    monkeypatch.setattr(F, "conv3d", spy)
+    x, weight = torch.randn(1, 4, 3, 8, width).bfloat16(), torch.randn(5, 4, 1, 3, 3).bfloat16()
+    got = downsample_conv(x, weight, backend=backend, precision=precision)
+    assert got.shape[4] == 1 and strides == [1]
+    expected = downsample_conv(x.double(), weight.double(), backend="reference")
+    assert (got - expected).abs().max() <= 2**-6 * expected.abs().max()
+
+
 def test_averages_do_not_overflow(backend):
     """60000 + 60000 is beyond float16; the average is not."""
     x = torch.full((1, 1, 2, 2, 2), 60000.0, dtype=torch.float16)

@@ -22,6 +22,7 @@ from ...core.known_issues import why_conv3d_is_broken
 from ...core.op import Backend
 from ..causal_pad3d.aten import padded_copy
 from .epilogue import add_
+from .framework import conv3d
 from .spec import paddings
 
 # Above this many input elements the call is cut along time, as diffusers' CogVideoXSafeConv3d does:
@@ -51,7 +52,7 @@ def _convolve(
     options = (list(stride), [0, *pad.implicit], list(dilation))
     if x.device.type == "cuda" and precision != "exact":
         return add_(_in_pieces(_on_gpu(x.dtype), x, weight, None, *options), bias, residual)
-    convolution = F.conv3d if precision == "exact" else _convolution
+    convolution = conv3d if precision == "exact" else _convolution
     y = _in_pieces(convolution, x, weight, bias, *options)
     return y if residual is None else y.add_(residual)
 
@@ -110,7 +111,7 @@ def _convolution(
         y = _pointwise(x, weight, bias)
         if y is not None:
             return y
-    return F.conv3d(x, weight, bias, stride, padding, dilation)
+    return conv3d(x, weight, bias, stride, padding, dilation)
 
 
 def _is_mostly_weights(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..causal_pad3d.reference import causal_pad3d_reference, causal_pad3d_vjp
+from .framework import conv3d
 from .spec import paddings
 
 
@@ -29,7 +29,7 @@ def causal_conv3d_reference(
         x = causal_pad3d_reference(
             x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode
         )
-    y = F.conv3d(x, weight, bias, stride, (0, *pad.implicit), dilation)
+    y = conv3d(x, weight, bias, stride, (0, *pad.implicit), dilation)
     return y if residual is None else y + residual
 
 
