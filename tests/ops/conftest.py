@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
@@ -30,6 +31,19 @@ def _checked_memory() -> Iterator[None]:
 
     with checked():
         yield
+
+
+@pytest.fixture
+def strides(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The strides in width that the framework's `conv3d` is asked for, call by call."""
+    asked, original = [], torch.nn.functional.conv3d
+
+    def spy(x, weight, bias, stride, *others):
+        asked.append(stride[2])
+        return original(x, weight, bias, stride, *others)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", spy)
+    return asked
 
 
 @pytest.fixture(params=["90a", "80"])
