@@ -107,6 +107,7 @@ def test_an_old_setuptools_is_one_sentence():
     assert "setuptools 68.1.2 does not know the license" in done.stderr
 
 
+@pytest.mark.exhaustive
 @needs_compiler
 @pytest.mark.skipif(os.name != "posix", reason="the CUDA module is built on Linux")
 def test_failed_compilation_is_one_sentence_each_and_leaves_nothing_stale(sources, fake_cuda):

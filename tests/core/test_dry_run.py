@@ -8,6 +8,7 @@ from causalvae_kernels import causal_conv3d, packed_size, release_packed_weights
 from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core import dry_run
 from causalvae_kernels.core.dry_run import DryRun, is_plain_tensor
+from tests.support.cover import pairs
 
 
 def test_what_lives_at_the_same_time_counts_once():
@@ -86,12 +87,14 @@ CONVOLUTIONS = [  # channels, kernel, pixels, padding
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize(("channels", "kernel", "size", "padding"), CONVOLUTIONS)
-def test_what_the_framework_allocates_inside_a_convolution(
-    dtype, memory_format, channels, kernel, size, padding
-):
+@pairs(
+    case=CONVOLUTIONS,
+    memory_format=[torch.contiguous_format, torch.channels_last_3d],
+    dtype=[torch.float32, torch.bfloat16],
+)
+def test_what_the_framework_allocates_inside_a_convolution(case, memory_format, dtype):
+    channels, kernel, size, padding = case
+
     def work(x, weight):
         return F.conv3d(x, weight, None, 1, padding)
 

@@ -14,6 +14,7 @@ from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d.spec import output_size
 from causalvae_kernels.ops.causal_pad3d.reference import causal_pad3d_reference, source_index
 from tests.support import emulation
+from tests.support.cover import pairs
 
 EMULATION = emulation.load()
 EDGE = 2**31 - 1
@@ -238,10 +239,9 @@ def emulate(out, x, state, past, halo, front, mode):
     return EMULATION.causal_pad3d(*tensors, past, halo, temporal_mode, mode, out.element_size())
 
 
-@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
-@pytest.mark.parametrize("front", ["state", "replicate", "zeros"])
-@pytest.mark.parametrize(("shape", "past", "halo"), PAD_CASES)
-def test_the_threads_write_every_item_once_and_from_the_right_source(shape, past, halo, front, mode, seed):
+@pairs(case=PAD_CASES, front=["state", "replicate", "zeros"], mode=["zeros", "replicate", "reflect"])
+def test_the_threads_write_every_item_once_and_from_the_right_source(case, front, mode, seed):
+    shape, past, halo = case
     seen = set()
     body = (..., slice(past, None), slice(halo[0], halo[0] + shape[3]), slice(halo[2], halo[2] + shape[4]))
     for number, itemsize in enumerate(DTYPES):

@@ -12,6 +12,7 @@ from causalvae_kernels.demo.metrics import frame_mse
 from causalvae_kernels.demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
 from causalvae_kernels.demo.vae import small_random_vae
 from tests.support.clips import SETTING, tiny_clip
+from tests.support.cover import quick
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:causalvae_kernels runs without its native CPU kernels")
@@ -23,7 +24,7 @@ def vae():
 
 
 @pytest.mark.parametrize("num_frames", [1, 12, 20])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", quick([torch.float32, torch.bfloat16], [torch.float32]), ids=str)
 def test_frames_and_errors_are_those_of_one_call(vae, num_frames, dtype):
     clip, vae = tiny_clip(num_frames), small_random_vae(dtype)
     video = (clip.permute(3, 0, 1, 2).unsqueeze(0).contiguous().float() / 127.5 - 1).to(dtype)

@@ -47,8 +47,7 @@ def test_nothing_is_copied_but_the_state_and_the_layout_at_both_ends(coder, buil
     assert counted.elements == state + layout + sum(math.prod(shape) for shape in REPEATED[coder])
 
 
-@pytest.mark.parametrize("backend", ["aten", "cpu"])
-@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("backend", "low"), [("aten", torch.float32), ("cpu", torch.bfloat16)])
 def test_what_the_caller_holds_is_not_overwritten(backend, low, build):
     if backend == "cpu" and native.why_no_cpu():
         pytest.skip("no native CPU module")

@@ -16,6 +16,7 @@ from causalvae_kernels.models.probe import Modes, probe
 from causalvae_kernels.parity import compare
 from causalvae_kernels.workloads import make_video
 from tests.support import generic_models as zoo
+from tests.support.cover import quick_rows
 from tests.support.models import assert_parity, replaced_names
 from tests.support.tiny_vaes import TINY_VAES, decode, encode
 
@@ -315,11 +316,13 @@ CHANGES = {
 
 
 GUARDED = ("an attribute that it did not have", "another list of the class", "an attribute of the class")
+CHANGED = [(change, False) for change in CHANGES] + [(change, True) for change in GUARDED]
+QUICK_CHANGES = CHANGED[: -len(GUARDED) + 1]  # one of them under a compiler
 
 
 @pytest.mark.parametrize(
     ("change", "compiled"),
-    [(change, False) for change in CHANGES] + [(change, True) for change in GUARDED],
+    quick_rows(CHANGED, QUICK_CHANGES),
     ids=lambda value: value if isinstance(value, str) else "compile" if value else "eager",
 )
 @torch.no_grad()

@@ -51,10 +51,7 @@ def decoded(model: Any, z: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
         return model.decode(z, *args, **kwargs).sample
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", ["LTX0.9.0", "LTX2"])
+@pairs(name=["LTX0.9.0", "LTX2"], batch=[1, 2], dtype=[torch.float32, torch.bfloat16], backend=BACKENDS)
 def test_timesteps_and_noise(name, batch, dtype, backend, monkeypatch):
     """A batch of one takes scale and shift into the norm; noise is drawn in the original's order."""
     config = LTX_091 if name == "LTX0.9.0" else {"timestep_conditioning": True, "decoder_inject_noise": True}
@@ -206,6 +203,7 @@ def test_a_norm_with_a_weight_is_left():
     assert "over dimension 2" in left["decoder"]
 
 
+@pytest.mark.costly("LTX0.9.5", "Cosmos8x8x8")
 @pytest.mark.parametrize("name", ["LTX0.9.0", "LTX0.9.5", "LTX2", "Mochi", "Cosmos8x8x8"])
 def test_autocast_gives_the_models_dtypes(name):
     """What a model adds to the result of a convolution is of a higher dtype there, and so is the sum."""

@@ -269,7 +269,7 @@ TILED_CASES = [
 ]
 
 
-@pytest.mark.costly
+@pytest.mark.costly("HunyuanVideo", "LTX0.9.5")
 @pytest.mark.parametrize(("name", "tiles", "step"), TILED_CASES)
 def test_a_plan_knows_whether_tiles_give_the_size_of_one_piece(name, tiles, step):
     tiny = TINY_VAES[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from causalvae_kernels.parity import compare_pad, run_in_chunks
 from causalvae_kernels.temporal import final_state
 from causalvae_kernels.workloads import PAD_CASES, in_buffer, make_pad_call, with_layout
 from tests.support.backends import BACKENDS, NAMES
-from tests.support.cover import pairs
+from tests.support.cover import pairs, quick_rows
 
 ANY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int32)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -174,8 +176,13 @@ def test_opcheck(spatial_mode, layout, state, backend):
     )
 
 
-@pytest.mark.parametrize("spatial_mode", ["zeros", "replicate", "reflect"])
-@pytest.mark.parametrize("temporal_mode", ["replicate", "zeros", "state"])
+@pytest.mark.parametrize(
+    ("spatial_mode", "temporal_mode"),
+    quick_rows(
+        list(product(["zeros", "replicate", "reflect"], ["replicate", "zeros", "state"])),
+        [("zeros", "replicate"), ("replicate", "state"), ("reflect", "zeros")],
+    ),
+)
 def test_gradients(spatial_mode, temporal_mode):
     x = torch.randn(1, 2, 2, 4, 3, dtype=torch.float64, requires_grad=True)
     past = torch.randn(1, 2, 3, 4, 3, dtype=torch.float64, requires_grad=True)

@@ -34,6 +34,7 @@ from causalvae_kernels.workloads import (
     make_pad_call,
     with_layout,
 )
+from tests.support.cover import pairs
 from tests.support.cuda_stand_in import HALVES
 
 
@@ -61,9 +62,7 @@ MORE = (
 )
 
 
-@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
-@pytest.mark.parametrize("last", [False, True], ids=["weight", "weight in channels_last_3d"])
-@pytest.mark.parametrize("case", [*map(widened, CONV_CASES), *MORE], ids=lambda c: c.name)
+@pairs(case=[*map(widened, CONV_CASES), *MORE], last=[False, True], half=HALVES.values())
 def test_convolution_against_the_oracle(case, last, half, module, seed):
     call = make_conv_call(case, half, seed)
     if last:

@@ -254,9 +254,7 @@ def test_opcheck(op, layout, backend):
     torch.library.opcheck(getattr(OPS, f"{op}_").default, (out, *operator_arguments(op, plain), backend, ""))
 
 
-@pytest.mark.parametrize("silu", [True, False], ids=["silu", "linear"])
-@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
-@pytest.mark.parametrize("eps", [None, 0.5], ids=["eps", "large eps"])
+@pairs(silu=[True, False], affine=[True, False], eps=[None, 0.5])
 def test_gradients_of_everything(op, silu, affine, eps, seed):
     case = NormCase("gradients", (2, 4, 3, 2, 2), 2, (2, 1, 2), affine=affine, silu=silu, eps=eps)
     call = make_norm_call(op, case, torch.float64, seed)

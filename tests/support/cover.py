@@ -33,6 +33,12 @@ def quick(values: Iterable[Any], chosen: Iterable[Any]) -> list[Any]:
     return [v if v in chosen else pytest.param(v, marks=pytest.mark.exhaustive) for v in values]
 
 
+def quick_rows(rows: Iterable[tuple[Any, ...]], chosen: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return what `quick` does, for a parametrisation over several names."""
+    chosen = list(chosen)
+    return [pytest.param(*r, marks=() if r in chosen else pytest.mark.exhaustive) for r in rows]
+
+
 def word_for(value: Any) -> str:
     """Return the words that stand for a value in the id of a test."""
     if isinstance(value, torch.dtype | torch.memory_format):
