@@ -97,6 +97,56 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   }
 }
 
+// A convolution that was checked, but for its addresses; the tensors given to begin with say sizes and
+// strides.
+class ConvPlan {
+ public:
+  ConvPlan(const Tensor& out, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& state,
+           const std::optional<Tensor>& residual, const std::array<int64_t, 3>& stride,
+           const std::array<int64_t, 3>& dilation, const std::array<int64_t, 4>& spatial_padding,
+           const std::string& temporal_mode, const std::string& spatial_mode, const std::string& dtype,
+           const std::string& isa)
+      : state_(view(state)), residual_(view(residual)), isa_(parse_supported_isa(isa)) {
+    conv_ = cpu_arguments("causal_conv3d", out, x, weight, std::nullopt, state_, spatial_padding,
+                          temporal_mode, spatial_mode, dtype);
+    std::copy(stride.begin(), stride.end(), conv_.stride);
+    std::copy(dilation.begin(), dilation.end(), conv_.dilation);
+  }
+
+  // Addresses of tensors like those; 0: there is none.
+  void run(uintptr_t out, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t state, uintptr_t residual,
+           uintptr_t packed, int num_threads) const {
+    CausalConv3d conv = conv_;
+    std::optional<Tensor5> past = state_, added = residual_;
+    conv.out.data = reinterpret_cast<void*>(out);
+    conv.x.data = reinterpret_cast<void*>(x);
+    conv.weight.data = reinterpret_cast<void*>(weight);
+    conv.bias = reinterpret_cast<const void*>(bias);
+    if (past) past->data = reinterpret_cast<void*>(state);
+    if (added) added->data = reinterpret_cast<void*>(residual);
+    conv.state = pointer(past);
+    conv.residual = pointer(added);
+    py::gil_scoped_release unlocked;
+    if (packed) {
+      causal_conv3d_winograd(conv, reinterpret_cast<const float*>(packed), isa_, num_threads);
+    } else {
+      causal_conv3d_direct(conv, isa_, num_threads);
+    }
+  }
+
+  // Of weights at an address.
+  auto weight_fingerprint(uintptr_t weight, int itemsize) const {
+    Tensor5 tensor = conv_.weight;
+    tensor.data = reinterpret_cast<void*>(weight);
+    return fingerprint(tensor, itemsize);
+  }
+
+ private:
+  std::optional<Tensor5> state_, residual_;
+  Isa isa_;
+  CausalConv3d conv_;
+};
+
 Doubling parse_doubling(const char* op, const std::string& name) {
   if (name == "none") return Doubling::none;
   if (name == "pairs") return Doubling::pairs;
@@ -169,6 +219,18 @@ PYBIND11_MODULE(_C_cpu, m) {
         "out = causal convolution of x, plus bias and residual, in float32: by Winograd's algorithm with "
         "weights "
         "that winograd_pack wrote, else by the direct one.");
+  py::class_<cvk::ConvPlan>(m, "ConvPlan", "A causal convolution that was checked, but for its addresses.")
+      .def(py::init<const cvk::Tensor&, const cvk::Tensor&, const cvk::Tensor&,
+                    const std::optional<cvk::Tensor>&, const std::optional<cvk::Tensor>&,
+                    const std::array<int64_t, 3>&, const std::array<int64_t, 3>&,
+                    const std::array<int64_t, 4>&, const std::string&, const std::string&, const std::string&,
+                    const std::string&>(),
+           arg("out"), arg("x"), arg("weight"), arg("state").none(true), arg("residual").none(true),
+           arg("stride"), arg("dilation"), arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"),
+           arg("dtype"), arg("isa"))
+      .def("run", &cvk::ConvPlan::run, "Compute it for tensors at these addresses; 0: there is none.")
+      .def("weight_fingerprint", &cvk::ConvPlan::weight_fingerprint,
+           "The fingerprint of the weights at an address.");
   m.def("upsample_conv", cvk::upsample, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
         arg("state").none(true), arg("doubled_frames"), arg("space"), arg("temporal_mode"),
         arg("spatial_mode"), arg("dtype"), arg("isa"), arg("num_threads"), arg("packed"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core import env
+from causalvae_kernels.core.op import all_ops
 from tests.support.backends import BACKENDS, BEST, DTYPES, is_best, words_for
 from tests.support.seeds import seed_everything, seed_of
 
@@ -86,6 +87,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose backend and precision themselves."""
     for variable in env.TABLE:
         monkeypatch.delenv(variable.name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_bound() -> None:
+    """What a test replaces before its first call, backends or measurements, decides how that call runs."""
+    for op in all_ops():
+        op.bindings.forget()
 
 
 @pytest.fixture(autouse=True)

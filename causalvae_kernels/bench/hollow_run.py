@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from ..core.layout import memory_format_of
-from ..core.op import NAMESPACE, Backend, Op, all_ops, can_always
+from ..core.op import NAMESPACE, Backend, Call, Op, all_ops, call_of, can_always
 
 Operator = torch._ops.OpOverload
 
@@ -37,20 +37,18 @@ class HollowRun(TorchDispatchMode):
     Args:
         see: Called for each operator of the framework that is not a view: with the operator, its positional
             and its keyword arguments, and what it returned.
-        see_kernel: Called for each kernel of ours: with its op, its backend, and what the backend's `call`
-            would be given.
+        see_kernel: Called for each kernel of ours: with its op, its backend, and the call.
     """
 
     def __init__(
         self,
         see: Callable[[Operator, tuple[Any, ...], dict[str, Any], Any], None] = lambda *_: None,
-        see_kernel: Callable[..., None] = lambda *_: None,
+        see_kernel: Callable[[Op, Backend, Call], None] = lambda *_: None,
     ) -> None:
         super().__init__()
         self._see, self._see_kernel = see, see_kernel
         self._fakes = FakeTensorMode()
         self._known: dict[Any, Any] = {}
-        self._ops = {op.name: op for op in all_ops()}
 
     def __torch_dispatch__(
         self, func: Operator, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -58,7 +56,7 @@ class HollowRun(TorchDispatchMode):
         """Answer for an operator."""
         kwargs = kwargs or {}
         if func.namespace == NAMESPACE:
-            return self._ours(self._ops[func._schema.name.partition("::")[2]], func, args)
+            return self._ours(func, args)
         if is_composite(func):
             with self:
                 return func._op_dk(COMPOSITE, *args, **kwargs)
@@ -68,13 +66,13 @@ class HollowRun(TorchDispatchMode):
         self._see(func, args, kwargs, result)
         return result
 
-    def _ours(self, op: Op, func: Operator, args: tuple[Any, ...]) -> Any:
-        *arguments, backend, precision = args
-        chosen = op.choose(arguments, backend or None, precision)
+    def _ours(self, func: Operator, args: tuple[Any, ...]) -> Any:
+        call = call_of(func, args)
+        chosen = call.choose()
         if chosen.moves is None:
             with self:
-                return op.run(*args)
-        self._see_kernel(op, chosen, (*arguments, precision))
+                return call.run()
+        self._see_kernel(call.op, chosen, call)
         return self._results(func, args, {})
 
     def _results(self, func: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -179,11 +177,10 @@ def assumed(backend: str) -> Iterator[None]:
 
 
 def _as_on_gpu(op: Op) -> Backend:
-    aten, place = op.backends["aten"], op.place("bias")
+    aten = op.backends["aten"]
 
-    def call(*arguments: Any) -> Tensor:
-        bias = arguments[place]
-        y = aten.call(*arguments[:place], None, *arguments[place + 1 :])
-        return y if bias is None else y.add_(bias.view(-1, 1, 1, 1))
+    def make(args: Any, precision: str) -> Tensor:
+        y = aten.make(args._replace(bias=None), precision)
+        return y if args.bias is None else y.add_(args.bias.view(-1, 1, 1, 1))
 
-    return aten if place is None else replace(aten, call=call)
+    return replace(aten, make=make) if "bias" in op.names else aten

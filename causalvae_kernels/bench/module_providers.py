@@ -91,7 +91,7 @@ def norm_pair(workload: NormWorkload, dtype: torch.dtype, seed: int, *, backend:
         y = module(x) if latent is None else module(x, latent.to(x.dtype))[0]
         return F.silu(y)
 
-    norm, norm_into = getattr(ops, workload.op), getattr(ops, f"{workload.op}_")
+    norm = getattr(ops, workload.op)
 
     def call(x: Tensor) -> dict[str, Any]:
         return {"x": x, **given(module, latent), "backend": backend}
@@ -100,7 +100,7 @@ def norm_pair(workload: NormWorkload, dtype: torch.dtype, seed: int, *, backend:
         buffer = in_buffer(torch.zeros_like(x), 2)
 
         def run() -> Tensor:
-            norm_into(buffer, **call(x))
+            norm(**call(x), out=buffer)
             return buffer.body
 
         return run
@@ -182,9 +182,9 @@ def _parameters(norm: nn.GroupNorm) -> dict[str, Any]:
 
 
 _NORMS = {
-    "spatial_norm_silu": _spatial_norm,
-    "group_norm_silu": _group_norm,
-    "rms_norm_silu": _rms_norm,
+    "spatial_norm": _spatial_norm,
+    "group_norm": _group_norm,
+    "rms_norm": _rms_norm,
 }
 
 

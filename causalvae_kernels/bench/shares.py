@@ -7,14 +7,13 @@ account for is the rest: Python, checks, the dispatcher.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..core.op import NAMESPACE, all_ops
+from ..core.op import NAMESPACE, call_of
 from .hollow_run import COMPOSITE, Operator, is_composite, is_view
 from .timing import percentile
 from .traffic import ALLOCATE
@@ -59,7 +58,6 @@ class _Clock(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.ms = dict.fromkeys(GROUPS[:-1], 0.0)
-        self._ops = {op.name: op for op in all_ops()}
 
     def __torch_dispatch__(
         self, func: Operator, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,12 +66,11 @@ class _Clock(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
         if func.namespace == NAMESPACE:
-            op = self._ops[name]
-            *arguments, backend, precision = args
-            if op.choose(arguments, backend or None, precision).moves is None:
+            call = call_of(func, args)
+            if call.choose().moves is None:
                 with self:
-                    return op.run(*args)
-            return self._timed(group_of(name, args), op.run, args, kwargs)
+                    return call.run()
+            return self._timed(group_of(name, call.args), call.run, (), {})
         if is_composite(func):
             with self:
                 return func._op_dk(COMPOSITE, *args, **kwargs)
@@ -90,7 +87,7 @@ class _Clock(TorchDispatchMode):
         return result
 
 
-def group_of(name: str, args: tuple[Any, ...]) -> str:
+def group_of(name: str, args: Sequence[Any]) -> str:
     """Return the group of an operator.
 
     A kernel of one frame and several pixels, or of no frames at all, is that of an up- or downsampler: the
@@ -98,7 +95,7 @@ def group_of(name: str, args: tuple[Any, ...]) -> str:
 
     Args:
         name: Without namespace and overload.
-        args: Its arguments.
+        args: What it reads, and how; of an operator of ours its record.
     """
     plain = name.rstrip("_")
     if plain in _CONVOLUTIONS:
@@ -110,7 +107,6 @@ def group_of(name: str, args: tuple[Any, ...]) -> str:
     return "copy" if name in _COPIES or plain in _COPIES else "elementwise"
 
 
-def _is_of_one_frame(args: tuple[Any, ...]) -> bool:
-    weight = next(a for a in reversed(args[:3]) if isinstance(a, Tensor) and a.dim() > 3)
-    kernel = tuple(weight.shape[2:])
+def _is_of_one_frame(args: Sequence[Any]) -> bool:
+    kernel = tuple(args[1].shape[2:])  # of the weights, behind the frames
     return len(kernel) == 2 or (kernel[0] == 1 and max(kernel[1:]) > 1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.op import Backend, Op
+from ..core.op import Backend, Call, Op
 from ..core.traffic import Pass, bytes_of
 from .hollow_run import HollowRun, Operator, arguments_of
 
@@ -26,7 +26,6 @@ _OVERWRITE = ("copy_", "fill_", "zero_", "normal_", "uniform_")
 # They move nothing: what writes first takes the page faults.
 ALLOCATE = ("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided")
 _NAMES = {
-    "native_group_norm": "group_norm",
     "add_": "add",
     "mul_": "mul",
     "silu_": "silu",
@@ -123,8 +122,8 @@ def count_traffic(fn: Callable[[], object]) -> Traffic:
         if step is not None:
             traffic.add(step)
 
-    def see_kernel(op: Op, backend: Backend, arguments: tuple[Any, ...]) -> None:
-        for step in backend.moves(*arguments):
+    def see_kernel(op: Op, backend: Backend, call: Call) -> None:
+        for step in backend.moves(call.args, call.out):
             traffic.add(step)
 
     with torch.no_grad(), HollowRun(see, see_kernel):

@@ -24,7 +24,7 @@ DEFAULT = "aten"
 
 @dataclass(frozen=True)
 class Tunable:
-    """An op that is measured, together with its twin in place.
+    """An op that is measured, fresh and in place.
 
     Attributes:
         tuned: Where its measurements are.
@@ -36,7 +36,7 @@ class Tunable:
 
 
 def _norms(jobs: Callable[[str, Sequence[torch.dtype]], list[Job]]) -> dict[str, Tunable]:
-    tables = {"group_norm_silu": GROUP_NORM, "rms_norm_silu": RMS_NORM, "spatial_norm_silu": SPATIAL_NORM}
+    tables = {"group_norm": GROUP_NORM, "rms_norm": RMS_NORM, "spatial_norm": SPATIAL_NORM}
     return {op: Tunable(table.tuned, functools.partial(jobs, op)) for op, table in tables.items()}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.gpu_arch import capability_of
-from ..core.op import explain
+from ..core.op import all_ops, explain
 from ..ops import causal_conv3d
 from ..ops.causal_conv3d.shape_class import shape_classes
 from ..ops.causal_conv3d.spec import output_size
@@ -64,20 +64,15 @@ def ways(call: Mapping[str, Any]) -> list[Way]:
 def _triton(call: Mapping[str, Any], tile: Tile) -> Callable[[], Tensor]:
     from ..ops.causal_conv3d.triton_run import run
 
-    arguments = _arguments(call)
+    (op,) = (known for known in all_ops() if known.name == "causal_conv3d")
+    args, _ = op.prepare(**call)
 
     def convolve() -> Tensor:
-        prepared = make_call(*arguments)
-        run(prepared, tile)
-        return prepared.out
+        out = op.empty(args)
+        run(make_call(args, out), tile)
+        return out
 
     return convolve
-
-
-def _arguments(call: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the operator's arguments of a call of the public function with default modes."""
-    state, stride = call.get("initial_state"), tuple(call["stride"])
-    return call["x"], call["weight"], call["bias"], state, None, stride, (1, 1, 1), "replicate", "zeros"
 
 
 def _call(workload: Workload, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -85,5 +85,12 @@ def ways(op: str, call: dict[str, Any]) -> list[Way]:
 
 
 def _triton(op: str, call: dict[str, Any], tile: Tile) -> Callable[[], Tensor]:
-    (prepare,) = (known.prepare for known in all_ops() if known.name == op)
-    return functools.partial(_TRITON[op], prepare(**call), tile)
+    (found,) = (known for known in all_ops() if known.name == op)
+    args, _ = found.prepare(**call)
+
+    def convolve() -> Tensor:
+        out = found.empty(args)
+        _TRITON[op](out, args, tile)
+        return out
+
+    return convolve

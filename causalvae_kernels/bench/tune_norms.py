@@ -1,4 +1,4 @@
-"""The races of the norm ops and their twins that write into a buffer: our kernels against the framework's."""
+"""The races of the norm ops, fresh and into a buffer: our kernels against the framework's."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ import torch
 from torch import Tensor
 
 from ..core.size_class import size_classes
-from ..ops import (
-    group_norm_silu,
-    group_norm_silu_,
-    rms_norm_silu,
-    rms_norm_silu_,
-    spatial_norm_silu,
-    spatial_norm_silu_,
-)
+from ..ops import group_norm, rms_norm, spatial_norm
 from ..ops.norms.measured import INTO
 from ..workloads import FULL_SIZE, NormCase, in_buffer, make_norm_call
 from .race import Job, Race, Way, usable
 
-_OPS: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
-    "group_norm_silu": (group_norm_silu, group_norm_silu_),
-    "spatial_norm_silu": (spatial_norm_silu, spatial_norm_silu_),
-    "rms_norm_silu": (rms_norm_silu, rms_norm_silu_),
+_OPS: dict[str, Callable[..., Any]] = {
+    "group_norm": group_norm,
+    "spatial_norm": spatial_norm,
+    "rms_norm": rms_norm,
 }
 _BACKENDS = ("cpu", "triton")
 # For a CPU, (B, C, T, H, W): four times the elements from one to the next, as the size classes.
@@ -80,14 +73,14 @@ def _race(
     latent = tuple(n // 2 if n % 2 == 0 else n for n in shape[2:])
     call = make_norm_call(op, NormCase(op, shape, _GROUPS, latent, layout), dtype, _SEED, device)
     words = "x".join(map(str, shape))
-    norm, norm_into = _OPS[op]
+    norm = _OPS[op]
     if not into:
         ways = _ways(op, call, lambda name: functools.partial(norm, **call, backend=name))
         return Race(f"{words} -> {words}", ways[0], ways[1:], _TOLERANCE[dtype])
     buffer = in_buffer(torch.zeros_like(call["x"]), 2)
 
     def write(backend: str) -> Tensor:
-        norm_into(buffer, **call, backend=backend)
+        norm(**call, out=buffer, backend=backend)
         return buffer.body
 
     ways = _ways(op, call, lambda name: functools.partial(write, name))

@@ -13,7 +13,6 @@ from ..core.checks import check_countable
 from ..core.dry_run import without_data
 from ..core.errors import InvalidInput
 from ..core.op import all_ops
-from ..ops.causal_conv3d.spec import output_size
 from ..temporal import FrameBuffer
 
 
@@ -74,13 +73,6 @@ def _conv(call: CallShape) -> Arguments:
     return (call.empty(call.shape), weight), {"stride": call.stride, **call.modes}
 
 
-def _conv_into(call: CallShape) -> Arguments:
-    (x, weight), options = _conv(call)
-    modes = {"temporal_mode": "replicate", "spatial_mode": "zeros", **call.modes}
-    size = output_size(call.shape, call.kernel_size, call.stride, (1, 1, 1), **modes)
-    return (call.empty((call.shape[0], call.out_channels, *size)), x, weight), options
-
-
 def _pad(call: CallShape) -> Arguments:
     return (call.empty(call.shape), call.kernel_size[0] - 1, call.halo), call.modes
 
@@ -123,16 +115,6 @@ def _halved(size: int) -> int:
     return size if size % 2 else size // 2
 
 
-def _into(arguments: Callable[[CallShape], Arguments]) -> Callable[[CallShape], Arguments]:
-    """Return the arguments of the op that writes the same into a buffer."""
-
-    def with_buffer(call: CallShape) -> Arguments:
-        positional, keywords = arguments(call)
-        return (_buffer(call), *positional), keywords
-
-    return with_buffer
-
-
 # Of the VAEs in diffusers, where the channels allow it.
 _NUM_GROUPS = 32
 
@@ -148,15 +130,11 @@ def _upsample(call: CallShape) -> Arguments:
 
 _CALLS: dict[str, Callable[[CallShape], Arguments]] = {
     "causal_conv3d": _conv,
-    "causal_conv3d_": _conv_into,
     "causal_pad3d": _pad,
     "causal_pad3d_": _pad_in_place,
-    "group_norm_silu": _group_norm,
-    "group_norm_silu_": _into(_group_norm),
-    "rms_norm_silu": _rms_norm,
-    "rms_norm_silu_": _into(_rms_norm),
-    "spatial_norm_silu": _spatial_norm,
-    "spatial_norm_silu_": _into(_spatial_norm),
+    "group_norm": _group_norm,
+    "rms_norm": _rms_norm,
+    "spatial_norm": _spatial_norm,
     "downsample_conv": _downsample,
     "upsample_conv": _upsample,
 }

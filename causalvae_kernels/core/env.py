@@ -75,7 +75,7 @@ PRECISION = Variable(
     "CAUSALVAE_KERNELS_PRECISION",
     "Precision tier, unless an argument or use_precision() names another.",
     "high",
-    ("exact", "high", "fast"),
+    ("exact", "high"),
 )
 CPU_ISA = Variable(
     "CAUSALVAE_KERNELS_CPU_ISA",
@@ -105,6 +105,20 @@ CUDA_ARCH_LIST = Variable(
     "GPUs for which the CUDA module is built while installing, as nvcc numbers them; none: it is not built.",
     "80;90a",
 )
+
+_DECIDE = tuple(v.name if _KEY is None else _KEY(v.name) for v in (BACKEND, PRECISION, CPU_ISA))
+
+
+def state() -> tuple[object, ...]:
+    """Return what the environment holds of the variables that decide how a call runs, unread."""
+    entries = os.environ if _ENTRIES is None else _ENTRIES
+    first, second, third = _DECIDE
+    return (
+        entries[first] if first in entries else None,
+        entries[second] if second in entries else None,
+        entries[third] if third in entries else None,
+    )
+
 
 TABLE: tuple[Variable, ...] = (
     BACKEND,

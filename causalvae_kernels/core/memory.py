@@ -10,7 +10,7 @@ from torch import Tensor
 from . import native
 
 # Smaller allocations are mostly memory that was used before.
-_LARGE = 4 * 2**20
+LARGE = 4 * 2**20
 
 
 def empty(
@@ -30,7 +30,7 @@ def empty(
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()
         and tensor.device.type == "cpu"
-        and tensor.nbytes >= _LARGE
+        and tensor.nbytes >= LARGE
         and native.why_no_cpu() is None
     ):
         native.cpu_module().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)

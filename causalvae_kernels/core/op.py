@@ -1,26 +1,32 @@
 """`Op`: the reference gives schema, fake kernel, fallback and oracle; backends are added to it.
 
-An op is one `torch.library` operator. Choosing the backend happens inside that operator, so tracing sees
-one opaque call whose output strides depend on the inputs alone.
+The arguments of an op are one frozen record, whose fields are those of its operators in `torch.library`: one
+that returns a tensor, and its overload `out`, which writes into memory that is there. Choosing the backend
+happens inside of them, so tracing sees one opaque call whose output strides depend on the inputs alone.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import dry_run
+from . import dry_run, memory
+from .bind import Bindings, Bound, Write
+from .checks import check_shape
 from .errors import InvalidInput
 from .layout import memory_format_of
+from .overlap import check_destination
 from .precision import resolve_precision
-from .selection import Explanation, explain_selection, select
-from .traffic import Moves
+from .selection import Explanation, explain_selection, is_chosen_freely, select
+from .traffic import Pass
 from .tuned import Measurement
 
 NAMESPACE = "causalvae_kernels"
@@ -33,65 +39,103 @@ _TAGS = tuple(
 )
 
 
-def can_always(*arguments: Any) -> str | None:
+def can_always(args: Any, precision: str, out: Tensor | None) -> str | None:
     """The `why_not` of a backend that runs every call."""
     return None
 
 
-def always(*arguments: Any) -> bool:
+def always(args: Any, precision: str) -> bool:
     """The `two_sources` of a backend that reads state and frames where they lie, in every call."""
     return True
 
 
-def never(*arguments: Any) -> bool:
+def never(args: Any, precision: str) -> bool:
     """The `two_sources` of a backend that wants state and frames in one buffer."""
     return False
 
 
-def nothing_measured(*arguments: Any) -> Measurement | None:
+def nothing_measured(args: Any, precision: str, out: Tensor | None) -> Measurement | None:
     """The `measured` of an op whose kernels were not compared."""
     return None
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run an op.
+    """One way to run an op: `write`, `make`, or both; the op does one by the other.
 
     Attributes:
         name: "reference", "aten", "cpu", ...
-        call: Takes the op's arguments and the precision tier; returns a fresh tensor, or None if the op
-            works in place.
-        why_not: Takes the same; returns None if `call` can run, else a sentence.
-        two_sources: Takes the same; whether it reads the state and the frames where they lie, so that
-            nothing is gained by writing both into one buffer.
+        write: `write(out, args, precision)` writes the result into memory of its shape and dtype, whatever
+            its strides.
+        make: `make(args, precision)` returns it in memory that it allocates: the framework's operators do.
+        why_not: `why_not(args, precision, out)` returns None if the call can run, else a sentence; `out` is
+            None for a fresh result.
+        two_sources: `two_sources(args, precision)`: whether it reads the state and the frames where they
+            lie, so that nothing is gained by writing both into one buffer.
         adds_in_place: Whether a residual may be the destination itself, because each of its elements is read
             before it is written.
-        moves: Takes what `call` takes; returns the bytes that it moves. None: it is made of the framework's
+        bind: `bind(args, out, must_keep)` returns what runs calls like this one, given addresses alone, or
+            None where it cannot; `out` is like the result. With `must_keep` it refuses a call whose packed
+            weights would not be kept.
+        moves: `moves(args, out)` returns the bytes that it moves. None: it is made of the framework's
             operators, which can be counted one by one.
     """
 
     name: str
-    call: Callable[..., Tensor | None]
-    why_not: Callable[..., str | None] = can_always
-    two_sources: Callable[..., bool] = never
+    write: Callable[[Tensor, Any, str], None] | None = None
+    make: Callable[[Any, str], Tensor] | None = None
+    why_not: Callable[[Any, str, Tensor | None], str | None] = can_always
+    two_sources: Callable[[Any, str], bool] = never
     adds_in_place: bool = False
-    moves: Moves | None = None
+    bind: Callable[[Any, Tensor, bool], Write | None] | None = None
+    moves: Callable[[Any, Tensor | None], Sequence[Pass]] | None = None
+
+
+class Call(NamedTuple):
+    """A call of an operator, taken apart.
+
+    Attributes:
+        op: The op.
+        args: Its record of arguments.
+        out: Where the result goes; None: it is made.
+        backend: The one asked for, or None.
+        precision: The tier.
+    """
+
+    op: Op
+    args: Any
+    out: Tensor | None
+    backend: str | None
+    precision: str
+
+    def choose(self) -> Backend:
+        """Return the backend that it takes."""
+        return self.op.choose(self.args, self.backend, self.precision, self.out)
+
+    def run(self) -> Tensor | None:
+        """Run it as the operator does."""
+        return self.op.run(self.args, self.out, self.backend, self.precision)
 
 
 class Op:
-    """An operator `torch.ops.causalvae_kernels.<name>` and its backends.
+    """The operators `torch.ops.causalvae_kernels.<name>` and their backends.
 
     Args:
-        name: Name of the operator; a trailing underscore means that it works in place.
-        reference: Pure PyTorch, annotated for `torch.library.infer_schema`. It defines the op.
-        prepare: Takes the public function's arguments and returns the operator's, checked.
+        name: Name of the op; a trailing underscore means that it works in place, on `out`.
+        args: The record of its arguments, a NamedTuple annotated for `torch.library.infer_schema`. Unless the
+            op works in place it has the properties `out_shape` and `out_dtype`.
+        reference: Pure PyTorch, defines the op: `reference(args)` returns the result; in place,
+            `reference(out, args)`.
+        prepare: Takes the public function's arguments; returns the record, checked, and `out`.
+        check: Takes the record as the public function was given it; returns it as backends take it. With it
+            calls are bound.
         backends: All but the reference.
         order: What `auto` tries, in turn; holds no kernel of ours.
-        measured: Takes the operator's arguments and the precision tier; returns what was measured for calls
-            like this one, or None. `auto` tries a backend that was measured to be faster before `order`.
+        measured: `measured(args, precision, out)` returns what was measured for calls like this one, or None.
+            `auto` tries a backend that was measured to be faster before `order`.
         layout: Names of the arguments that decide the memory format of the output; in the tier `exact` it
             is the one in which the reference happens to return it.
-        mutates: Names of the arguments that are written.
+        may_be_out: Names of the arguments that may be `out` itself, element for element.
         vjp: `vjp(grad, needs, given, **arguments)` returns a dict of gradients by argument name, composed
             of differentiable aten calls. `needs` holds the names whose gradient is wanted, `given` those
             that were not None. Arguments that are tensors and not in `saves` come as None.
@@ -102,99 +146,264 @@ class Op:
         self,
         name: str,
         *,
+        args: type,
         reference: Callable[..., Any],
-        prepare: Callable[..., tuple[Any, ...]],
+        prepare: Callable[..., tuple[Any, Any]],
+        check: Callable[[Any], Any] | None = None,
         backends: Sequence[Backend],
         order: Sequence[str],
-        measured: Callable[..., Measurement | None] = nothing_measured,
+        measured: Callable[[Any, str, Tensor | None], Measurement | None] = nothing_measured,
         layout: Sequence[str] = (),
-        mutates: Sequence[str] = (),
+        may_be_out: Sequence[str] = (),
         vjp: Callable[..., dict[str, Tensor | None]] | None = None,
         saves: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.args = args
+        self.in_place = name.endswith("_")
         self.reference = reference
+        self.check = check
         self.prepare = prepare
+        self.bindings = Bindings(self)
         self.order = tuple(order)
         self.measured = measured
-        first = Backend("reference", lambda *arguments: reference(*arguments[:-1]), adds_in_place=True)
-        self.backends = {b.name: b for b in (first, *backends)}
-        self._names = tuple(inspect.signature(reference).parameters)
-        self._layout = tuple(self._names.index(n) for n in layout)
-        self._mutates = tuple(self._names.index(n) for n in mutates)
+        self.may_be_out = frozenset(may_be_out)
+        if self.in_place:
+            first = Backend("reference", write=lambda out, args, _: reference(out, args))
+        else:
+            first = Backend("reference", make=lambda args, _: reference(args), adds_in_place=True)
+        self._backends = {b.name: b for b in (first, *backends)}
+        self.names: tuple[str, ...] = args._fields
+        hints = typing.get_type_hints(args)
+        self.tensors = tuple(n for n in self.names if hints[n] in (Tensor, Tensor | None))
+        self._layout = tuple(self.names.index(n) for n in layout)
         self._vjp, self._saves = vjp, frozenset(saves)
-        self._register(tuple(mutates))
-        self._operator = getattr(getattr(torch.ops, NAMESPACE), name)
+        self._register()
+        operators = getattr(getattr(torch.ops, NAMESPACE), name)
+        self._into = operators.default if self.in_place else operators.out
+        self._fresh = None if self.in_place else operators.default
         _OPS[name] = self
 
-    def __call__(self, *arguments: Any, backend: str | None = None, precision: str | None = None) -> Any:
-        """Run the operator on prepared arguments.
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """The backends by name, the reference first."""
+        return self._backends
+
+    @backends.setter
+    def backends(self, backends: dict[str, Backend]) -> None:
+        self._backends = backends
+        self.bindings.forget()
+
+    def __call__(
+        self,
+        args: Any,
+        out: Tensor | None = None,
+        *,
+        backend: str | None = None,
+        precision: str | None = None,
+    ) -> Tensor | None:
+        """Run the op on prepared arguments; return the result, or None if it was written into `out`.
 
         Where nobody looks on, the backend is called at once: passing the dispatcher and the Python kernels
         that `torch.library` puts around an op costs 50 us a call, as much as a small convolution.
         """
         precision = resolve_precision(precision)
-        if _nobody_looks(arguments):
-            return self.run(*arguments, backend, precision)
-        return self._operator(*arguments, backend or "", precision)
+        if _nobody_looks(args if out is None else (out, *args)):
+            return self.run(args, out, backend, precision)
+        if out is None:
+            return self._fresh(*args, backend or "", precision)
+        return self._into(out, *args, backend or "", precision)
 
-    def choose(self, arguments: Sequence[Any], backend: str | None, precision: str | None) -> Backend:
+    def call(
+        self,
+        tensors: tuple[Tensor | None, ...],
+        options: tuple[Any, ...],
+        out: Any,
+        backend: str | None,
+        precision: str | None,
+        cast: Callable[[Any, Tensor | None], Any] | None = None,
+    ) -> Tensor | None:
+        """Run the op on the public function's arguments: bound where nobody looks on, else as an operator.
+
+        Args:
+            tensors: The fields of the record that are tensors or None.
+            options: The others.
+            out: A tensor, a `FrameBuffer`, or None.
+            backend: As given.
+            precision: As given.
+            cast: `cast(record, out)` returns what autocast makes of the record; None: nothing.
+        """
+        to = getattr(out, "body", out)
+        bound = self.bindings.find(tensors, options, to, backend, precision)
+        if bound is not None:
+            return bound.run(tensors, to)
+        args = self.args(*tensors, *options)
+        args = self.check(args if cast is None else cast(args, to))
+        return self(args, self.check_out(to, args), backend=backend, precision=precision)
+
+    def choose(
+        self, args: Any, backend: str | None, precision: str | None, out: Tensor | None = None
+    ) -> Backend:
         """Return the backend that a call with prepared arguments takes.
 
         Raises:
             BackendUnavailable: The backend asked for cannot run it.
         """
-        return select(self, arguments, backend, resolve_precision(precision))
+        return select(self, args, out, backend, resolve_precision(precision))
+
+    def bind(
+        self, args: Any, out: Tensor | None, backend: str | None, precision: str | None
+    ) -> tuple[Bound, bool]:
+        """Return a checked call, bound, and whether the choice of its backend lasts.
+
+        Raises:
+            BackendUnavailable: The backend asked for cannot run it.
+        """
+        precision = resolve_precision(precision)
+        chosen = select(self, args, out, backend, precision)
+        found = self.measured(args, precision, out) if is_chosen_freely(self, backend) else None
+        passing = found is not None and found.passing
+        keeps = passing and chosen.name == found.backend
+        bound = Bound(
+            self,
+            chosen,
+            precision,
+            tuple(a for n, a in zip(self.names, args, strict=True) if n not in self.tensors),
+            chosen.two_sources(args, precision),
+            chosen.adds_in_place,
+        )
+        if chosen.bind is not None:
+            if not self.in_place:
+                bound.shape, bound.dtype = args.out_shape, args.out_dtype
+                bound.memory_format = self.memory_format(args)
+                if math.prod(bound.shape) * bound.dtype.itemsize >= memory.LARGE:
+                    bound.empty = memory.empty
+            like = out
+            if like is None:
+                given = {"dtype": bound.dtype, "memory_format": bound.memory_format}
+                like = torch.empty(bound.shape, device="meta", **given)
+            bound.write = chosen.bind(args, like, keeps)
+        if keeps:
+            bound.otherwise = next(
+                self.backends[n] for n in self.order if self.backends[n].why_not(args, precision, out) is None
+            )
+        return bound, not passing or (keeps and bound.write is not None)
 
     def explain(
         self, *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
     ) -> Explanation:
         """Say which backend a call of the public function with these arguments takes; runs nothing."""
         with dry_run.explaining():
-            prepared = self.prepare(*arguments, **keywords)
-            return explain_selection(self, prepared, backend, resolve_precision(precision))
+            args, out = self.prepare(*arguments, **keywords)
+            return explain_selection(self, args, out, backend, resolve_precision(precision))
 
-    def place(self, name: str) -> int | None:
-        """Return where an argument of the operator stands, or None: it has no such argument."""
-        return self._names.index(name) if name in self._names else None
+    def run(self, args: Any, out: Tensor | None, backend: str | None, precision: str | None) -> Tensor | None:
+        """Choose a backend and run it, as the operators do."""
+        precision = precision or "high"
+        return self.run_on(select(self, args, out, backend, precision), args, out, precision)
 
-    def _register(self, mutates: tuple[str, ...]) -> None:
-        schema = torch.library.infer_schema(self.reference, mutates_args=mutates)
-        arguments, returns = schema.rsplit(" -> ", 1)
-        _LIBRARY.define(f"{self.name}{arguments[:-1]}, str backend, str precision) -> {returns}", tags=_TAGS)
+    def run_on(self, backend: Backend, args: Any, out: Tensor | None, precision: str) -> Tensor | None:
+        """Run a backend: the result goes into `out`, or into memory allocated here or by the backend."""
+        if out is not None:
+            if backend.write is not None:
+                backend.write(out, args, precision)
+            else:
+                out.copy_(backend.make(args, precision))
+            # A native kernel writes behind autograd's back; saved tensors must notice all the same.
+            if not out.is_inference():
+                torch.autograd.graph.increment_version(out)
+            return None
+        if backend.make is None:
+            result = self.empty(args)
+            backend.write(result, args, precision)
+            return result
+        result = backend.make(args, precision)
+        return result if precision == "exact" else result.contiguous(memory_format=self.memory_format(args))
+
+    def empty(self, args: Any) -> Tensor:
+        """Return memory for the result of a call."""
+        return memory.empty(
+            args.out_shape,
+            dtype=args.out_dtype,
+            device=args[self._layout[0]].device,
+            memory_format=self.memory_format(args),
+        )
+
+    def memory_format(self, args: Any) -> torch.memory_format:
+        """Return that of the result, but in the tier `exact`."""
+        return memory_format_of(*(args[i] for i in self._layout))
+
+    def check_out(self, out: Any, args: Any) -> Tensor | None:
+        """Return the tensor that the result of a checked call goes into: `out`, the body of it, or None.
+
+        Raises:
+            InvalidInput: It has another shape, dtype or device than the result, overlaps itself or what is
+                read, or a gradient would be lost.
+        """
+        if out is None:
+            return None
+        out = getattr(out, "body", out)  # of a FrameBuffer
+        check_shape(self.name, "out", out, args.out_shape, "the shape of the result")
+        tensors = {name: t for name, t in zip(self.names, args, strict=True) if isinstance(t, Tensor)}
+        device = args[self._layout[0]].device
+        if (out.dtype, out.device) != (args.out_dtype, device):
+            raise InvalidInput(
+                f"{self.name}: out is {out.dtype} on {out.device}, expected {args.out_dtype} on {device}, as "
+                "the result is"
+            )
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (out, *tensors.values())):
+            raise InvalidInput(
+                f"{self.name}: got out and a tensor that requires a gradient, expected none, because writing "
+                "in place would lose it; leave out away"
+            )
+        check_destination(self.name, "out", out, tensors, may_be_out=self.may_be_out)
+        return out
+
+    def _register(self) -> None:
+        hints = typing.get_type_hints(self.args)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(n, kind, annotation=hints[n]) for n in self.names]
+
+        def prototype(*_: Any) -> None: ...
+
+        prototype.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            parameters, return_annotation=None if self.in_place else Tensor
+        )
+        arguments = torch.library.infer_schema(prototype, mutates_args=()).rsplit(" -> ", 1)[0][1:-1]
+        last = "str backend, str precision"
+        into = self.name if self.in_place else f"{self.name}.out"
+        _LIBRARY.define(f"{into}(Tensor(a!) out, {arguments}, {last}) -> ()", tags=_TAGS)
+        _LIBRARY.impl(into, self._operator_into, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{into}", lambda *_: None, lib=_LIBRARY)
+        if self.in_place:
+            return
         qualified = f"{NAMESPACE}::{self.name}"
-        _LIBRARY.impl(self.name, self.run, "CompositeExplicitAutograd")
+        _LIBRARY.define(f"{self.name}({arguments}, {last}) -> Tensor", tags=_TAGS)
+        _LIBRARY.impl(self.name, self._operator, "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, self._fake, lib=_LIBRARY)
         if self._vjp is not None:
             torch.library.register_autograd(
                 qualified, self._backward, setup_context=self._setup_context, lib=_LIBRARY
             )
 
-    def run(self, *arguments: Any) -> Tensor | None:
-        """Choose a backend and call it, as the operator does; the last arguments are its name and a tier."""
-        *arguments, backend, precision = arguments
-        precision = precision or "high"
-        result = select(self, arguments, backend, precision).call(*arguments, precision)
-        for index in self._mutates:
-            # A native kernel writes behind autograd's back; saved tensors must notice all the same.
-            if not arguments[index].is_inference():
-                torch.autograd.graph.increment_version(arguments[index])
-        if result is None or precision == "exact":
-            return result
-        return result.contiguous(memory_format=self._format(arguments))
+    def _operator(self, *arguments: Any) -> Tensor | None:
+        *values, backend, precision = arguments
+        return self.run(self.args(*values), None, backend, precision)
 
-    def _fake(self, *arguments: Any) -> Tensor | None:
-        *arguments, _, precision = arguments
-        result = self.reference(*arguments)
-        if result is None or precision == "exact":
-            return result
-        return torch.empty_like(result, memory_format=self._format(arguments))
+    def _operator_into(self, out: Tensor, *arguments: Any) -> None:
+        *values, backend, precision = arguments
+        self.run(self.args(*values), out, backend, precision)
 
-    def _format(self, arguments: Sequence[Any]) -> torch.memory_format:
-        return memory_format_of(*(arguments[i] for i in self._layout))
+    def _fake(self, *arguments: Any) -> Tensor:
+        *values, _, precision = arguments
+        args = self.args(*values)
+        result = self.reference(args)
+        if precision == "exact":
+            return result
+        return torch.empty_like(result, memory_format=self.memory_format(args))
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        named = dict(zip(self._names, inputs, strict=False))
+        named = dict(zip(self.names, inputs, strict=False))
         ctx.given = frozenset(n for n, v in named.items() if v is not None)
         ctx.others = {n: None if isinstance(v, Tensor) else v for n, v in named.items()}
         ctx.saved_names = tuple(n for n in named if n in self._saves and named[n] is not None)
@@ -202,9 +411,17 @@ class Op:
 
     def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         named = {**ctx.others, **dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))}
-        needs = {n for n, need in zip(self._names, ctx.needs_input_grad, strict=False) if need}
+        needs = {n for n, need in zip(self.names, ctx.needs_input_grad, strict=False) if need}
         grads = self._vjp(grad, needs, ctx.given, **named)
-        return (*(grads.get(n) if n in needs else None for n in self._names), None, None)
+        return (*(grads.get(n) if n in needs else None for n in self.names), None, None)
+
+
+def call_of(func: Any, arguments: Sequence[Any]) -> Call:
+    """Return a call of one of our operators as a dispatch mode sees it, taken apart."""
+    op = _OPS[func._schema.name.partition("::")[2]]
+    *values, backend, precision = arguments
+    out = values.pop(0) if op.in_place or func._overloadname == "out" else None
+    return Call(op, op.args(*values), out, backend or None, precision)
 
 
 def _nobody_looks(arguments: Sequence[Any]) -> bool:
@@ -236,6 +453,15 @@ def _nobody_looks(arguments: Sequence[Any]) -> bool:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def op_named(name: str) -> Op:
+    """Return the op of this name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return _OPS[name]
 
 
 def all_ops() -> list[Op]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import env, machine_memory, native
@@ -156,6 +156,30 @@ def has_room(weight: Tensor, kind: object, size: int, pixels: int) -> bool:
         return _room(key, weight, size, pixels) is not None
 
 
+def recall(key: Key, weight: Tensor, checksum: int, pixels: int) -> Tensor | None:
+    """Return packed weights that are kept and hold for the weights as they are now, or None.
+
+    Args:
+        key: The address, and what `layout_key` returned.
+        weight: The weights.
+        checksum: Theirs, as the native module's `fingerprint` gives it.
+        pixels: As in `find_packed`.
+    """
+    kept = _packs.get(key)
+    if kept is None:
+        return None
+    packed = kept.packed  # read once: a finalizer may free it meanwhile
+    # As `StorageWeakRef.expired` asks, without two more calls.
+    if packed is None or kept.checksum != checksum or UntypedStorage._expired(kept.storage.cdata):
+        return None
+    if kept.version != (None if weight.is_inference() else weight._version):
+        return None
+    if pixels > kept.pixels:
+        kept.pixels = pixels
+    kept.used = _clock.tick(key)
+    return packed
+
+
 def find_packed(
     weight: Tensor, kind: object, size: int, pixels: int, pack: Callable[[], Tensor]
 ) -> Tensor | None:
@@ -214,7 +238,12 @@ def _waiting() -> dict[Key, _Wait]:
 
 
 def _key(weight: Tensor, kind: object) -> Key:
-    return (address(weight), weight.shape, weight.stride(), weight.dtype, weight.device, kind)
+    return (address(weight), *layout_key(weight, kind))
+
+
+def layout_key(weight: Tensor, kind: object) -> Key:
+    """Return what follows the address of weights in the key that `recall` takes."""
+    return (weight.shape, weight.stride(), weight.dtype, weight.device, kind)
 
 
 def _room(key: Key, weight: Tensor, size: int, pixels: int) -> list[Key] | None:

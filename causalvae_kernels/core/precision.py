@@ -2,7 +2,6 @@
 
 * ``exact``: bit-identical to the reference module; its convolution call and its layout are kept.
 * ``high``: reassociation and exact algebra, within the stated factor of the reference's own error.
-* ``fast``: lower precision inside; no op has such a form yet, so it equals ``high`` today.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from . import env
 from .checks import check_choice
+from .errors import InvalidInput
 from .setting import Setting
 
-TIERS = ("exact", "high", "fast")
+TIERS = ("exact", "high")
 
-_setting = Setting("causalvae_kernels_precision")
+SETTING = Setting("causalvae_kernels_precision")
 
 
 @contextmanager
@@ -27,13 +27,13 @@ def use_precision(tier: str) -> Iterator[None]:
     """Set the precision tier of every op called inside the context.
 
     Args:
-        tier: "exact", "high" or "fast".
+        tier: "exact" or "high".
 
     Raises:
         InvalidInput: Another word was given.
     """
     check_choice("use_precision", "tier", tier, TIERS)
-    with _setting.hold(tier):
+    with SETTING.hold(tier):
         yield
 
 
@@ -42,7 +42,7 @@ def resolve_precision(argument: str | None) -> str:
     if argument:
         check_choice("precision", "precision", argument, TIERS)
         return argument
-    return _setting.get() or env.PRECISION.get() or "high"
+    return SETTING.get() or env.PRECISION.get() or "high"
 
 
 def why_not_exact(precision: str, computation: str) -> str | None:
@@ -67,3 +67,13 @@ def autocast_dtype(x: object) -> torch.dtype | None:
     if not torch.is_autocast_enabled(x.device.type):
         return None
     return torch.get_autocast_dtype(x.device.type)
+
+
+def check_no_autocast(op: str, x: Tensor) -> None:
+    """Require that autocast would leave the dtype of `x` as it is: a destination has one already."""
+    cast = autocast_dtype(x)
+    if cast not in (None, x.dtype):
+        raise InvalidInput(
+            f"{op}: got out and {x.dtype} tensors under autocast to {cast}, expected no autocast; leave out "
+            "away"
+        )

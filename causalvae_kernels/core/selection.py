@@ -9,10 +9,12 @@ that answers with a sentence; a backend asked for by name raises with that sente
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from . import env, native
 from .checks import check_choice
@@ -23,7 +25,7 @@ from .tuned import FASTER, Measurement
 if TYPE_CHECKING:
     from .op import Backend, Op
 
-_setting = Setting("causalvae_kernels_backend")
+SETTING = Setting("causalvae_kernels_backend")
 _said_without_native = False
 
 
@@ -39,7 +41,7 @@ def use_backend(name: str) -> Iterator[None]:
             `BackendUnavailable` at that call.
     """
     check_choice("use_backend", "name", name, env.BACKEND.choices)
-    with _setting.hold(name):
+    with SETTING.hold(name):
         yield
 
 
@@ -69,7 +71,7 @@ def requested_backend(argument: str | None) -> tuple[str, str]:
     if argument:
         check_choice("backend", "backend", argument, env.BACKEND.choices)
         return argument, "argument"
-    name = _setting.get()
+    name = SETTING.get()
     if name is not None:
         return name, "use_backend()"
     name = env.BACKEND.get()
@@ -78,7 +80,7 @@ def requested_backend(argument: str | None) -> tuple[str, str]:
     return "auto", "default"
 
 
-def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str) -> Backend:
+def select(op: Op, args: Any, out: Tensor | None, backend: str | None, precision: str) -> Backend:
     """Return the backend that runs this call.
 
     Raises:
@@ -87,25 +89,32 @@ def select(op: Op, arguments: Sequence[Any], backend: str | None, precision: str
     name, _ = _requested_of(op, backend)
     if name == "auto":
         _say_once_without_native()
-        for candidate in _order(op, op.measured(*arguments, precision)):
-            if op.backends[candidate].why_not(*arguments, precision) is None:
+        for candidate in _order(op, op.measured(args, precision, out)):
+            if op.backends[candidate].why_not(args, precision, out) is None:
                 return op.backends[candidate]
-    elif name in op.backends and op.backends[name].why_not(*arguments, precision) is None:
+    elif name in op.backends and op.backends[name].why_not(args, precision, out) is None:
         return op.backends[name]
-    raise BackendUnavailable(_refusal(explain_selection(op, arguments, backend, precision), name))
+    raise BackendUnavailable(_refusal(explain_selection(op, args, out, backend, precision), name))
 
 
-def explain_selection(op: Op, arguments: Sequence[Any], backend: str | None, precision: str) -> Explanation:
+def explain_selection(
+    op: Op, args: Any, out: Tensor | None, backend: str | None, precision: str
+) -> Explanation:
     """Say which backend runs this call and why each other one does not; runs nothing."""
     name, source = _requested_of(op, backend)
-    reasons = {b.name: b.why_not(*arguments, precision) for b in op.backends.values()}
-    measured = op.measured(*arguments, precision) if name == "auto" else None
+    reasons = {b.name: b.why_not(args, precision, out) for b in op.backends.values()}
+    measured = op.measured(args, precision, out) if name == "auto" else None
     candidates = _order(op, measured) if name == "auto" else (name,)
     chosen = next((c for c in candidates if c in reasons and reasons[c] is None), None)
     rows = tuple((b, _sentence(op, b, why, chosen, name, measured)) for b, why in reasons.items())
     if name != "auto" and name not in reasons:
         rows += ((name, f"cannot run this call: {op.name} has no such backend"),)
     return Explanation(op.name, chosen, source, rows)
+
+
+def is_chosen_freely(op: Op, argument: str | None) -> bool:
+    """Tell whether no backend was asked for."""
+    return _requested_of(op, argument)[0] == "auto"
 
 
 def _requested_of(op: Op, argument: str | None) -> tuple[str, str]:

@@ -18,6 +18,7 @@ class Setting:
     def __init__(self, name: str) -> None:
         """Set nothing yet."""
         self._current: ContextVar[str | None] = ContextVar(name, default=None)
+        self.current = self._current.get
         self._traced: str | None = None
 
     def get(self) -> str | None:

@@ -5,8 +5,8 @@ A backend made of the framework's operators declares nothing: whoever counts loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +29,6 @@ class Pass(NamedTuple):
     convolution: bool = False
 
 
-Moves = Callable[..., Sequence[Pass]]
-"""Takes what a backend's `call` takes; returns its passes."""
-
-
 def bytes_of(*tensors: Tensor | None) -> int:
     """Return the bytes under these tensors, None counting as none; what is expanded lies there once."""
     total = 0
@@ -52,12 +48,3 @@ def bytes_of_shape(shape: Sequence[int], dtype: torch.dtype) -> int:
     for size in shape:
         elements *= size
     return elements * dtype.itemsize
-
-
-def into(moves: Moves) -> Moves:
-    """Return the passes of an op's twin that writes into its first argument: they are the same."""
-
-    def moves_into(out: Tensor, *arguments: Any) -> Sequence[Pass]:
-        return moves(*arguments)
-
-    return moves_into

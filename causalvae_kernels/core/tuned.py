@@ -48,6 +48,7 @@ class Measurement:
         isa: The instruction set of both, or the architecture of the GPU.
         plan: How the backend's kernel was cut into pieces, for one that has a choice; None for the others.
         objection: Why it says nothing about this processor, or None.
+        passing: Whether the objection, or that there is none, may be another one at the next call.
     """
 
     shape_class: str
@@ -60,6 +61,7 @@ class Measurement:
     isa: str
     plan: dict[str, Any] | None = None
     objection: str | None = None
+    passing: bool = False
 
     @property
     def ratio(self) -> float:

@@ -72,6 +72,6 @@ def group_norm_format(conv: nn.Module, num_groups: int, link: Link, sample: Tens
         last = torch.channels_last_3d
         example = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=last)
         choice = {"backend": link.backend, "precision": link.precision}
-        if explain("group_norm_silu", example, num_groups, **choice).chosen == "cpu":
+        if explain("group_norm", example, num_groups, **choice).chosen == "cpu":
             return last
     return memory_format_of(conv.weight)

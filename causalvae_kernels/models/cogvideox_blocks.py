@@ -33,7 +33,7 @@ def spatial_norm(
     """
     if not _takes(module.norm_layer, f):
         return type(module).forward(module, f, zq, conv_cache)
-    return _spatial(module, link, zq, f)(f, silu=False), _no_caches()
+    return _spatial(module, link, zq, f)(f, activation=None), _no_caches()
 
 
 def resnet(
@@ -209,7 +209,7 @@ class Norm:
 
 
 def _spatial(norm: nn.Module, link: Link, zq: Tensor, x: Tensor) -> NormOp:
-    """Return a `CogVideoXSpatialNorm3D` as `spatial_norm_silu`, scale and shift at latent resolution."""
+    """Return a `CogVideoXSpatialNorm3D` as `ops.spatial_norm`, scale and shift at latent resolution."""
     return scaled_group_norm(norm.norm_layer, link, norm.conv_y.conv(zq), norm.conv_b.conv(zq), x)
 
 

@@ -13,7 +13,7 @@ from ..core.dry_run import is_plain_tensor
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
-from ..ops import causal_conv3d, causal_conv3d_
+from ..ops import causal_conv3d
 from ..ops.causal_conv3d import reads_two_sources
 from ..temporal import BufferPool, FrameBuffer
 from .swap import Link
@@ -103,7 +103,7 @@ def convolve(
                 device=frames.device,
                 memory_format=memory_format_of(frames, conv.weight),
             ).storage
-            return out, causal_conv3d_(out, x, conv.weight, conv.bias, **options)
+            options["out"] = out
     result = causal_conv3d(x, conv.weight, conv.bias, **options)
     return result if conv.streams and keeps else (result, None)
 

@@ -62,7 +62,7 @@ def norm(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
     if leaves(link, hidden_states) or not takes_norms((module.norm,), hidden_states):
         return type(module).forward(module, hidden_states)
     op = norm_of(module, link)
-    return op.op(hidden_states, *op.arguments, silu=False, **op.options)
+    return op.op(hidden_states, *op.arguments, activation=None, **op.options)
 
 
 def norm_of(module: nn.Module, link: Link) -> NormOp:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..core import memory
 from ..core.layout import memory_format_of
 from ..core.op import explain
-from ..ops import group_norm_silu, group_norm_silu_
 from ..temporal import FrameBuffer
 from .conv import may_write
 from .norms import NormOp, backend_options, group_norm_options
@@ -21,26 +21,31 @@ from .swap import Link, rule_at_work
 def frame_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
     """Return an `nn.GroupNorm` that is applied to every frame as an op."""
     arguments = (norm.num_groups, norm.weight, norm.bias)
-    return NormOp(group_norm_frames, group_norm_frames_, arguments, group_norm_options(norm, link))
+    return NormOp(group_norm_frames, arguments, group_norm_options(norm, link))
 
 
-def group_norm_frames(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    """Return `group_norm_silu` of every frame of `x`, shape (B, C, T, H, W)."""
-    if may_write(x, *(a for a in arguments if isinstance(a, Tensor))):
+def group_norm_frames(
+    x: Tensor, *arguments: Any, out: Tensor | FrameBuffer | None = None, **options: Any
+) -> Tensor | FrameBuffer:
+    """Return `ops.group_norm` of every frame of `x`; frames are the batch of a view.
+
+    Args:
+        x: Shape (B, C, T, H, W).
+        *arguments: Those of `ops.group_norm`.
+        out: As `ops.group_norm` takes it.
+        **options: Further keywords.
+    """
+    if out is None and may_write(x, *(a for a in arguments if isinstance(a, Tensor))):
         out = memory.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
-        group_norm_frames_(FrameBuffer(out, 0), x, *arguments, **options)
-        return out
-    frames = x.transpose(1, 2)
-    y = group_norm_silu(frames.flatten(0, 1).unsqueeze(2), *arguments, **options)
-    return y.squeeze(2).unflatten(0, frames.shape[:2]).transpose(1, 2)
-
-
-def group_norm_frames_(buffer: FrameBuffer, x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Write `group_norm_frames` into the body of a buffer; its frames are the batch of a view."""
-    body = buffer.body
-    for out, sample in zip(body.unbind(0), x.unbind(0), strict=True):
-        frames, target = (t.transpose(0, 1).unsqueeze(2) for t in (sample, out))
-        group_norm_silu_(FrameBuffer(target, 0), frames, *arguments, **options)
+    if out is None:
+        frames = x.transpose(1, 2)
+        y = ops.group_norm(frames.flatten(0, 1).unsqueeze(2), *arguments, **options)
+        return y.squeeze(2).unflatten(0, frames.shape[:2]).transpose(1, 2)
+    body = out.body if isinstance(out, FrameBuffer) else out
+    for target, sample in zip(body.unbind(0), x.unbind(0), strict=True):
+        frames, written = (t.transpose(0, 1).unsqueeze(2) for t in (sample, target))
+        ops.group_norm(frames, *arguments, out=written, **options)
+    return out
 
 
 def inner_format(
@@ -67,5 +72,5 @@ def inner_format(
         return torch.contiguous_format
     shape = (x.shape[2], norm.num_channels, 1, *x.shape[3:])
     example = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
-    chosen = explain("group_norm_silu", example, norm.num_groups, **backend_options(link)).chosen
+    chosen = explain("group_norm", example, norm.num_groups, **backend_options(link)).chosen
     return torch.channels_last_3d if chosen == "cpu" else torch.contiguous_format

@@ -25,7 +25,7 @@ def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     """`HunyuanVideo15RMS_norm` without an activation behind it."""
     if is_small(link, x) or x.dim() != 5 or not takes((module.gamma, _bias(module)), x):
         return type(module).forward(module, x)
-    return rms_norm(module.gamma, _bias(module), link)(x, silu=False)
+    return rms_norm(module.gamma, _bias(module), link)(x, activation=None)
 
 
 def norm_of(module: nn.Module, link: Link, x: Tensor) -> NormOp | None:

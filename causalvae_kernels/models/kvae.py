@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.precision import autocast_dtype
-from ..ops import causal_conv3d, causal_conv3d_
+from ..ops import causal_conv3d
 from ..temporal import FrameBuffer
 from .conv import Conv, added, convolve, is_small, may_write, why_conv3d_left, why_weight_left
 from .hooks import is_plain, type_name
@@ -67,8 +67,7 @@ def safe_conv(module: nn.Module, link: Link, input: Tensor, write_to: Tensor | N
         return causal_conv3d(*arguments, **options)
     if autocast_dtype(input) is not None or not may_write(write_to, *arguments):
         return _original(module, input, write_to)
-    causal_conv3d_(write_to, *arguments, **options)
-    return write_to
+    return causal_conv3d(*arguments, out=write_to, **options)
 
 
 def why_safe_conv_left(module: nn.Module) -> str | None:
@@ -124,7 +123,7 @@ def spatial_norm(module: nn.Module, link: Link, f: Tensor, zq: Tensor, cache: di
     if is_small(link, f) or norm is None:
         return type(module).forward(module, f, zq, cache)
     _mark(cache["norm"])
-    return norm(f, silu=False)
+    return norm(f, activation=None)
 
 
 def why_spatial_norm_left(module: nn.Module) -> str | None:

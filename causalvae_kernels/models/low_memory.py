@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.layout import is_channels_last_3d, memory_format_of
-from ..ops import causal_conv3d_
+from ..ops import causal_conv3d
 from ..ops.causal_conv3d import adds_in_place
 from ..temporal import BufferPool, FrameBuffer
 from ..temporal.state import final_state
@@ -81,7 +81,7 @@ def residual_pair(
     else:
         storage = y = x
         hidden, out_of = _beside(x, convs[0], pool)
-    norms[0].into(FrameBuffer(y, 0), x, *norms[0].arguments, **norms[0].options)
+    norms[0].write(FrameBuffer(y, 0), x)
     first = _convolve(convs[0], link, y, states[0](), out_of, keeps)
     del y
     if isinstance(out_of, _Over):
@@ -90,7 +90,7 @@ def residual_pair(
         storage = hidden
     del out_of, x
     between(hidden)
-    norms[1].into(FrameBuffer(hidden, 0), hidden, *norms[1].arguments, **norms[1].options)
+    norms[1].write(FrameBuffer(hidden, 0), hidden)
     second = _convolve(
         convs[1], link, hidden, states[1](), lambda t, n: residual[:, :, t : t + n], keeps, residual
     )
@@ -115,13 +115,13 @@ def _convolve(
         past = x[:, :, first - seen : first] if first >= seen else state
         if 0 < first < seen:
             past = final_state(x[:, :, :first], seen, initial_state=state)
-        causal_conv3d_(
-            out_of(first, count),
+        causal_conv3d(
             x[:, :, first : first + count],
             conv.weight,
             conv.bias,
             initial_state=past,
             residual=None if residual is None else residual[:, :, first : first + count],
+            out=out_of(first, count),
             **conv.options(link),
         )
     return new

@@ -104,7 +104,7 @@ def why_resnet_left(module: nn.Module) -> str | None:
 
 
 def why_norm_left(norm: nn.Module) -> str | None:
-    """Return why an `RMSNorm` or `PerChannelRMSNorm` is not what `rms_norm_silu` computes, or None."""
+    """Return why an `RMSNorm` or `PerChannelRMSNorm` is not what `ops.rms_norm` computes, or None."""
     if norm._parameters.get("weight") is not None:
         return "its norm has a weight, which LTX's have not"
     if getattr(norm, "channel_dim", 1) != 1:
@@ -178,7 +178,7 @@ def norm_silu(
     if x.shape[0] == 1 and takes(factors, x) and torch.promote_types(x.dtype, factors[0].dtype) == x.dtype:
         op = rms_norm(*factors, link, norm.eps)
         return activated(op, link, conv, x, overwrite=overwrite, pool=pool)
-    y = rms_norm(ones, None, link, norm.eps)(x, silu=False) * (1 + scale) + shift
+    y = rms_norm(ones, None, link, norm.eps)(x, activation=None) * (1 + scale) + shift
     return silu(link, conv, y, pool)
 
 

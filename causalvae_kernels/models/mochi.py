@@ -70,7 +70,7 @@ def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     if leaves(link, x) or not takes_norms((module.norm_layer,), x):
         return type(module).forward(module, x)
     op = frame_norm(module.norm_layer, link)
-    return group_norm_frames(x, *op.arguments, silu=False, **op.options)
+    return group_norm_frames(x, *op.arguments, activation=None, **op.options)
 
 
 def resnet(

@@ -9,15 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..core.dry_run import is_plain_tensor
-from ..ops import (
-    group_norm_silu,
-    group_norm_silu_,
-    rms_norm_silu,
-    rms_norm_silu_,
-    spatial_norm_silu,
-    spatial_norm_silu_,
-)
+from ..temporal import FrameBuffer
 from .swap import Link
 
 
@@ -26,15 +20,13 @@ class NormOp:
     """A call of one of the norm ops, but for its input.
 
     Attributes:
-        op: `group_norm_silu`, `spatial_norm_silu` or `rms_norm_silu`.
-        into: Its twin that writes into a `FrameBuffer`.
+        op: `ops.group_norm`, `ops.spatial_norm`, `ops.rms_norm` or `group_norm_frames`.
         arguments: What follows the input.
         options: Keywords.
         promotes: The factor whose dtype the result is promoted with, or None: it has the input's.
     """
 
-    op: Callable[..., Tensor]
-    into: Callable[..., None]
+    op: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     promotes: Tensor | None = None
@@ -57,31 +49,35 @@ class NormOp:
         """Return the result for an input, in fresh memory."""
         return self.op(self.widened(x), *self.arguments, **self.options, **options)
 
+    def write(self, buffer: FrameBuffer, x: Tensor) -> None:
+        """Write the result for an input into the body of a buffer."""
+        self.op(x, *self.arguments, out=buffer, **self.options)
+
 
 def group_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
-    """Return an `nn.GroupNorm` as `group_norm_silu`."""
+    """Return an `nn.GroupNorm` as `ops.group_norm`."""
     arguments = (norm.num_groups, norm.weight, norm.bias)
-    return NormOp(group_norm_silu, group_norm_silu_, arguments, group_norm_options(norm, link))
+    return NormOp(ops.group_norm, arguments, group_norm_options(norm, link))
 
 
 def group_norm_options(norm: nn.GroupNorm, link: Link) -> dict[str, Any]:
-    """Return the keywords of `group_norm_silu` and `spatial_norm_silu`."""
+    """Return the keywords of `ops.group_norm` and `ops.spatial_norm`."""
     return {"eps": norm.eps, **backend_options(link)}
 
 
 def scaled_group_norm(norm: nn.GroupNorm, link: Link, scale: Tensor, shift: Tensor, x: Tensor) -> NormOp:
-    """Return a group norm of `x` times `scale` plus `shift`, of latent resolution, as `spatial_norm_silu`."""
+    """Return a group norm of `x` times `scale` plus `shift`, of latent resolution, as `ops.spatial_norm`."""
     # Under autocast what comes out of a convolution is narrower; the product is not.
     dtype = torch.promote_types(x.dtype, scale.dtype)
     scale, shift = scale.to(dtype), shift.to(dtype)
     arguments = (scale, shift, norm.num_groups, norm.weight, norm.bias)
-    return NormOp(spatial_norm_silu, spatial_norm_silu_, arguments, group_norm_options(norm, link), scale)
+    return NormOp(ops.spatial_norm, arguments, group_norm_options(norm, link), scale)
 
 
 def rms_norm(gamma: Tensor, bias: Tensor | None, link: Link, eps: float = 0.0) -> NormOp:
-    """Return an RMS norm over channels whose factor is `gamma` as `rms_norm_silu`; Wan's has no `eps`."""
+    """Return an RMS norm over channels whose factor is `gamma` as `ops.rms_norm`; Wan's has no `eps`."""
     options = {"eps": eps, **backend_options(link)}
-    return NormOp(rms_norm_silu, rms_norm_silu_, (gamma, bias), options, promotes=gamma)
+    return NormOp(ops.rms_norm, (gamma, bias), options, promotes=gamma)
 
 
 def backend_options(link: Link) -> dict[str, Any]:

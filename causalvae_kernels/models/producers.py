@@ -61,7 +61,7 @@ def activated(
     buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite, pool, first)
     if buffer is None:
         return norm(x)
-    norm.into(buffer, x, *norm.arguments, **norm.options)
+    norm.write(buffer, x)
     return _readable(buffer)
 
 

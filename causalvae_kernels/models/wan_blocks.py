@@ -81,7 +81,7 @@ def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     if x.dim() not in (4, 5) or is_small(link, x) or not _takes(module, x):
         return type(module).forward(module, x)
     op = norm_of(module, link)
-    y = op(x.unsqueeze(2) if x.dim() == 4 else x, silu=False)
+    y = op(x.unsqueeze(2) if x.dim() == 4 else x, activation=None)
     return y.squeeze(2) if x.dim() == 4 else y
 
 
@@ -97,7 +97,7 @@ def why_norm_left(module: nn.Module) -> str | None:
 
 
 def norm_of(module: nn.Module, link: Link) -> NormOp:
-    """Return a `WanRMS_norm` as `rms_norm_silu`."""
+    """Return a `WanRMS_norm` as `ops.rms_norm`."""
     return rms_norm(module.gamma, _bias(module), link)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import causal_conv3d_
+from ..ops import causal_conv3d
 from ..ops.causal_conv3d import adds_in_place
 from ..temporal import BufferPool, FrameBuffer
 from .conv import Conv, convolve, is_small, may_write, why_conv3d_left
@@ -168,8 +168,7 @@ def _convolved(
     if fits_op and may_write(x, state, residual, conv.weight, conv.bias):
         if adds_in_place(x, conv.weight, conv.bias, **options):
             options |= {"initial_state": state, "residual": residual}
-            causal_conv3d_(residual, x, conv.weight, conv.bias, **options)
-            return residual
+            return causal_conv3d(x, conv.weight, conv.bias, out=residual, **options)
     y, _ = convolve(conv, link, x, state, residual, pool)
     if over:
         give(pool, residual)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core import memory
 from ..core.layout import memory_format_of
-from ..ops import causal_conv3d_, downsample_conv, upsample_conv
+from ..ops import causal_conv3d, downsample_conv, upsample_conv
 from .conv import convolve, may_write, needs_no_room, why_conv2d_left
 from .hooks import has_foreign_method, type_name, why_hooked
 from .norms import backend_options
@@ -106,7 +106,7 @@ def _interleaved(module: nn.Module, way: Way, x: Tensor, past: Tensor | None) ->
     )
     for turn, half in enumerate(halves):
         options = {**half.options(way.link), "initial_state": past}
-        causal_conv3d_(out[:, :, turn::2], x, half.weight, half.bias, **options)
+        causal_conv3d(x, half.weight, half.bias, out=out[:, :, turn::2], **options)
     return out
 
 

@@ -8,22 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import (
-    group_norm_silu,
-    group_norm_silu_,
-    rms_norm_silu,
-    rms_norm_silu_,
-    spatial_norm_silu,
-    spatial_norm_silu_,
-)
+from ..ops import group_norm, rms_norm, spatial_norm
 from ..workloads import in_buffer
 from .compare import Comparison, compare, compare_exactly
 
-# By the name of the op: the function that returns a tensor, and the one that writes into a buffer.
-NORMS: dict[str, tuple[Callable[..., Tensor], Callable[..., None]]] = {
-    "group_norm_silu": (group_norm_silu, group_norm_silu_),
-    "rms_norm_silu": (rms_norm_silu, rms_norm_silu_),
-    "spatial_norm_silu": (spatial_norm_silu, spatial_norm_silu_),
+# By the name of the op.
+NORMS: dict[str, Callable[..., Any]] = {
+    "group_norm": group_norm,
+    "rms_norm": rms_norm,
+    "spatial_norm": spatial_norm,
 }
 
 
@@ -37,17 +30,17 @@ def compare_norm(
     copy.
 
     Args:
-        op: "group_norm_silu", "spatial_norm_silu" or "rms_norm_silu".
+        op: "group_norm", "spatial_norm" or "rms_norm".
         call: Its keyword arguments.
         backend: Name of the backend.
         in_place: Write into the body of a `FrameBuffer`.
         precision: Tier.
     """
-    function, into = NORMS[op]
+    function = NORMS[op]
     keywords = {"backend": backend, "precision": precision}
     if in_place:
         buffer = in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0))
-        into(buffer, **call, **keywords)
+        function(**call, out=buffer, **keywords)
         got = buffer.body
         if not border_is_untouched(buffer.storage, buffer.body):
             return Comparison(float("nan"), 0.0, float("nan"), 0.0, "the border of the buffer was written")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.checks import int_tuple
 from ..core.errors import BackendUnavailable
 from ..core.op import Op, all_ops, explain
-from ..ops import causal_conv3d, causal_conv3d_, causal_pad3d, causal_pad3d_
+from ..ops import causal_conv3d, causal_pad3d, causal_pad3d_
 from ..ops.causal_conv3d.spec import error_factor, long_sum_error, output_size, takes_winograd
 from ..workloads import (
     CONV_CASES,
@@ -159,21 +159,22 @@ def _row(
 def _compare_op(
     op: Op, backend: str, dtype: torch.dtype, seed: int, device: torch.device | str
 ) -> Iterator[tuple[str, Comparison]]:
-    """Compare every case that the backend can run.
+    """Compare every case that the backend can run, and where the op has `out`, once more into memory.
 
     Raises:
         BackendUnavailable: It can run none.
     """
-    cases, compare_case = _cases_of(op, backend, dtype, seed, device)
+    cases, ways = _cases_of(op, backend, dtype, seed, device)
     refusal, ran = None, False
     for case in cases:
-        try:
-            comparison = compare_case(case)
-        except BackendUnavailable as error:
-            refusal = error
-            continue
-        ran = True
-        yield case.name, comparison
+        for compare_case in ways:
+            try:
+                comparison = compare_case(case)
+            except BackendUnavailable as error:
+                refusal = error
+                continue
+            ran = True
+            yield case.name, comparison
     if not ran and refusal is not None:
         raise refusal
     if op.name == "causal_conv3d":
@@ -182,31 +183,36 @@ def _compare_op(
 
 def _cases_of(
     op: Op, backend: str, dtype: torch.dtype, seed: int, device: torch.device | str
-) -> tuple[Sequence[Any], Callable[[Any], Comparison]]:
-    """Return the cases of an op, and what compares one of them."""
+) -> tuple[Sequence[Any], list[Callable[[Any], Comparison]]]:
+    """Return the cases of an op, and the ways to compare one of them."""
     given = (dtype, seed, device)
-    norm, in_place = op.name.removesuffix("_"), op.name.endswith("_")
-    if norm == "causal_conv3d":
-        return CONV_CASES, lambda case: compare_conv(make_conv_call(case, *given), backend, in_place=in_place)
-    if norm in NORMS:
-        return NORM_CASES, lambda case: compare_norm(
-            norm, make_norm_call(norm, case, *given), backend, in_place=in_place
-        )
+    if op.name == "causal_conv3d":
+        return CONV_CASES, [
+            lambda case, i=into: compare_conv(make_conv_call(case, *given), backend, in_place=i)
+            for into in (False, True)
+        ]
+    if op.name in NORMS:
+        return NORM_CASES, [
+            lambda case, i=into: compare_norm(
+                op.name, make_norm_call(op.name, case, *given), backend, in_place=i
+            )
+            for into in (False, True)
+        ]
     if op.name == "downsample_conv":
-        return DOWNSAMPLE_CASES, lambda case: compare_downsample(make_downsample_call(case, *given), backend)
+        return DOWNSAMPLE_CASES, [lambda c: compare_downsample(make_downsample_call(c, *given), backend)]
     if op.name == "upsample_conv":
-        return UPSAMPLE_CASES, lambda case: compare_upsample(make_upsample_call(case, *given), backend)
-    return PAD_CASES, lambda case: compare_pad(make_pad_call(case, *given), backend, in_place=in_place)
+        return UPSAMPLE_CASES, [lambda c: compare_upsample(make_upsample_call(c, *given), backend)]
+    return PAD_CASES, [lambda c: compare_pad(make_pad_call(c, *given), backend, in_place=op.in_place)]
 
 
 def compare_conv(
     call: dict[str, Any], backend: str, precision: str = "high", *, in_place: bool = False
 ) -> Comparison:
-    """Compare one call of `causal_conv3d`, or of `causal_conv3d_`, with the reference and the fp64 oracle."""
+    """Compare one call of `causal_conv3d`, with `in_place` into `out`, with the reference and the oracle."""
     choice = {"backend": backend, "precision": precision}
     if in_place:
         got = torch.empty_like(causal_conv3d(**call, backend="reference"))
-        causal_conv3d_(got, **call, **choice)
+        causal_conv3d(**call, **choice, out=got)
     else:
         got = causal_conv3d(**call, **choice)
     if precision == "exact":

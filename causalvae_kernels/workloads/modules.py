@@ -13,7 +13,7 @@ class NormWorkload:
     """A norm with SiLU behind it.
 
     Attributes:
-        op: "spatial_norm_silu", "group_norm_silu" or "rms_norm_silu".
+        op: "spatial_norm", "group_norm" or "rms_norm".
         channels: Of the frames.
         size: (T, H, W) of the frames.
         latent: (t, h, w) of the latents, for the spatial norm.
@@ -69,17 +69,17 @@ _LATENT = (3, 12, 18)
 
 NORM_WORKLOADS: tuple[NormWorkload, ...] = (
     # CogVideoX: the decoder's norms, a first chunk of 9 frames 96x144; the encoder's
-    NormWorkload("spatial_norm_silu", 128, (9, 96, 144), _LATENT),
-    NormWorkload("spatial_norm_silu", 256, (9, 48, 72), _LATENT),
-    NormWorkload("spatial_norm_silu", 256, (5, 24, 36), _LATENT),
-    NormWorkload("spatial_norm_silu", 512, (3, 12, 18), _LATENT),
-    NormWorkload("group_norm_silu", 128, (9, 96, 144)),
-    NormWorkload("group_norm_silu", 256, (5, 48, 72)),
-    NormWorkload("group_norm_silu", 512, (3, 12, 18)),
+    NormWorkload("spatial_norm", 128, (9, 96, 144), _LATENT),
+    NormWorkload("spatial_norm", 256, (9, 48, 72), _LATENT),
+    NormWorkload("spatial_norm", 256, (5, 24, 36), _LATENT),
+    NormWorkload("spatial_norm", 512, (3, 12, 18), _LATENT),
+    NormWorkload("group_norm", 128, (9, 96, 144)),
+    NormWorkload("group_norm", 256, (5, 48, 72)),
+    NormWorkload("group_norm", 512, (3, 12, 18)),
     # Wan 2.1
-    NormWorkload("rms_norm_silu", 96, (4, 120, 208)),
-    NormWorkload("rms_norm_silu", 192, (4, 60, 104)),
-    NormWorkload("rms_norm_silu", 384, (2, 60, 104)),
+    NormWorkload("rms_norm", 96, (4, 120, 208)),
+    NormWorkload("rms_norm", 192, (4, 60, 104)),
+    NormWorkload("rms_norm", 384, (2, 60, 104)),
 )
 
 UPSAMPLE_WORKLOADS: tuple[UpsampleWorkload, ...] = (

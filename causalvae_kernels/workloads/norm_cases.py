@@ -89,7 +89,7 @@ def make_norm_call(
     """Return fresh random keyword arguments of a norm op for a case.
 
     Args:
-        op: "group_norm_silu", "spatial_norm_silu" or "rms_norm_silu".
+        op: "group_norm", "spatial_norm" or "rms_norm".
         case: The case.
         dtype: Of all tensors.
         seed: Of the values.
@@ -102,16 +102,16 @@ def make_norm_call(
         return (mean + deviation * torch.randn(shape, generator=generator, device=device)).to(dtype)
 
     x = random(*case.shape, mean=case.mean, deviation=case.deviation)
-    call: dict[str, Any] = {"x": with_layout(x, case.layout), "silu": case.silu}
+    call: dict[str, Any] = {"x": with_layout(x, case.layout), "activation": "silu" if case.silu else None}
     if case.eps is not None:
         call["eps"] = case.eps
-    if op == "spatial_norm_silu":
+    if op == "spatial_norm":
         for name, mean in (("scale", 1.0), ("shift", 0.0)):
             small = random(batch, channels, *(case.latent or case.shape[2:]), mean=mean, deviation=0.5)
             call[name] = with_layout(small, case.layout)
-    if op != "rms_norm_silu":
+    if op != "rms_norm":
         call["num_groups"] = case.num_groups
-    if case.affine or op == "rms_norm_silu":
+    if case.affine or op == "rms_norm":
         call["weight"] = random(channels, mean=1.0, deviation=0.3)
     if case.affine:
         call["bias"] = random(channels, deviation=0.3)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
 from causalvae_kernels.ops.causal_conv3d.triton_call import Call, make_call
 from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
@@ -42,17 +43,16 @@ def conv_call(
         x = torch.zeros(1, channels, frames, *shape[1:], dtype=dtype)
         return x.contiguous(memory_format=torch.channels_last_3d) if last else x
 
-    return make_call(
+    args = ConvArgs(
         tensor(in_channels, shape[0]),
         torch.zeros(out_channels, in_channels, *kernel, dtype=dtype),
         torch.zeros(out_channels, dtype=dtype),
         tensor(in_channels, kernel[0] - 1) if state and kernel[0] > 1 else None,
         tensor(out_channels, shape[0]),
-        (1, 1, 1),
-        (1, 1, 1),
-        "zeros",
-        spatial_mode,
+        temporal_mode="zeros",
+        spatial_mode=spatial_mode,
     )
+    return make_call(args)
 
 
 def record(capability: int, call: Call, tile: Tile) -> list[Launch]:

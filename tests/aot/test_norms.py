@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from causalvae_kernels.core.op import all_ops
 from causalvae_kernels.workloads import with_layout
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
@@ -31,14 +32,13 @@ OTHERS = {
     "sliced": ((2, 128, 2, 6, 8), ("sliced", "permuted")),
     "more channels than a block": ((1, 1280, 1, 4, 4), (LAST, LAST)),
 }
-OPS = ("group_norm_silu", "spatial_norm_silu", "rms_norm_silu")
+OPS = ("group_norm", "spatial_norm", "rms_norm")
 
 
 def record(
     op: str, shape: tuple[int, ...], layouts: tuple[str, str], dtype: torch.dtype, capability: int = 90
 ) -> list[Launch]:
     """Return what Triton would compile to normalise into a tensor of this shape."""
-    from importlib import import_module
 
     def empty(layout: str, size: tuple[int, ...] = shape) -> Tensor:
         return with_layout(torch.empty(size, dtype=dtype, device="meta"), layout)
@@ -49,12 +49,13 @@ def record(
     small = small if not any(n % 2 for n in shape[3:]) and shape[2] in (2, 4) else shape
     scale, shift = (empty(layouts[0], small) for _ in range(2))
     arguments = {
-        "group_norm_silu": (out, x, weight, bias, 2, 1e-5, True),
-        "spatial_norm_silu": (out, x, scale, shift, weight, bias, 2, 1e-5, True),
-        "rms_norm_silu": (out, x, weight, bias, 1e-8, True),
+        "group_norm": (x, weight, bias, 2, 1e-5, True),
+        "spatial_norm": (x, scale, shift, weight, bias, 2, 1e-5, True),
+        "rms_norm": (x, weight, bias, 1e-8, True),
     }[op]
-    backend = import_module(f"causalvae_kernels.ops.{op}.triton").NORM_
-    return record_launches(capability, lambda: backend.call(*arguments, "high"))
+    norm = next(o for o in all_ops() if o.name == op)
+    args = norm.args(*arguments)
+    return record_launches(capability, lambda: norm.backends["triton"].write(out, args, "high"))
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -63,7 +64,7 @@ def record(
 @pytest.mark.parametrize("op", OPS)
 def test_compiles_without_spills(op, case, dtype, capability):
     found = record(op, *(FAST | OTHERS)[case], dtype, capability)
-    assert len(found) == (1 if op == "rms_norm_silu" else 3)
+    assert len(found) == (1 if op == "rms_norm" else 3)
     for launch in found:
         compiled = launch.compile(capability)
         assert compiled.why_not_fit(capability) is None, launch.kernel.__name__
@@ -96,7 +97,7 @@ def test_resolutions_compile_once(op, layout):
     for t, h, w in sizes:
         for launch in record(op, (1 + t % 2, 128, t, h, w), (layout, layout), torch.bfloat16):
             keys.setdefault(launch.kernel.__name__, set()).add(launch.key)
-    assert len(keys) == (1 if op == "rms_norm_silu" else 3)
+    assert len(keys) == (1 if op == "rms_norm" else 3)
     assert all(len(found) == 1 for found in keys.values()), keys
 
 

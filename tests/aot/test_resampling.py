@@ -10,8 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, configurations
-from causalvae_kernels.ops.downsample_conv import triton as downsample
-from causalvae_kernels.ops.upsample_conv import triton as upsample
+from causalvae_kernels.ops.downsample_conv.spec import DownsampleArgs
+from causalvae_kernels.ops.upsample_conv.spec import UpsampleArgs
+from causalvae_kernels.ops.upsample_conv.triton_plan import plan
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
 pytestmark = needs_compiler
@@ -20,6 +21,11 @@ LAST, FIRST = torch.channels_last_3d, torch.contiguous_format
 TENSOR_CORES = {90: "wgmma.mma_async", 100: "tcgen05.mma"}
 SPACE, BOTH, TIME = (1, 2, 2), (2, 2, 2), (2, 1, 1)
 SIZE = (3, 16, 24)
+
+
+def empty(args: UpsampleArgs | DownsampleArgs, memory_format: torch.memory_format) -> torch.Tensor:
+    """Return memory for the result of a call."""
+    return torch.empty(args.out_shape, dtype=args.out_dtype, memory_format=memory_format)
 
 
 def record_upsample(
@@ -36,13 +42,12 @@ def record_upsample(
     x = torch.zeros(1, channels[0], *size, dtype=dtype).contiguous(memory_format=memory_format)
     weight = torch.zeros(channels[1], channels[0], kernel_frames, 3, 3, dtype=dtype)
     past = x[:, :, :1] if scale[0] == 2 and kernel_frames == 3 else None
-    arguments = (x, weight, weight[:, 0, 0, 0, 0], past, scale, False, "replicate", "zeros")
+    args = UpsampleArgs(x, weight, weight[:, 0, 0, 0, 0], past, scale, False, "replicate", "zeros")
 
     def call() -> None:
         from causalvae_kernels.ops.upsample_conv.triton_run import launches
 
-        _, found = upsample.prepare(*arguments)
-        for launch in launches(found, arguments, capability, tile):
+        for launch in launches(plan(empty(args, memory_format), args), args, capability, tile):
             launch.run()
 
     return record_launches(capability, call)
@@ -59,12 +64,12 @@ def record_downsample(
     """Return what Triton would compile for a call."""
     x = torch.zeros(1, channels[0], *size, dtype=dtype).contiguous(memory_format=memory_format)
     weight = torch.zeros(channels[1], channels[0], 1, 3, 3, dtype=dtype)
-    arguments = (x, weight, weight[:, 0, 0, 0, 0], compress_time)
+    args = DownsampleArgs(x, weight, weight[:, 0, 0, 0, 0], compress_time)
 
     def call() -> None:
         from causalvae_kernels.ops.downsample_conv.triton_run import launches
 
-        for launch in launches(downsample.empty_output(*arguments), *arguments, capability):
+        for launch in launches(empty(args, memory_format), args, capability):
             launch.run()
 
     return record_launches(capability, call)

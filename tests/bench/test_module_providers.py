@@ -22,10 +22,10 @@ from causalvae_kernels.workloads import (
 pytest.importorskip("diffusers")
 
 NORMS = (
-    NormWorkload("spatial_norm_silu", 64, (5, 8, 12), (2, 2, 3)),
-    NormWorkload("spatial_norm_silu", 32, (4, 8, 8), (2, 4, 4)),
-    NormWorkload("group_norm_silu", 64, (3, 8, 9)),
-    NormWorkload("rms_norm_silu", 24, (2, 7, 8)),
+    NormWorkload("spatial_norm", 64, (5, 8, 12), (2, 2, 3)),
+    NormWorkload("spatial_norm", 32, (4, 8, 8), (2, 4, 4)),
+    NormWorkload("group_norm", 64, (3, 8, 9)),
+    NormWorkload("rms_norm", 24, (2, 7, 8)),
 )
 UPSAMPLERS = (
     UpsampleWorkload("CogVideoX", 16, 24, (3, 8, 12), (2, 2, 2)),

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalvae_kernels import FrameBuffer, causal_conv3d, group_norm_silu, swap
+from causalvae_kernels import FrameBuffer, causal_conv3d, group_norm, swap
 from causalvae_kernels.bench.hollow_run import COMPOSITE, HollowRun, assumed, is_composite, is_view
 from causalvae_kernels.bench.traffic import count_traffic
 from causalvae_kernels.core import native
-from causalvae_kernels.core.op import NAMESPACE, all_ops
+from causalvae_kernels.core.op import NAMESPACE, all_ops, call_of
 from causalvae_kernels.core.traffic import Pass, bytes_of
 from causalvae_kernels.demo.traffic import REFERENCE, vae_traffic
 from causalvae_kernels.ops.causal_conv3d import spec as conv_spec
 from causalvae_kernels.ops.causal_pad3d import spec as pad_spec
 from causalvae_kernels.ops.downsample_conv import spec as down_spec
-from causalvae_kernels.ops.group_norm_silu import spec as norm_spec
-from causalvae_kernels.ops.spatial_norm_silu import spec as spatial_spec
+from causalvae_kernels.ops.group_norm import spec as norm_spec
+from causalvae_kernels.ops.spatial_norm import spec as spatial_spec
 from causalvae_kernels.ops.upsample_conv import spec as up_spec
 from causalvae_kernels.workloads import cogvideox_2b_config, small_cogvideox_config
 from tests.support.cover import quick_rows
@@ -36,7 +36,7 @@ DECODE = {
     "cat": (268, 165.3),
     "convolution 1x1x1": (456, 154.2),
     "convolution 3x3x3": (228, 137.6),
-    "group_norm": (222, 128.1),
+    "native_group_norm": (222, 128.1),
     "silu": (222, 128.1),
     "copy": (690, 81.0),
     "convolution 3x3": (18, 22.8),
@@ -63,7 +63,7 @@ def test_swapped_it_moves_less_than_a_third(full_size, backend):
     swapped, reference = full_size[backend], full_size[REFERENCE]
     assert swapped.besides_convolutions <= 0.3 * reference.besides_convolutions
     # Nothing of what the model did between its convolutions is left but norms, copies of state and residuals.
-    assert not {"mul", "group_norm", "silu", "addcmul", "pad"} & set(swapped.moved)
+    assert not {"mul", "native_group_norm", "silu", "addcmul", "pad"} & set(swapped.moved)
     convolutions = sum(m.bytes for m in swapped.moved.values() if m.convolution)
     assert convolutions > 0.9 * (137.6 + 22.8 / 2) * 1e9  # and they were counted
 
@@ -74,25 +74,29 @@ class _Names(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.seen = []
-        self.ops = {op.name: op for op in all_ops()}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == NAMESPACE:
-            op = self.ops[func._schema.name.partition("::")[2]]
-            *arguments, backend, precision = args
-            if op.choose(arguments, backend, precision).moves is None:
+            call = call_of(func, args)
+            if call.choose().moves is None:
                 with self:
-                    return op.run(*args)
-        elif is_composite(func):
+                    return call.run()
+            self.seen.append(_entry_of_ours(call))
+            return func(*args, **(kwargs or {}))
+        if is_composite(func):
             with self:
                 return func._op_dk(COMPOSITE, *args, **(kwargs or {}))
-        if func.namespace == NAMESPACE or not is_view(func):
+        if not is_view(func):
             self.seen.append(_entry(func._schema.name.partition("::")[2], args))
         return func(*args, **(kwargs or {}))
 
 
 def _entry(name, args):
     return name, [(tuple(a.shape), a.stride()) for a in args if isinstance(a, torch.Tensor)]
+
+
+def _entry_of_ours(call):
+    return _entry(call.op.name, (call.out, *call.args))
 
 
 @needs_native
@@ -118,7 +122,7 @@ def test_a_hollow_run_takes_the_way_of_a_real_one(step, dtype, backend):
     seen = []
     hollow = HollowRun(
         lambda func, args, kwargs, result: seen.append(_entry(func._schema.name.partition("::")[2], args)),
-        lambda op, backend, arguments: seen.append(_entry(op.name, arguments)),
+        lambda op, backend, call: seen.append(_entry_of_ours(call)),
     )
     with torch.no_grad():
         with _Names() as real:
@@ -194,8 +198,9 @@ def test_every_kernel_declares_and_no_framework_backend_does():
             assert (backend.moves is None) == (backend.name in ("reference", "aten")), (op.name, backend.name)
 
 
-def declared(op, backend, *arguments):
-    found = {o.name: o for o in all_ops()}[op].backends[backend].moves(*arguments, "high")
+def declared(name, backend, *arguments, out=None):
+    op = {o.name: o for o in all_ops()}[name]
+    found = op.backends[backend].moves(op.args(*arguments), out)
     assert all(isinstance(step, Pass) for step in found)
     return list(found)
 
@@ -218,7 +223,7 @@ def test_a_convolution_declares_its_tensors_and_its_residual_apart(backend):
     padded = pad_spec.bytes_moved(x.shape, 2, (0, 0, 0, 0), BFLOAT16, in_place=False)
     assert total(passes) == moved + (padded if backend == "cuda" else 0)
     assert sum(step.convolution for step in passes) == 1
-    with_residual = declared("causal_conv3d_", backend, out, x, weight, None, x[:, :, :2], out, *OPTIONS)
+    with_residual = declared("causal_conv3d", backend, x, weight, None, x[:, :, :2], out, *OPTIONS, out=out)
     assert total(with_residual) == total(passes) + out.nbytes + x[:, :, :2].nbytes
     assert total(s for s in with_residual if not s.convolution) == total(
         s for s in passes if not s.convolution
@@ -228,13 +233,13 @@ def test_a_convolution_declares_its_tensors_and_its_residual_apart(backend):
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_norms_declare_their_second_reading(backend):
     scale = torch.zeros(1, 8, 3, 3, 7, dtype=X.dtype)
-    (step,) = declared("group_norm_silu", backend, X, None, None, 2, 1e-5, True)
+    (step,) = declared("group_norm", backend, X, None, None, 2, 1e-5, True)
     assert (step.read, step.written) == (2 * X.nbytes, X.nbytes)
     assert total([step]) == norm_spec.bytes_moved(X.shape, BFLOAT16)
-    (step,) = declared("spatial_norm_silu_", backend, X, X, scale, scale, None, None, 2, 1e-5, True)
+    (step,) = declared("spatial_norm", backend, X, scale, scale, None, None, 2, 1e-5, True, out=X)
     assert (step.read, step.written) == (2 * X.nbytes + 2 * scale.nbytes, X.nbytes)
     assert total([step]) == spatial_spec.bytes_moved(X.shape, scale.shape[2:], BFLOAT16)
-    (step,) = declared("rms_norm_silu", backend, X, X, None, 0.0, True)
+    (step,) = declared("rms_norm", backend, X, X, None, 0.0, True)
     assert (step.read, step.written) == (X.nbytes, X.nbytes)
 
 
@@ -244,7 +249,7 @@ def test_paddings_declare_the_border_or_all(backend):
     (step,) = declared("causal_pad3d", backend, X, None, 2, halo, "replicate", "zeros")
     assert step.written == 8 * 7 * 8 * 9 * BFLOAT16
     storage = torch.zeros(1, 8, 7, 8, 9, dtype=X.dtype)
-    (step,) = declared("causal_pad3d_", backend, storage, None, 2, halo, "replicate", "zeros")
+    (step,) = declared("causal_pad3d_", backend, None, 2, halo, "replicate", "zeros", out=storage)
     assert step.written == (8 * 7 * 8 * 9) * BFLOAT16 - X.nbytes == step.read
 
 
@@ -275,7 +280,7 @@ def test_a_backend_of_framework_operators_is_looked_into():
     aten = moved(lambda: causal_conv3d(X, weight, backend="aten"))
     copied = X.nbytes + 2 * X[:, :, :1].nbytes
     assert aten["copy"][2] == copied and aten["convolution 3x3x3"][1] == copied + weight.nbytes
-    (calls, read, written) = moved(lambda: group_norm_silu(X, 2, backend="cpu"))["group_norm_silu"]
+    (calls, read, written) = moved(lambda: group_norm(X, 2, backend="cpu"))["group_norm"]
     assert (calls, read, written) == (1, 2 * X.nbytes, X.nbytes)
 
 

@@ -51,7 +51,7 @@ def test_measuring():
 def test_a_wrong_result_is_not_timed(monkeypatch, wrong):
     right = OP.backends["reference"]
     monkeypatch.setitem(
-        OP.backends, "reference", Backend("reference", lambda *arguments: wrong(right.call(*arguments)))
+        OP.backends, "reference", Backend("reference", make=lambda *given: wrong(right.make(*given)))
     )
     with pytest.raises(WrongResult, match="reference differs from aten by .* for 1x3x2x4x5 -> 1x16x2x4x5"):
         measure(CELL, "avx512", seconds=1e-9, backend="reference")

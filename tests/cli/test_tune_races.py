@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from causalvae_kernels import explain, group_norm_silu, upsample_conv
+from causalvae_kernels import explain, group_norm, upsample_conv
 from causalvae_kernels.bench import tunable, tune_norms, tune_resampling
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
@@ -32,9 +32,9 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("op", "count"),
     [
-        ("group_norm_silu", 4),
-        ("rms_norm_silu", 4),
-        ("spatial_norm_silu", 4),
+        ("group_norm", 4),
+        ("rms_norm", 4),
+        ("spatial_norm", 4),
         ("upsample_conv", 8),  # two scales, two layouts, one frame in the kernel or three
         ("downsample_conv", 2),
     ],
@@ -75,8 +75,8 @@ def test_auto_goes_by_the_table_of_a_norm(faster, folder, monkeypatch):
     monkeypatch.setattr(GROUP_NORM.tuned, "folder", table.folder)
     monkeypatch.setattr(GROUP_NORM.tuned, "_tables", {})
     x = torch.randn(1, 16, 1, 16, 16)
-    assert explain(group_norm_silu, x, 8).chosen == ("cpu" if faster else "aten")
-    assert explain(group_norm_silu, x[:, :, :, :4, :4], 8).chosen == "aten", "too small for any class"
+    assert explain(group_norm, x, 8).chosen == ("cpu" if faster else "aten")
+    assert explain(group_norm, x[:, :, :, :4, :4], 8).chosen == "aten", "too small for any class"
 
 
 def test_auto_upsamples_by_what_was_measured(folder, monkeypatch):

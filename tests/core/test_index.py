@@ -13,6 +13,7 @@ import torch
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d.spec import output_size
 from causalvae_kernels.ops.causal_pad3d.reference import causal_pad3d_reference, source_index
+from causalvae_kernels.ops.causal_pad3d.spec import PadArgs
 from tests.support import emulation
 from tests.support.cover import pairs
 
@@ -55,12 +56,17 @@ def test_source_pixels_are_the_references(mode):
         assert got == expected
 
 
+def padded_frames(body, state, past, mode):
+    """The frames of one pixel with those in front, as numbers."""
+    return causal_pad3d_reference(PadArgs(body, state, past, (0, 0, 0, 0), mode, "zeros")).flatten().tolist()
+
+
 @pytest.mark.parametrize("mode", ["replicate", "zeros"])
 def test_source_frames_are_the_references(mode):
     for frames, past, has_state in itertools.product(range(1, 6), range(5), (False, True)):
         body = torch.arange(1.0, frames + 1).reshape(1, 1, -1, 1, 1)
         state = -torch.arange(1.0, past + 1).reshape(1, 1, -1, 1, 1) if has_state else None
-        expected = causal_pad3d_reference(body, state, past, (0, 0, 0, 0), mode, "zeros").flatten().tolist()
+        expected = padded_frames(body, state, past, mode)
         for t, value in enumerate(expected):
             name, index = EMULATION.source_frame(t, past, has_state, mode)
             assert {"body": index + 1, "state": -index - 1, "zero": 0}[name] == value
@@ -81,7 +87,7 @@ def seen_by_the_reference(frames, kernel, dilation, stride, has_state, mode):
     body = torch.arange(1.0, frames + 1).reshape(1, 1, -1, 1, 1)
     state = -torch.arange(1.0, past + 1).reshape(1, 1, -1, 1, 1) if has_state else None
     fill = "zeros" if mode == "valid" else mode
-    padded = causal_pad3d_reference(body, state, past, (0, 0, 0, 0), fill, "zeros").flatten().tolist()
+    padded = padded_frames(body, state, past, fill)
     count = outputs(frames, kernel, dilation, stride, mode)
     return [[padded[z * stride + k * dilation] for k in range(kernel)] for z in range(count)]
 
@@ -248,7 +254,7 @@ def test_the_threads_write_every_item_once_and_from_the_right_source(case, front
         x = values(shape, itemsize, seed)
         state = values((*shape[:2], past, *shape[3:]), itemsize, seed + 1) if front == "state" else None
         temporal_mode = "zeros" if front == "state" else front
-        expected = causal_pad3d_reference(x, state, past, halo, temporal_mode, mode)
+        expected = causal_pad3d_reference(PadArgs(x, state, past, halo, temporal_mode, mode))
         border = expected.numel() - x.numel()
         for source, target in itertools.product(LAYOUTS, LAYOUTS):
             source_state = (

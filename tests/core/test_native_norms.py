@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalvae_kernels import group_norm_silu, rms_norm_silu, spatial_norm_silu
+from causalvae_kernels import group_norm, rms_norm, spatial_norm
 from causalvae_kernels.core import native
 
 if native._load()[0] is None:
@@ -130,7 +130,7 @@ def test_two_python_threads_at_once(channels_last, seed):
 
     def work(call):
         x, weight = call
-        return group_norm_silu(x, 8, weight, backend="cpu"), rms_norm_silu(x, weight, backend="cpu")
+        return group_norm(x, 8, weight, backend="cpu"), rms_norm(x, weight, backend="cpu")
 
     alone = [work(call) for call in calls]
     with ThreadPoolExecutor(2) as pool:
@@ -151,11 +151,11 @@ def test_strides_beyond_32_bits(isa, channels_last, seed):
     both = (native.describe(x),) * 2
     numbers = (4, 1e-5, True, False, (1, 1, 1))
     C.group_norm(*both, None, None, None, None, *numbers, "bfloat16", isa, 1)
-    expected = group_norm_silu(near.double(), 4, backend="reference")
+    expected = group_norm(near.double(), 4, backend="reference")
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)
     x.copy_(near)
     C.rms_norm(*both, ones.data_ptr(), None, 0.0, True, "bfloat16", isa, 1)
-    expected = rms_norm_silu(near.double(), ones.double(), backend="reference")
+    expected = rms_norm(near.double(), ones.double(), backend="reference")
     assert torch.allclose(x.double(), expected, rtol=0.02, atol=0.02)
 
 
@@ -177,6 +177,6 @@ def test_a_modulated_plane_is_the_same_in_runs_of_rows(monkeypatch, isa, size, l
     frames, height, width = size
     x = torch.randn(2, 4, frames, height, width + cut)[..., :width]
     scale, shift = torch.randn(2, 2, 4, *latent)
-    y = spatial_norm_silu(x, scale, shift, 2, backend="cpu")
-    oracle = spatial_norm_silu(x.double(), scale.double(), shift.double(), 2, backend="reference")
+    y = spatial_norm(x, scale, shift, 2, backend="cpu")
+    oracle = spatial_norm(x.double(), scale.double(), shift.double(), 2, backend="reference")
     assert torch.linalg.norm(y - oracle) <= 1e-6 * torch.linalg.norm(oracle)

@@ -366,8 +366,15 @@ def test_fingerprint_sees_every_sampled_element():
             changed = tensor.clone()
             changed.view(-1)[index] += 1
             assert module.fingerprint(native.describe(changed), tensor.element_size()) != before
+        window = torch.zeros(*tensor.shape[:4], 2 * tensor.shape[4], dtype=tensor.dtype)[..., ::2]
+        window.copy_(tensor)
+        assert module.fingerprint(native.describe(window), tensor.element_size()) == before
         last = tensor.contiguous(memory_format=torch.channels_last_3d)
-        assert module.fingerprint(native.describe(last), tensor.element_size()) == before
+        before = module.fingerprint(native.describe(last), tensor.element_size())
+        for index in range(tensor.numel()):
+            changed = last.clone()
+            changed.permute(0, 2, 3, 4, 1).reshape(-1)[index] += 1
+            assert module.fingerprint(native.describe(changed), tensor.element_size()) != before
 
 
 def many_weights(count):

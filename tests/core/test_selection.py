@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from causalvae_kernels import (
     causal_conv3d,
     causal_pad3d,
     explain,
-    group_norm_silu,
+    group_norm,
     use_backend,
     use_precision,
 )
@@ -23,6 +24,7 @@ from causalvae_kernels.core.known_issues import known_bad_versions, why_conv3d_i
 from causalvae_kernels.core.op import Backend, Op, all_ops
 from causalvae_kernels.core.precision import resolve_precision
 from causalvae_kernels.core.selection import requested_backend
+from tests.support.backends import replace_backend
 
 X, WEIGHT = torch.zeros(1, 2, 3, 4, 5), torch.zeros(3, 2, 3, 3, 3)
 
@@ -50,25 +52,25 @@ def test_who_decides(monkeypatch):
 def test_a_backend_for_every_op_is_for_those_that_have_it(monkeypatch):
     """On a GPU the norms are Triton's alone, and `cuda` for a whole model must leave them their order."""
     with use_backend("cuda"):
-        answer = explain("group_norm_silu", X, 2)
+        answer = explain("group_norm", X, 2)
         assert (answer.chosen, answer.source) == ("aten", "default")
-        assert torch.equal(group_norm_silu(X, 2), group_norm_silu(X, 2, backend="aten"))
+        assert torch.equal(group_norm(X, 2), group_norm(X, 2, backend="aten"))
         with pytest.raises(BackendUnavailable, match="'cuda' cannot run this call: .*use_backend"):
             causal_pad3d(X, 2)
     monkeypatch.setenv("CAUSALVAE_KERNELS_BACKEND", "cuda")
-    assert explain("group_norm_silu", X, 2).chosen == "aten"
-    with pytest.raises(BackendUnavailable, match="group_norm_silu has no such backend"):
-        group_norm_silu(X, 2, backend="cuda")
+    assert explain("group_norm", X, 2).chosen == "aten"
+    with pytest.raises(BackendUnavailable, match="group_norm has no such backend"):
+        group_norm(X, 2, backend="cuda")
 
 
 def test_precision_the_same_way(monkeypatch):
     assert resolve_precision(None) == "high"
-    monkeypatch.setenv("CAUSALVAE_KERNELS_PRECISION", "fast")
-    assert resolve_precision(None) == "fast"
-    with use_precision("exact"):
-        assert resolve_precision(None) == "exact"
-        assert resolve_precision("high") == "high"
-    assert resolve_precision("") == "fast"
+    monkeypatch.setenv("CAUSALVAE_KERNELS_PRECISION", "exact")
+    assert resolve_precision(None) == "exact"
+    with use_precision("high"):
+        assert resolve_precision(None) == "high"
+        assert resolve_precision("exact") == "exact"
+    assert resolve_precision("") == "exact"
 
 
 def test_a_word_in_the_environment_that_means_nothing(monkeypatch):
@@ -110,7 +112,7 @@ def test_explain_runs_nothing(monkeypatch):
 
     for op in all_ops():
         for backend in op.backends.values():
-            monkeypatch.setitem(op.backends, backend.name, Backend(backend.name, fails, backend.why_not))
+            replace_backend(monkeypatch, op, replace(backend, write=fails, make=fails, bind=None))
     assert explain(causal_pad3d, X, 2).chosen == "aten"
     with pytest.raises(AssertionError):
         causal_pad3d(X, 2)
@@ -119,8 +121,7 @@ def test_explain_runs_nothing(monkeypatch):
 def test_one_predicate_chooses_and_forces(monkeypatch):
     """A backend that says no is skipped by auto and raises, with its sentence, when forced."""
     op = next(op for op in all_ops() if op.name == "causal_pad3d")
-    says_no = Backend("aten", op.backends["aten"].call, lambda *_: "it is Monday")
-    monkeypatch.setitem(op.backends, "aten", says_no)
+    replace_backend(monkeypatch, op, replace(op.backends["aten"], why_not=lambda *_: "it is Monday"))
     assert explain(causal_pad3d, X, 2).chosen == "reference"
     assert torch.equal(causal_pad3d(X, 2), torch.zeros(1, 2, 5, 4, 5))
     with pytest.raises(BackendUnavailable) as raised:
@@ -129,7 +130,7 @@ def test_one_predicate_chooses_and_forces(monkeypatch):
     assert "backend 'aten' cannot run this call: it is Monday" in message
     assert "reference can run this call" in message and "cpu " in message
     for name in ("reference", "cpu"):
-        monkeypatch.setitem(op.backends, name, Backend(name, op.backends[name].call, lambda *_: "nor this"))
+        replace_backend(monkeypatch, op, replace(op.backends[name], why_not=lambda *_: "nor this"))
     with pytest.raises(BackendUnavailable, match="no backend can run this call"):
         causal_pad3d(X, 2)
 
@@ -140,7 +141,7 @@ def test_an_exception_in_a_backend_is_not_swallowed(monkeypatch):
     def breaks(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(op.backends, "aten", Backend("aten", breaks))
+    replace_backend(monkeypatch, op, Backend("aten", make=breaks))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             causal_pad3d(X, 2)
@@ -211,7 +212,7 @@ def test_dtypes_that_a_version_breaks(monkeypatch, version, broken):
 def test_reference_comes_with_the_op():
     for op in all_ops():
         assert isinstance(op, Op) and "reference" in op.backends
-        assert op.backends["reference"].why_not() is None
+        assert op.backends["reference"].why_not(None, "high", None) is None
 
 
 def test_the_native_module_is_built():

@@ -67,21 +67,21 @@ def test_it_runs(op):
 def test_the_same_bits_every_time(case, op, seed):
     call = make_norm_call(op, case, torch.bfloat16, seed, "cuda")
     skip_unless_it_can(op, "triton", **call)
-    first = NORMS[op][0](**call, backend="triton")
-    assert all(torch.equal(NORMS[op][0](**call, backend="triton"), first) for _ in range(5))
+    first = NORMS[op](**call, backend="triton")
+    assert all(torch.equal(NORMS[op](**call, backend="triton"), first) for _ in range(5))
 
 
 def test_two_threads_on_two_streams(op, seed):
     calls = [make_norm_call(op, WIDE[1], torch.bfloat16, seed + i, "cuda") for i in range(2)]
     skip_unless_it_can(op, "triton", **calls[0])
-    expected = [NORMS[op][0](**call, backend="triton") for call in calls]
+    expected = [NORMS[op](**call, backend="triton") for call in calls]
     wrong: list[int] = []
 
     def work(index: int) -> None:
         with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
             torch.cuda.current_stream().wait_stream(torch.cuda.default_stream())
             for _ in range(10):
-                got = NORMS[op][0](**calls[index], backend="triton")
+                got = NORMS[op](**calls[index], backend="triton")
                 torch.cuda.current_stream().synchronize()
                 if not torch.equal(got, expected[index]):
                     wrong.append(index)
@@ -111,12 +111,12 @@ def test_more_than_two_to_the_31_elements(op, seed):
     buffer.body.copy_(frame.expand(shape))
     for name in {"scale", "shift"} & set(call):
         call[name] = call[name][:, :, :1].expand(-1, -1, 36, -1, -1)
-    skip_unless_it_can(f"{op}_", "triton", buffer, buffer.body, **call)
+    skip_unless_it_can(op, "triton", buffer.body, **call, out=buffer)
     with torch.no_grad():
-        NORMS[op][1](buffer, buffer.body, **call, backend="triton")
+        NORMS[op](buffer.body, **call, out=buffer, backend="triton")
         for name in {"scale", "shift"} & set(call):
             call[name] = call[name][:, :, :2]
-        expected = NORMS[op][0](frame.expand(-1, -1, 2, -1, -1), **call, backend="triton")
+        expected = NORMS[op](frame.expand(-1, -1, 2, -1, -1), **call, backend="triton")
     # Every frame is the first one, so that two of them have the statistics of all.
     assert torch.allclose(buffer.body[:, :, -2:].float(), expected.float(), rtol=2e-2, atol=2e-2)
     assert torch.equal(buffer.body[:, :, -1], buffer.body[:, :, 0])
@@ -129,8 +129,8 @@ def test_a_captured_graph_gives_the_same_bits(op, gpu_backend, seed):
     buffer = in_buffer(torch.zeros_like(call["x"]), 2)
 
     def run() -> torch.Tensor:
-        NORMS[op][1](buffer, **call, backend=backend)
-        return NORMS[op][0](**call, backend=backend)
+        NORMS[op](**call, out=buffer, backend=backend)
+        return NORMS[op](**call, backend=backend)
 
     with torch.no_grad():
         side = torch.cuda.Stream()

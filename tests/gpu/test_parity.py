@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from causalvae_kernels import FrameBuffer, causal_conv3d, causal_conv3d_, causal_pad3d, causal_pad3d_
+from causalvae_kernels import FrameBuffer, causal_conv3d, causal_pad3d, causal_pad3d_
 from causalvae_kernels.parity import compare, compare_conv, compare_pad
 from causalvae_kernels.workloads import (
     CONV_CASES,
@@ -40,9 +40,9 @@ def test_convolution_into_a_frame_buffer(case, gpu_backend, seed):
     expected = causal_conv3d(**call, backend=gpu_backend)
     last = {"memory_format": torch.channels_last_3d}
     buffer = FrameBuffer.empty(expected.shape, head_room=2, dtype=expected.dtype, device="cuda", **last)
-    skip_unless_it_can("causal_conv3d_", gpu_backend, buffer.body, **call)
+    skip_unless_it_can("causal_conv3d", gpu_backend, **call, out=buffer.body)
     buffer.storage.fill_(float("nan"))
-    causal_conv3d_(buffer, **call, backend=gpu_backend)
+    causal_conv3d(**call, out=buffer, backend=gpu_backend)
     assert torch.equal(buffer.body, expected)
     assert buffer.storage[:, :, :2].isnan().all()
 

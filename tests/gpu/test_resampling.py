@@ -19,6 +19,7 @@ from causalvae_kernels.workloads import (
     make_upsample_call,
 )
 from tests.support.cancelling import CANCELLING, cancelling_call
+from tests.support.windows import windows_for
 
 from .conftest import skip_unless_it_can
 
@@ -81,6 +82,20 @@ def test_downsampling(case, dtype, gpu_backend, seed):
     skip_unless_it_can("downsample_conv", gpu_backend, **call)
     comparison = compare_downsample(call, gpu_backend)
     assert comparison.passed, comparison
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_into_a_window(op, dtype, gpu_backend, seed):
+    """What the call that allocates gives, perhaps by another tile; nothing around it is touched."""
+    function, make, cases = OPS[op]
+    for case in cases[:6]:
+        call = make(case, dtype, seed, "cuda")
+        skip_unless_it_can(op, gpu_backend, **call)
+        expected = function(**call, backend=gpu_backend)
+        for out, untouched in windows_for(expected):
+            assert function(**call, out=out, backend=gpu_backend) is out
+            torch.testing.assert_close(getattr(out, "body", out), expected, rtol=2**-7, atol=2**-7)
+            assert untouched()
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -37,12 +37,12 @@ for case in PAD_CASES:
     causal_pad3d(**call, backend=backend)
     buffer = in_buffer(call.pop("x"), call.pop("causal_padding"), call.pop("spatial_padding"))
     causal_pad3d_(buffer, **call, backend=backend)
-for op, (fresh, into) in NORMS.items():
+for op, norm in NORMS.items():
     for case in NORM_CASES:
         call = make_norm_call(op, case, torch.bfloat16, 0, "cuda")
         if explain(op, **call, backend=backend).chosen == backend:
-            fresh(**call, backend=backend)
-            into(in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0)), **call, backend=backend)
+            norm(**call, backend=backend)
+            norm(**call, out=in_buffer(torch.zeros_like(call["x"]), 2, (1, 1, 2, 0)), backend=backend)
 kinds = ((1, (1, 2, 2)), (3, (2, 2, 2)), (3, (2, 1, 1)))
 up = [UpsampleCase("up", (1, 64, 2, 7, 9), 96, frames, scale) for frames, scale in kinds]
 for case in (*UPSAMPLE_CASES[:2], *up):

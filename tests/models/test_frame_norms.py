@@ -51,11 +51,11 @@ def test_fresh_and_into_a_buffer(shape, layout, grad, backend):
     for memory_format in (torch.contiguous_format, torch.channels_last_3d):
         buffer = FrameBuffer.empty(shape, head_room=2, halo=(1, 1, 1, 1), memory_format=memory_format)
         buffer.storage.fill_(7)
-        op.into(buffer, x, *op.arguments, **op.options)
+        op.write(buffer, x)
         assert torch.allclose(buffer.body.double(), expected, rtol=1e-4, atol=1e-5)
         assert (buffer.storage[:, :, :2] == 7).all() and (buffer.storage[:, :, :, 0] == 7).all()
     itself = FrameBuffer(x.contiguous(), 0)
-    op.into(itself, itself.storage, *op.arguments, **op.options)
+    op.write(itself, itself.storage)
     assert torch.allclose(itself.storage.double(), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -278,7 +278,6 @@ def test_activations_stay_channels_last(monkeypatch):
         monkeypatch.setattr(conv, name, watched)
 
     watch("causal_conv3d", 0)
-    watch("causal_conv3d_", 1)
     for name in VIDEO:
         vae = build(name)
         swap(vae, backend="cpu")

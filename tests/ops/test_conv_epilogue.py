@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d import aten, epilogue
+from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
 from causalvae_kernels.parity import compare
 from causalvae_kernels.workloads import with_layout
 from causalvae_kernels.workloads.cases import LAYOUTS
@@ -147,9 +148,7 @@ def test_on_a_gpu_the_convolution_gets_no_bias_and_nothing_is_copied(residual, p
         bias = torch.empty(32, dtype=torch.bfloat16, device="cuda")
         added = torch.empty(1, 32, 4, 8, 8, **last) if residual else None
         with Watch() as watch:
-            y = aten.CONV.call(
-                x, weight, bias, None, added, (1, 1, 1), (1, 1, 1), "valid", "zeros", precision
-            )
+            y = aten.CONV.make(ConvArgs(x, weight, bias, residual=added, temporal_mode="valid"), precision)
     assert y.shape == (1, 32, 4, 8, 8)
     assert watch.biased == [precision == "exact"]
     assert watch.names.count("add_") == (precision == "high") + residual  # here without Triton

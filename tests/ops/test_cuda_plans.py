@@ -16,7 +16,6 @@ from causalvae_kernels import (
     BackendUnavailable,
     FrameBuffer,
     causal_conv3d,
-    causal_conv3d_,
     causal_pad3d,
     causal_pad3d_,
     explain,
@@ -24,6 +23,7 @@ from causalvae_kernels import (
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d import cuda as cuda_conv
 from causalvae_kernels.ops.causal_pad3d import cuda as cuda_pad
+from causalvae_kernels.ops.causal_pad3d.spec import PadArgs
 from causalvae_kernels.parity import compare, compare_conv, compare_pad
 from causalvae_kernels.workloads import (
     CONV_CASES,
@@ -182,9 +182,9 @@ def test_into_a_window_of_a_larger_tensor(halo, module, seed):
     out = storage[:, :, 1:, halo : halo + 6, halo : halo + 5]
     if halo and native.cuda_arch(out.device) == "80":
         with pytest.raises(BackendUnavailable, match="'cuda' cannot run .* the output has a halo"):
-            causal_conv3d_(out, **call, backend="cuda")
+            causal_conv3d(**call, out=out, backend="cuda")
         return
-    assert causal_conv3d_(out, **call, backend="cuda") is None
+    assert causal_conv3d(**call, out=out, backend="cuda") is out
     assert torch.equal(out, causal_conv3d(**call, backend="cuda"))
     assert storage.isnan().sum() == storage.numel() - out.numel()
 
@@ -192,7 +192,7 @@ def test_into_a_window_of_a_larger_tensor(halo, module, seed):
 def test_an_output_in_another_layout_is_a_sentence(module, seed):
     call = make_conv_call(ConvCase("", (1, 8, 3, 6, 5), 8), torch.float16, seed)
     with pytest.raises(BackendUnavailable, match="'cuda' cannot run .* the kernel writes into windows of"):
-        causal_conv3d_(torch.empty(1, 8, 3, 6, 5).half(), **call, backend="cuda")
+        causal_conv3d(**call, out=torch.empty(1, 8, 3, 6, 5).half(), backend="cuda")
 
 
 # ---------------------------------------------------------------- refusals
@@ -259,6 +259,7 @@ def test_more_blocks_than_a_launch_has_are_a_sentence(module):
 @pytest.mark.parametrize("size", [(1, 1, 3, 1, 1), (2, 70, 2, 3, 40), (1, 3, 2, 70, 33), (2, 5, 4, 9, 130)])
 def test_the_count_of_blocks_is_no_smaller_than_that_of_the_plan(dtype, size, module, monkeypatch):
     x = torch.zeros(size, dtype=dtype)
+    args = PadArgs(x, None, 2, (0, 0, 0, 0), "replicate", "zeros")
     for memory_format in (torch.contiguous_format, torch.channels_last_3d):
         out = torch.empty((size[0], size[1], size[2] + 2, *size[3:]), dtype=dtype)
         out = out.contiguous(memory_format=memory_format)
@@ -267,9 +268,9 @@ def test_the_count_of_blocks_is_no_smaller_than_that_of_the_plan(dtype, size, mo
         )
         assert transposes is (memory_format == torch.channels_last_3d and size[1] > 1 and size[4] > 1)
         monkeypatch.setattr(cuda_pad, "_MOST_BLOCKS", blocks)
-        assert "blocks" in cuda_pad.why_not(x, None, 2, (0, 0, 0, 0))
+        assert "blocks" in cuda_pad.why_not(args, "high", None)
     monkeypatch.setattr(cuda_pad, "_MOST_BLOCKS", 8 * blocks)
-    assert cuda_pad.why_not(x, None, 2, (0, 0, 0, 0)) is None
+    assert cuda_pad.why_not(args, "high", None) is None
 
 
 def test_tensors_on_the_cpu_are_refused():

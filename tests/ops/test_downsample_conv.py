@@ -15,10 +15,12 @@ from causalvae_kernels.parity import compare_downsample
 from causalvae_kernels.workloads import DOWNSAMPLE_CASES, DownsampleCase, make_downsample_call
 from tests.support.backends import BACKENDS, DTYPES, NAMES
 from tests.support.cover import pairs, quick
+from tests.support.windows import windows_for
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
 
 DOWNSAMPLE = torch.ops.causalvae_kernels.downsample_conv.default
+DOWNSAMPLE_INTO = torch.ops.causalvae_kernels.downsample_conv.out
 
 
 @pairs(case=DOWNSAMPLE_CASES, backend=BACKENDS, dtype=DTYPES)
@@ -165,3 +167,54 @@ def test_flops_and_bytes():
     assert spec.flops((1, 4, 5, 6, 7), (8, 4, 1, 3, 3)) == 2 * 8 * 4 * 9 * 5 * 3 * 3
     assert spec.flops((2, 4, 5, 6, 7), (8, 4, 1, 3, 3), True) == 2 * 2 * 8 * 4 * 9 * 3 * 3 * 3
     assert spec.bytes_moved((1, 4, 5, 6, 7), (8, 4, 1, 3, 3), 2, True) == 2 * (4 * 210 + 8 * 27 + 8 * 4 * 9)
+
+
+# ---------------------------------------------------------------- into memory that is there
+
+
+@pairs(case=DOWNSAMPLE_CASES, backend=BACKENDS, dtype=DTYPES)
+@pytest.mark.every_instruction_set
+def test_into_a_window(case, dtype, backend, seed):
+    """The bits of the call that allocates; nothing around the output is touched."""
+    call = make_downsample_call(case, dtype, seed)
+    expected = downsample_conv(**call, backend=backend)
+    for out, untouched in windows_for(expected):
+        assert downsample_conv(**call, out=out, backend=backend) is out
+        assert torch.equal(getattr(out, "body", out), expected)
+        assert untouched()
+
+
+@pytest.mark.parametrize("compress_time", [False, True])
+def test_out_is_checked(compress_time, backend):
+    x, weight, bias = torch.randn(1, 4, 3, 6, 6), torch.randn(4, 4, 1, 3, 3), torch.randn(4)
+    space = torch.randn(1, 4, 3, 6, 6)
+    out = space[:, :, : 2 if compress_time else 3, 3:, 3:]
+    reads = {"x": space, "weight": space.view(-1)[-144:].view(weight.shape), "bias": out[0, :, 0, 0, 0]}
+    before = space.clone()
+    for name, read in reads.items():
+        call = {"x": x, "weight": weight, "bias": bias, "compress_time": compress_time}
+        with pytest.raises(InvalidInput, match=f"downsample_conv: out shares memory with {name}, "):
+            downsample_conv(**call | {name: read}, out=out, backend=backend)
+    assert torch.equal(space, before)
+    given = {"compress_time": compress_time, "backend": backend}
+    with pytest.raises(InvalidInput, match="elements share memory, expected a place for each"):
+        downsample_conv(x, weight, out=torch.zeros(1).expand(out.shape), **given)
+    with pytest.raises(InvalidInput, match=r"out has shape .*, expected \(1, 4, [23], 3, 3\)"):
+        downsample_conv(x, weight, out=out[..., :2], **given)
+    with pytest.raises(InvalidInput, match="out is torch.float64 on cpu, expected torch.float32"):
+        downsample_conv(x, weight, out=out.double(), **given)
+    with pytest.raises(InvalidInput, match="requires a gradient"):
+        downsample_conv(x, weight.requires_grad_(), out=out, **given)
+    weight.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InvalidInput, match="expected no autocast"):
+        downsample_conv(x, weight, out=out, **given)
+
+
+@pytest.mark.one_backend
+def test_opcheck_into(backend):
+    call = make_downsample_call(DownsampleCase("o", (1, 4, 3, 5, 6), 5, True), torch.float32, 1)
+    out = torch.zeros(1, 5, 2, 2, 3)
+    arguments = (call["x"], call["weight"], call["bias"], True, backend, "high")
+    torch.library.opcheck(DOWNSAMPLE_INTO, (out, *arguments))
+    DOWNSAMPLE_INTO(out, *arguments)
+    assert torch.equal(out, downsample_conv(**call, backend=backend))

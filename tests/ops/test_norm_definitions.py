@@ -11,14 +11,14 @@ from causalvae_kernels import (
     FrameBuffer,
     InvalidInput,
     explain,
-    group_norm_silu,
-    rms_norm_silu,
-    spatial_norm_silu,
+    group_norm,
+    rms_norm,
+    spatial_norm,
 )
-from causalvae_kernels.ops.group_norm_silu import spec as group_spec
-from causalvae_kernels.ops.rms_norm_silu import spec as rms_spec
-from causalvae_kernels.ops.spatial_norm_silu import spec as spatial_spec
-from causalvae_kernels.ops.spatial_norm_silu.spec import repeats
+from causalvae_kernels.ops.group_norm import spec as group_spec
+from causalvae_kernels.ops.rms_norm import spec as rms_spec
+from causalvae_kernels.ops.spatial_norm import spec as spatial_spec
+from causalvae_kernels.ops.spatial_norm.spec import repeats
 
 
 def test_group_norm_is_its_formula(seed):
@@ -32,9 +32,9 @@ def test_group_norm_is_its_formula(seed):
             variance = ((group - mean) ** 2).sum() / group.numel()
             expected[b, 2 * g : 2 * g + 2] = (group - mean) / (variance + 1e-3).sqrt()
     expected = expected * weight.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)
-    got = group_norm_silu(x, 3, weight, bias, eps=1e-3, silu=False, backend="reference")
+    got = group_norm(x, 3, weight, bias, eps=1e-3, activation=None, backend="reference")
     assert torch.allclose(got, expected, rtol=0, atol=1e-12)
-    got = group_norm_silu(x, 3, weight, bias, eps=1e-3, backend="reference")
+    got = group_norm(x, 3, weight, bias, eps=1e-3, backend="reference")
     assert torch.allclose(got, expected / (1 + torch.exp(-expected)), rtol=0, atol=1e-12)
 
 
@@ -66,9 +66,9 @@ def test_spatial_norm_is_that_of_diffusers(size, dtype, seed):
         small = [conv(zq)[0] for conv in (norm.conv_y, norm.conv_b)]
     gn = norm.norm_layer
     parameters = (gn.num_groups, gn.weight.detach(), gn.bias.detach())
-    got = spatial_norm_silu(f, *large, *parameters, eps=gn.eps, silu=False, backend="reference")
+    got = spatial_norm(f, *large, *parameters, eps=gn.eps, activation=None, backend="reference")
     assert torch.equal(got, expected)
-    got = spatial_norm_silu(f, *small, *parameters, eps=gn.eps, silu=False, backend="reference")
+    got = spatial_norm(f, *small, *parameters, eps=gn.eps, activation=None, backend="reference")
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
     assert torch.allclose(got.float(), expected.float(), rtol=tolerance, atol=tolerance)
 
@@ -92,9 +92,9 @@ def test_rms_norm_is_that_of_diffusers_to_the_bit(images, bias, dtype, seed):
         expected = torch.stack([norm(x[:, :, t]) for t in range(3)], dim=2) if images else norm(x)
     gamma, beta = norm.gamma.detach(), norm.bias.detach() if bias else None
     for backend, precision in (("reference", None), ("aten", "exact")):
-        got = rms_norm_silu(x, gamma, beta, silu=False, backend=backend, precision=precision)
+        got = rms_norm(x, gamma, beta, activation=None, backend=backend, precision=precision)
         assert torch.equal(got, expected)
-        got = rms_norm_silu(x, gamma, beta, backend=backend, precision=precision)
+        got = rms_norm(x, gamma, beta, backend=backend, precision=precision)
         assert torch.equal(got, F.silu(expected))
 
 
@@ -107,7 +107,7 @@ def test_rms_norm_with_eps_is_that_of_ltx(dtype, seed):
     x = x.to(dtype)
     first, second = normalization.RMSNorm(24, eps=1e-8, elementwise_affine=False), ltx2.PerChannelRMSNorm()
     oracle = first(x.double().movedim(1, -1)).movedim(-1, 1)
-    got = rms_norm_silu(x, torch.ones(24, dtype=dtype), eps=1e-8, silu=False, backend="reference").double()
+    got = rms_norm(x, torch.ones(24, dtype=dtype), eps=1e-8, activation=None, backend="reference").double()
     most = 4 * torch.finfo(dtype).eps
     # Nothing else is as small as these pixels: a norm without eps makes ones of them.
     assert oracle[..., 0].abs().max() < 0.1
@@ -146,7 +146,7 @@ def check_repeats(large, small):
 def test_frames_that_nothing_can_be_repeated_to_are_refused():
     x, small = torch.zeros(1, 4, 3, 4, 4), torch.zeros(1, 4, 1, 2, 2)
     with pytest.raises(InvalidInput, match="expected at least 2"):
-        spatial_norm_silu(x, small, small, 2)
+        spatial_norm(x, small, small, 2)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_bad_input_gets_a_sentence(change, words):
     small = torch.zeros(1, 4, 1, 2, 2)
     call = {"x": torch.zeros(1, 4, 2, 4, 4), "scale": small, "shift": small, "num_groups": 2} | change
     with pytest.raises(InvalidInput, match=words):
-        spatial_norm_silu(**call)
+        spatial_norm(**call)
 
 
 def test_scale_of_another_dtype_promotes(backend, seed):
@@ -173,10 +173,10 @@ def test_scale_of_another_dtype_promotes(backend, seed):
     x, small = torch.randn(1, 4, 2, 4, 4), torch.randn(1, 4, 1, 2, 2)
     for x_dtype, dtype in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
         call = (x.to(x_dtype), small.to(dtype), small.to(dtype), 2)
-        expected = spatial_norm_silu(*call, backend="reference")
+        expected = spatial_norm(*call, backend="reference")
         assert expected.dtype == torch.float32
         if backend == "aten":
-            got = spatial_norm_silu(*call, backend=backend)
+            got = spatial_norm(*call, backend=backend)
             assert got.dtype == torch.float32 and torch.allclose(got, expected, rtol=1e-2, atol=1e-2)
 
 
@@ -195,13 +195,13 @@ def test_auto_takes_no_kernel_that_was_not_measured():
     x, weight = torch.zeros(1, 8, 2, 4, 4), torch.ones(8)
     small = torch.zeros(1, 8, 1, 2, 2)
     for op, arguments in (
-        (group_norm_silu, (x, 2, weight)),
-        (spatial_norm_silu, (x, small, small, 2, weight)),
-        (rms_norm_silu, (x, weight)),
+        (group_norm, (x, 2, weight)),
+        (spatial_norm, (x, small, small, 2, weight)),
+        (rms_norm, (x, weight)),
     ):
         answer = explain(op, *arguments)
         assert answer.chosen == "aten"
-        into = explain(f"{op.__name__}_", FrameBuffer(torch.zeros_like(x), 0), *arguments)
+        into = explain(op, *arguments, out=FrameBuffer(torch.zeros_like(x), 0))
         assert into.chosen == "aten"
 
 
@@ -210,11 +210,11 @@ def test_why_a_kernel_cannot_run_is_a_sentence(backend):
     x, uneven = torch.zeros(1, 8, 4, 6, 6), torch.zeros(1, 8, 4, 2, 3)
     half = x.bfloat16()
     calls = (
-        (spatial_norm_silu, (x, uneven, uneven, 2), "1, 2, 4, ... times"),
-        (spatial_norm_silu, (half, x, x, 2), "torch.float32"),
-        (spatial_norm_silu, (x, half, half, 2), "torch.bfloat16"),
-        (rms_norm_silu, (half, torch.ones(8)), "the result torch.float32"),
-        (group_norm_silu, (x.double(), 2), "not torch.float64"),
+        (spatial_norm, (x, uneven, uneven, 2), "1, 2, 4, ... times"),
+        (spatial_norm, (half, x, x, 2), "torch.float32"),
+        (spatial_norm, (x, half, half, 2), "torch.bfloat16"),
+        (rms_norm, (half, torch.ones(8)), "the result torch.float32"),
+        (group_norm, (x.double(), 2), "not torch.float64"),
     )
     for op, arguments, words in calls:
         if backend == "aten":

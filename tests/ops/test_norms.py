@@ -1,8 +1,6 @@
-"""`group_norm_silu`, `spatial_norm_silu`, `rms_norm_silu` and their in-place twins: what they share."""
+"""`group_norm`, `spatial_norm`, `rms_norm`, fresh and into memory that is there: what they share."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 
 from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput
 from causalvae_kernels.core.layout import is_channels_last_3d
+from causalvae_kernels.core.op import all_ops
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
@@ -38,12 +37,12 @@ def fresh_compiler():
 def operator_arguments(op, call):
     """The arguments of the operator but for backend and precision."""
     names = {
-        "group_norm_silu": ("x", "weight", "bias", "num_groups"),
-        "spatial_norm_silu": ("x", "scale", "shift", "weight", "bias", "num_groups"),
-        "rms_norm_silu": ("x", "weight", "bias"),
+        "group_norm": ("x", "weight", "bias", "num_groups"),
+        "spatial_norm": ("x", "scale", "shift", "weight", "bias", "num_groups"),
+        "rms_norm": ("x", "weight", "bias"),
     }[op]
-    eps = call.get("eps", 0.0 if op == "rms_norm_silu" else 1e-5)
-    return (*(call.get(name) for name in names), eps, call["silu"])
+    eps = call.get("eps", 0.0 if op == "rms_norm" else 1e-5)
+    return (*(call.get(name) for name in names), eps, call["activation"] == "silu")
 
 
 @pairs(case=NORM_CASES, backend=BACKENDS, dtype=DTYPES, in_place=[False, True])
@@ -51,7 +50,7 @@ def operator_arguments(op, call):
 def test_backend_against_the_oracle(case, op, dtype, in_place, backend, seed):
     call = make_norm_call(op, case, dtype, seed)
     if backend != "aten" and why_not(op, call, backend):
-        assert case.name in ("no repeats divide", "three times") and op == "spatial_norm_silu"
+        assert case.name in ("no repeats divide", "three times") and op == "spatial_norm"
         return
     comparison = compare_norm(op, call, backend, in_place=in_place)
     assert comparison.passed, comparison
@@ -59,7 +58,7 @@ def test_backend_against_the_oracle(case, op, dtype, in_place, backend, seed):
 
 def why_not(op, call, backend):
     try:
-        NORMS[op][0](**call, backend=backend)
+        NORMS[op](**call, backend=backend)
     except BackendUnavailable as error:
         return str(error)
     return None
@@ -75,17 +74,17 @@ def test_aten_in_the_exact_tier_gives_the_bits_of_the_reference(case, op, in_pla
 @pytest.mark.parametrize("case", NORM_CASES, ids=lambda c: c.name)
 def test_aten_in_float64(case, op, seed):
     call = make_norm_call(op, case, torch.float64, seed)
-    got, expected = (NORMS[op][0](**call, backend=b) for b in ("aten", "reference"))
+    got, expected = (NORMS[op](**call, backend=b) for b in ("aten", "reference"))
     assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_exact_is_refused_by_what_sums_in_another_order(op, backend):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     if backend == "aten":
-        NORMS[op][0](**call, backend=backend, precision="exact")
+        NORMS[op](**call, backend=backend, precision="exact")
         return
     with pytest.raises(BackendUnavailable, match="precision 'exact'"):
-        NORMS[op][0](**call, backend=backend, precision="exact")
+        NORMS[op](**call, backend=backend, precision="exact")
 
 
 @given(data=st.data())
@@ -130,21 +129,21 @@ def test_random_shapes_strides_and_dtypes(data):
 def test_any_layout_into_any_other(op, layout, into, backend, seed):
     case = NormCase("cross", (2, 20, 3, 6, 7), 4, (2, 3, 7), layout)
     call = make_norm_call(op, case, torch.float32, seed)
-    expected = NORMS[op][0](**call, backend="reference")
+    expected = NORMS[op](**call, backend="reference")
     buffer = FrameBuffer.empty(case.shape, head_room=2, halo=(1, 0, 1, 2), memory_format=into)
-    NORMS[op][1](buffer, **call, backend=backend)
+    NORMS[op](**call, out=buffer, backend=backend)
     assert torch.allclose(buffer.body, expected, rtol=1e-4, atol=1e-5)
-    if backend != "aten" and op != "rms_norm_silu":  # the statistics are those of x, wherever the result goes
-        assert torch.equal(buffer.body, NORMS[op][0](**call, backend=backend))
+    if backend != "aten" and op != "rms_norm":  # the statistics are those of x, wherever the result goes
+        assert torch.equal(buffer.body, NORMS[op](**call, backend=backend))
 
 
 @pairs(layout=["contiguous", "channels_last_3d"], dtype=DTYPES, backend=BACKENDS)
 def test_x_may_be_the_body_itself(op, layout, dtype, backend, seed):
     case = NormCase("itself", (2, 37, 3, 6, 7), 1, (2, 3, 7), layout)
     call = make_norm_call(op, case, dtype, seed)
-    expected = NORMS[op][0](**call, backend=backend)
+    expected = NORMS[op](**call, backend=backend)
     buffer = in_buffer(call.pop("x"), 2, (1, 1, 1, 1))
-    NORMS[op][1](buffer, buffer.body, **call, backend=backend)
+    NORMS[op](buffer.body, **call, out=buffer, backend=backend)
     if backend == "aten":  # the bits of the framework's SiLU depend on the layout
         assert torch.allclose(buffer.body.float(), expected.float(), rtol=1e-2, atol=1e-5)
     else:
@@ -162,7 +161,7 @@ def test_the_same_bits_from_one_and_two_threads(op, layout, backend, seed):
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(NORMS[op][0](**call, backend=backend))
+            results.append(NORMS[op](**call, backend=backend))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
@@ -173,15 +172,15 @@ def test_one_pixel_has_no_layout(op, backend, seed):
     case = NormCase("one pixel", (8, 8, 1, 1, 1), 4, mean=1.0, deviation=2.0)
     call = make_norm_call(op, case, torch.float32, seed)
     x = call["x"].contiguous()
-    expected = NORMS[op][0](**call, backend=backend)
+    expected = NORMS[op](**call, backend=backend)
     call["x"] = torch.empty_strided(x.shape, (8, 1, 8, 8, 8)).copy_(x)
     assert call["x"].is_contiguous() and call["x"].stride() != x.stride()
-    assert torch.equal(NORMS[op][0](**call, backend=backend), expected)
+    assert torch.equal(NORMS[op](**call, backend=backend), expected)
 
 
 def test_memory_format_follows_the_input(op, backend):
     call = make_norm_call(op, SMALL, torch.float32, 0)
-    norm = NORMS[op][0]
+    norm = NORMS[op]
     x = call.pop("x")
     last = x.contiguous(memory_format=torch.channels_last_3d)
     assert norm(x, **call, backend=backend).is_contiguous()
@@ -195,8 +194,8 @@ def test_a_constant_frame_is_no_division_by_zero(op, dtype, backend):
     call = make_norm_call(op, SMALL, dtype, 0)
     for value in (0.0, 5.0):
         call["x"] = torch.full_like(call["x"], value)
-        got = NORMS[op][0](**call, backend=backend)
-        expected = NORMS[op][0](**call, backend="reference")
+        got = NORMS[op](**call, backend=backend)
+        expected = NORMS[op](**call, backend="reference")
         assert got.isfinite().all()
         assert torch.allclose(got.float(), expected.float(), rtol=1e-2, atol=1e-2)
 
@@ -205,8 +204,8 @@ def test_what_is_not_finite_stays_so(op, backend):
     """A NaN spoils its group, or its pixel, and nothing else."""
     call = make_norm_call(op, SMALL, torch.float32, 0)
     call["x"][1, 2, 1, 1, 1] = float("nan")
-    got = NORMS[op][0](**call, backend=backend).isnan()
-    assert torch.equal(got, NORMS[op][0](**call, backend="reference").isnan())
+    got = NORMS[op](**call, backend=backend).isnan()
+    assert torch.equal(got, NORMS[op](**call, backend="reference").isnan())
     assert got.any() and not got.all()
 
 
@@ -215,14 +214,14 @@ def test_float32_parameters_beside_half_precision(op, low, backend, seed):
     call = make_norm_call(op, SMALL, low, seed)
     for name in ("weight", "bias"):
         call[name] = call[name].float()
-    expected = NORMS[op][0](**call, backend="reference")
-    assert expected.dtype == (torch.float32 if op == "rms_norm_silu" else low)
+    expected = NORMS[op](**call, backend="reference")
+    assert expected.dtype == (torch.float32 if op == "rms_norm" else low)
     if backend != "aten" and why_not(op, call, backend):
-        assert op == "rms_norm_silu"
+        assert op == "rms_norm"
         return
     comparison = compare_norm(op, call, backend)
     assert comparison.passed, comparison
-    assert NORMS[op][0](**call, backend=backend).dtype == expected.dtype
+    assert NORMS[op](**call, backend=backend).dtype == expected.dtype
 
 
 @pytest.mark.one_backend
@@ -233,12 +232,12 @@ def test_autocast_gives_the_frameworks_dtypes(op, low, given, backend):
     with torch.autocast("cpu", dtype=low):
         x = call["x"]
         expected = torch.nn.functional.group_norm(x, 3, **plain).dtype
-        if op == "rms_norm_silu":
+        if op == "rms_norm":
             expected = (torch.nn.functional.normalize(x, dim=1) * plain["weight"].view(-1, 1, 1, 1)).dtype
         if backend != "aten" and why_not(op, call | plain, backend):
-            assert op == "rms_norm_silu" and given != torch.float32
+            assert op == "rms_norm" and given != torch.float32
             return
-        got = NORMS[op][0](**(call | plain), backend=backend)
+        got = NORMS[op](**(call | plain), backend=backend)
     assert got.dtype == expected
 
 
@@ -251,7 +250,7 @@ def test_opcheck(op, layout, backend):
     torch.library.opcheck(getattr(OPS, op).default, (*operator_arguments(op, leaves), backend, ""))
     plain = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
     out = torch.zeros(case.shape)
-    torch.library.opcheck(getattr(OPS, f"{op}_").default, (out, *operator_arguments(op, plain), backend, ""))
+    torch.library.opcheck(getattr(OPS, op).out, (out, *operator_arguments(op, plain), backend, ""))
 
 
 @pairs(silu=[True, False], affine=[True, False], eps=[None, 0.5])
@@ -261,7 +260,7 @@ def test_gradients_of_everything(op, silu, affine, eps, seed):
     names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
 
     def norm(*tensors):
-        return NORMS[op][0](**(call | dict(zip(names, tensors, strict=True))))
+        return NORMS[op](**(call | dict(zip(names, tensors, strict=True))))
 
     leaves = tuple(call[name].clone().requires_grad_() for name in names)
     assert torch.autograd.gradcheck(norm, leaves)
@@ -272,11 +271,11 @@ def test_gradients_are_those_of_the_reference_whatever_the_backend(op, dtype, ba
     call = make_norm_call(op, SMALL, dtype, seed)
     names = [name for name, v in call.items() if isinstance(v, torch.Tensor)]
     leaves = {name: call[name].clone().requires_grad_() for name in names}
-    NORMS[op][0](**(call | leaves), backend=backend).square().sum().backward()
+    NORMS[op](**(call | leaves), backend=backend).square().sum().backward()
     # The reference as plain PyTorch, differentiated by the framework, in float64.
-    module = import_module(f"causalvae_kernels.ops.{op}.reference")
+    reference = next(o for o in all_ops() if o.name == op)
     plain = {name: call[name].double().requires_grad_() for name in names}
-    y = getattr(module, f"{op}_reference")(*operator_arguments(op, call | plain))
+    y = reference.reference(reference.args(*operator_arguments(op, call | plain)))
     y.square().sum().backward()
     close = 1e-3 if dtype == torch.float32 else 0.05
     for name in names:
@@ -289,7 +288,7 @@ def test_gradients_are_those_of_the_reference_whatever_the_backend(op, dtype, ba
 def test_only_the_wanted_gradients_are_computed(op, backend):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     call["weight"].requires_grad_()
-    NORMS[op][0](**call, backend=backend).sum().backward()
+    NORMS[op](**call, backend=backend).sum().backward()
     assert call["weight"].grad is not None and call["x"].grad is None and call["bias"].grad is None
 
 
@@ -301,10 +300,10 @@ def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
     x = call.pop("x")
 
     def step(x):
-        fresh = NORMS[op][0](x * 2, **call, backend=backend)
+        fresh = NORMS[op](x * 2, **call, backend=backend)
         buffer = FrameBuffer.empty(x.shape, head_room=2, memory_format=torch.channels_last_3d)
         buffer.storage.zero_()
-        NORMS[op][1](buffer, fresh, **call, backend=backend)
+        NORMS[op](fresh, **call, out=buffer, backend=backend)
         return fresh, buffer.storage
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -319,7 +318,7 @@ def test_compiled_into_the_body_that_is_read(op, backend, fresh_compiler):
 
     def step(storage):
         buffer = FrameBuffer(storage, 2)
-        NORMS[op][1](buffer, buffer.body, **call, backend=backend)
+        NORMS[op](buffer.body, **call, out=buffer, backend=backend)
 
     plain, compiled = (in_buffer(x, 2).storage.nan_to_num() for _ in range(2))
     step(plain)
@@ -337,7 +336,7 @@ def test_compiles_with_inductor(op, backend, fresh_compiler):
     x = call.pop("x")
 
     def step(x):
-        return NORMS[op][0](x.relu(), **call, backend=backend) * 2
+        return NORMS[op](x.relu(), **call, backend=backend) * 2
 
     assert torch.allclose(torch.compile(step, fullgraph=True)(x), step(x), rtol=1e-4, atol=1e-4)
 
@@ -347,10 +346,10 @@ def test_a_tensor_whose_sign_is_a_flag(op, backend):
     x = torch.view_as_complex(torch.stack([call["x"], call["x"]], -1)).conj().imag
     assert x.is_neg()
     call["x"] = x
-    expected = NORMS[op][0](**(call | {"x": x.clone()}), backend="reference")
-    assert torch.allclose(NORMS[op][0](**call, backend=backend), expected, atol=1e-4)
+    expected = NORMS[op](**(call | {"x": x.clone()}), backend="reference")
+    assert torch.allclose(NORMS[op](**call, backend=backend), expected, atol=1e-4)
     buffer = FrameBuffer(torch.zeros_like(x), 0)
-    NORMS[op][1](buffer, **call, backend=backend)
+    NORMS[op](**call, out=buffer, backend=backend)
     assert torch.allclose(buffer.body, expected, atol=1e-4)
 
 
@@ -358,10 +357,10 @@ def test_in_place_refuses_to_lose_a_gradient(op):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     call["weight"].requires_grad_()
     buffer = in_buffer(call["x"], 1)
-    with pytest.raises(InvalidInput, match=f"would lose it; use {op}"):
-        NORMS[op][1](buffer, **call)
+    with pytest.raises(InvalidInput, match=f"{op}: .* would lose it; leave out away"):
+        NORMS[op](**call, out=buffer)
     with torch.no_grad():
-        NORMS[op][1](buffer, **call)
+        NORMS[op](**call, out=buffer)
 
 
 def test_in_place_refuses_what_lies_in_part_under_the_body(op, backend):
@@ -370,7 +369,7 @@ def test_in_place_refuses_what_lies_in_part_under_the_body(op, backend):
     buffer = in_buffer(x, 1)
     shifted = buffer.storage[:, :, :-1]
     with pytest.raises(InvalidInput, match="expected other memory"):
-        NORMS[op][1](buffer, shifted, **call, backend=backend)
+        NORMS[op](shifted, **call, out=buffer, backend=backend)
 
 
 def test_in_place_is_noticed_by_autograd(op, backend):
@@ -379,7 +378,7 @@ def test_in_place_is_noticed_by_autograd(op, backend):
     buffer = FrameBuffer(torch.ones_like(call["x"]), 0)
     leaf = torch.ones_like(call["x"]).requires_grad_()
     product = leaf * buffer.body
-    NORMS[op][1](buffer, **call, backend=backend)
+    NORMS[op](**call, out=buffer, backend=backend)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
 
@@ -394,6 +393,8 @@ def test_in_place_is_noticed_by_autograd(op, backend):
         ({"weight": torch.zeros(6, dtype=torch.float64)}, "weight is torch.float64 and x is torch.float32"),
         ({"bias": torch.zeros(6, dtype=torch.bfloat16)}, "bias is torch.bfloat16"),
         ({"eps": -1e-6}, "eps is -1e-06, expected a number that is not negative"),
+        ({"activation": True}, "activation is True, expected 'silu' or None"),
+        ({"activation": "relu"}, "activation is 'relu', expected 'silu' or None"),
         ({"backend": "fast"}, "expected one of"),
         ({"precision": "best"}, "expected one of"),
     ],
@@ -401,19 +402,32 @@ def test_in_place_is_noticed_by_autograd(op, backend):
 def test_bad_input_gets_a_sentence(op, change, words):
     call = make_norm_call(op, SMALL, torch.float32, 0) | change
     with pytest.raises(InvalidInput, match=words):
-        NORMS[op][0](**call)
+        NORMS[op](**call)
     if "backend" not in change and "precision" not in change:
         buffer = FrameBuffer(torch.zeros(SMALL.shape), 0)
         with pytest.raises(InvalidInput, match=words):
-            NORMS[op][1](buffer, **call)
+            NORMS[op](**call, out=buffer)
 
 
-def test_in_place_checks_its_destination(op):
+def test_out_is_given_back_and_may_be_a_tensor(op, backend):
+    call = make_norm_call(op, SMALL, torch.float32, 0)
+    expected = NORMS[op](**call, backend="reference")
+    space = torch.full([2 * n for n in SMALL.shape], 7.0)
+    cut = space[tuple(slice(0, 2 * n, 2) for n in SMALL.shape)]
+    for out in (torch.zeros(SMALL.shape), cut, in_buffer(torch.zeros(SMALL.shape), 2)):
+        assert NORMS[op](**call, out=out, backend=backend) is out
+        assert torch.allclose(out.body if isinstance(out, FrameBuffer) else out, expected, atol=1e-5)
+    cut.fill_(7.0)
+    assert (space == 7.0).all()
+
+
+def test_out_is_checked(op):
     call = make_norm_call(op, SMALL, torch.float32, 0)
     for buffer, words in (
-        (torch.zeros(SMALL.shape), "expected a FrameBuffer"),
-        (FrameBuffer(torch.zeros(2, 6, 3, 4, 5), 0), "body of the buffer has shape"),
-        (FrameBuffer(torch.zeros(SMALL.shape, dtype=torch.bfloat16), 0), "the buffer is torch.bfloat16"),
+        ([1.0], "out is a list, expected a tensor"),
+        (torch.zeros(SMALL.shape, dtype=torch.bfloat16), "out is torch.bfloat16"),
+        (FrameBuffer(torch.zeros(2, 6, 3, 4, 5), 0), "out has shape"),
+        (FrameBuffer(torch.zeros(SMALL.shape, dtype=torch.bfloat16), 0), "out is torch.bfloat16"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            NORMS[op][1](buffer, **call)
+            NORMS[op](**call, out=buffer)

@@ -24,8 +24,8 @@ def test_rows_of_several_tiles_and_pieces(layout, dtype, steps, seed, monkeypatc
     monkeypatch.setattr(triton_group_norm, "_PROGRAMS", 1)
     monkeypatch.setattr(triton_group_norm, "_MOST_STEPS", steps)
     case = NormCase("long rows", (2, 256, 2, 1, 57), 4, layout=layout, mean=5.0)
-    call = make_norm_call("group_norm_silu", case, dtype, seed)
-    comparison = compare_norm("group_norm_silu", call, "triton")
+    call = make_norm_call("group_norm", case, dtype, seed)
+    comparison = compare_norm("group_norm", call, "triton")
     assert comparison.passed, comparison
 
 
@@ -63,9 +63,9 @@ def test_pieces_are_as_long_as_they_say(steps, seed, monkeypatch):
 def test_more_channels_than_registers_hold(channels, dtype, layout, seed):
     """Up to 1,024 a pixel is read once; beyond that twice, also where it is written over."""
     case = NormCase("many channels", (1, channels, 1, 3, 4), 4, layout=layout)
-    call = make_norm_call("rms_norm_silu", case, dtype, seed)
-    comparison = compare_norm("rms_norm_silu", call, "triton", in_place=True)
+    call = make_norm_call("rms_norm", case, dtype, seed)
+    comparison = compare_norm("rms_norm", call, "triton", in_place=True)
     assert comparison.passed, comparison
-    call = make_norm_call("group_norm_silu", case, dtype, seed)
-    comparison = compare_norm("group_norm_silu", call, "triton")
+    call = make_norm_call("group_norm", case, dtype, seed)
+    comparison = compare_norm("group_norm", call, "triton")
     assert comparison.passed, comparison

@@ -89,11 +89,10 @@ class Fresh(TorchDispatchMode):
 def allocated(name, backend, *arguments, **keywords):
     """Return the sizes of what a backend allocates, the packed weights being there already."""
     op = next(op for op in all_ops() if op.name == name)
-    prepared = op.prepare(*arguments, **keywords)
-    call = op.backends[backend].call  # below the operator, which hides what is inside
-    call(*prepared, "high")
+    args, out = op.prepare(*arguments, **keywords)
+    op.run(args, out, backend, "high")  # below the operator, which hides what is inside
     with Fresh() as fresh:
-        call(*prepared, "high")
+        op.run(args, out, backend, "high")
     return sorted(fresh.elements)
 
 

@@ -12,6 +12,7 @@ from causalvae_kernels import causal_conv3d, downsample_conv, explain, upsample_
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
 from causalvae_kernels.ops.causal_conv3d import triton_call
 from causalvae_kernels.ops.causal_conv3d.folds import ALL, NONE, PAIRS, Fold, single_frame
+from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
 from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose
 from causalvae_kernels.ops.downsample_conv import reference as downsample_reference
 from causalvae_kernels.ops.downsample_conv import spec as downsample_spec
@@ -27,6 +28,7 @@ from causalvae_kernels.workloads import (
     with_layout,
 )
 from tests.support.cancelling import CANCELLING, cancelling_call
+from tests.support.windows import windows_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not interpreting() else "cpu")
 needs_triton = pytest.mark.skipif(why_no_triton(DEVICE) is not None, reason=str(why_no_triton(DEVICE)))
@@ -89,6 +91,27 @@ def test_upsampling_in_float32(case, seed):
 def test_downsampling_against_the_oracle(case, dtype, seed):
     comparison = compare_downsample(on_device(make_downsample_call(case, dtype, seed)), "triton")
     assert comparison.passed, comparison
+
+
+@needs_triton
+@pytest.mark.parametrize("case", UPSAMPLE[:1] + UPSAMPLE[9:11] + UPSAMPLE[-3:-2], ids=lambda c: c.name)
+def test_upsampling_into_a_window(case, seed):
+    """What the call that allocates gives, perhaps by another tile; nothing around it is touched."""
+    _check_windows(upsample_conv, on_device(make_upsample_call(case, torch.bfloat16, seed)))
+
+
+@needs_triton
+@pytest.mark.parametrize("case", DOWNSAMPLE[:4], ids=lambda c: c.name)
+def test_downsampling_into_a_window(case, seed):
+    _check_windows(downsample_conv, on_device(make_downsample_call(case, torch.float32, seed)))
+
+
+def _check_windows(op, call):
+    expected = op(**call, backend="triton")
+    for out, untouched in windows_for(expected):
+        assert op(**call, out=out, backend="triton") is out
+        torch.testing.assert_close(getattr(out, "body", out), expected, rtol=2**-7, atol=2**-7)
+        assert untouched()
 
 
 @needs_triton
@@ -182,28 +205,27 @@ TAPS = {
 
 @pytest.mark.parametrize(("kernel_frames", "scale", "taps", "split"), TAPS.values(), ids=TAPS)
 def test_the_multiplications_are_those_of_the_floor_and_the_low_parts(kernel_frames, scale, taps, split):
-    from causalvae_kernels.ops.upsample_conv import triton
+    from causalvae_kernels.ops.upsample_conv import triton_plan
     from causalvae_kernels.ops.upsample_conv import triton_run as run
 
     assert math.prod(spec.folded_kernel((kernel_frames, 3, 3), scale)) == taps
     for kind, wanted in ((torch.float32, taps), (torch.bfloat16, split), (torch.float16, split)):
         x = torch.empty(2, 8, 3, 4, 5, dtype=kind, device="meta")
         weight = x.new_empty(16, 8, kernel_frames, 3, 3)
-        arguments = (x, weight, None, None, scale, True, "replicate", "zeros")
-        out, found = triton.prepare(*arguments)
-        launched = multiplications(run.launches(found, arguments, 90))
+        args = spec.UpsampleArgs(x, weight, None, None, scale, True, "replicate", "zeros")
+        found = triton_plan.plan(x.new_empty(args.out_shape), args)
+        launched = multiplications(run.launches(found, args, 90))
         assert 2 * launched * taps == spec.flops(x.shape, weight.shape, scale) * wanted
 
 
 @pytest.mark.parametrize("compress_time", [False, True])
 def test_downsampling_multiplies_what_the_floor_says(compress_time):
-    from causalvae_kernels.ops.downsample_conv import triton
     from causalvae_kernels.ops.downsample_conv import triton_run as run
 
     x = torch.empty(2, 8, 5, 6, 7, dtype=torch.bfloat16, device="meta")
     weight = x.new_empty(16, 8, 1, 3, 3)
-    out = triton.empty_output(x, weight, None, compress_time)
-    launched = multiplications(run.launches(out, x, weight, None, compress_time, 90))
+    args = downsample_spec.DownsampleArgs(x, weight, None, compress_time)
+    launched = multiplications(run.launches(x.new_empty(args.out_shape), args, 90))
     assert 2 * launched == downsample_spec.flops(x.shape, weight.shape, compress_time)
 
 
@@ -224,7 +246,8 @@ def test_taps_of_one_frame(kind, kernel, taps):
 
     x = torch.empty(1, 8, 1, 6, 7, dtype=kind, device="meta")
     weight, ones = x.new_empty(16, 8, *kernel), (1, 1, 1)
-    call = triton_call.make_call(x, weight, None, None, None, ones, ones, "replicate", "zeros")
+    args = ConvArgs(x, weight, None, None, None, ones, ones, "replicate", "zeros")
+    call = triton_call.make_call(args, x.new_empty(args.out_shape))
     launches = run.launches(call, choose(call, 90))
     assert launches[-1].arguments["TAPS"] == taps
     assert len(launches) == (1 if (single_frame(kernel, kind)) is None else 2)
@@ -249,11 +272,11 @@ def test_a_given_tile_is_taken(seed):
     from causalvae_kernels.ops.upsample_conv import triton
 
     call = on_device(make_upsample_call(UPSAMPLE[0], torch.bfloat16, seed))
-    arguments = (call["x"], call["weight"], call["bias"], None, SPACE, True, "replicate", "zeros")
+    args = spec.UpsampleArgs(call["x"], call["weight"], call["bias"], None, SPACE, True, "replicate", "zeros")
     expected = upsample_conv(**call, backend="triton")
-    assert torch.allclose(
-        triton.convolve(arguments, Tile(64, 32, 16, 4, 2)), expected, rtol=2**-7, atol=2**-7
-    )
+    got = torch.empty_like(expected)
+    triton.convolve(got, args, Tile(64, 32, 16, 4, 2))
+    assert torch.allclose(got, expected, rtol=2**-7, atol=2**-7)
 
 
 def test_auto_does_not_take_what_was_not_measured():

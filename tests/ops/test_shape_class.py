@@ -14,7 +14,6 @@ from causalvae_kernels.bench.tunable import TUNABLE
 from causalvae_kernels.core import native, tuned
 from causalvae_kernels.core.errors import BadMeasurements
 from causalvae_kernels.core.op import all_ops
-from causalvae_kernels.core.selection import select
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned
 from causalvae_kernels.ops.causal_conv3d import shape_class
 from causalvae_kernels.ops.causal_conv3d.shape_class import channel_class, shape_classes
@@ -104,7 +103,8 @@ def _chosen(*arguments, **keywords) -> str:
     """The backend that runs, which `explain` must agree with."""
     answer = explain(causal_conv3d, *arguments, **keywords)
     backend, precision = keywords.pop("backend", None), keywords.pop("precision", "high")
-    assert select(OP, OP.prepare(*arguments, **keywords), backend, precision).name == answer.chosen
+    args, out = OP.prepare(*arguments, **keywords)
+    assert OP.choose(args, backend, precision, out).name == answer.chosen
     return answer.chosen
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from causalvae_kernels import BackendUnavailable, causal_conv3d, causal_conv3d_, explain
+from causalvae_kernels import BackendUnavailable, causal_conv3d, explain
 from causalvae_kernels.core.gpu_arch import capability_of
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
 from causalvae_kernels.ops.causal_conv3d import triton_call
-from causalvae_kernels.ops.causal_conv3d.spec import error_factor
+from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs, error_factor
 from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from causalvae_kernels.parity import Comparison, compare
 from causalvae_kernels.workloads import ConvCase, make_conv_call
@@ -27,11 +27,11 @@ LAST = "channels_last_3d"
 SMALL = Tile(128, 64, 16, 4, 2, group=2)
 
 
-def arguments(call: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the operator's arguments, the tensors on the device."""
+def arguments(call: dict[str, Any]) -> ConvArgs:
+    """Return the record of a call, the tensors on the device."""
     triple = {n: (v,) * 3 if isinstance(v := call.get(n, 1), int) else v for n in ("stride", "dilation")}
     tensors = (call.get(n) for n in ("x", "weight", "bias", "initial_state", "residual"))
-    return (
+    return ConvArgs(
         *(None if t is None else t.to(DEVICE) for t in tensors),
         triple["stride"],
         triple["dilation"],
@@ -44,7 +44,7 @@ def compute(call: dict[str, Any], tile: Tile) -> Tensor:
     """Return what a tile computes."""
     from causalvae_kernels.ops.causal_conv3d.triton_run import run
 
-    prepared = triton_call.make_call(*arguments(call))
+    prepared = triton_call.make_call(arguments(call))
     prepared.out.fill_(float("nan"))
     run(prepared, tile)
     return prepared.out.cpu()
@@ -99,9 +99,7 @@ def test_which_offsets_need_64_bits():
     small, large = (torch.empty(1, 8, 2, h, 2**14, device="meta") for h in (2**13, 2**14 + 1))
     last = {"memory_format": torch.channels_last_3d}
     for x, wide in ((small, False), (large, True), (small.to(**last), False), (large.to(**last), True)):
-        call = triton_call.make_call(
-            x, x.new_empty(8, 8, 1, 1, 1), None, None, None, (1, 1, 1), (1, 1, 1), "zeros", "zeros"
-        )
+        call = triton_call.make_call(ConvArgs(x, x.new_empty(8, 8, 1, 1, 1), temporal_mode="zeros"))
         assert triton_call.kernel_arguments(call)["WIDE"] is wide
 
 
@@ -112,8 +110,7 @@ def meta_call(
     layout: torch.memory_format = torch.channels_last_3d,
 ) -> triton_call.Call:
     x = torch.empty(shape, dtype=dtype, device="meta").contiguous(memory_format=layout)
-    weight, ones = x.new_empty(out_channels, shape[1], 3, 3, 3), (1, 1, 1)
-    return triton_call.make_call(x, weight, None, None, None, ones, ones, "replicate", "zeros")
+    return triton_call.make_call(ConvArgs(x, x.new_empty(out_channels, shape[1], 3, 3, 3)))
 
 
 def test_a_tuned_tile_is_taken():
@@ -175,7 +172,7 @@ def test_into_memory_that_is_there(layout, shift, seed):
     memory = torch.full((shift + expected.numel() + 1,), float("nan"), dtype=torch.bfloat16, device=DEVICE)
     strides = torch.empty(expected.shape, device="meta").contiguous(memory_format=layout).stride()
     out = memory.as_strided(expected.shape, strides, shift)
-    assert causal_conv3d_(out, **call, backend="triton") is None
+    assert causal_conv3d(**call, out=out, backend="triton") is out
     assert torch.equal(out, expected)
     assert memory.isnan().sum() == shift + 1
 
@@ -193,11 +190,11 @@ def test_into_a_window(layout, channels, seed):
     storage = storage.contiguous(memory_format=layout)
     for out in (storage[:, :, 1:, 1:-1, 1:7], storage[:, :, 1:, 1:6, 1:13:2], storage[:, :, ::2, 2:, 8:]):
         storage.fill_(float("nan"))
-        causal_conv3d_(out, **call, backend="triton")
+        causal_conv3d(**call, out=out, backend="triton")
         assert torch.equal(out, expected)
         assert storage.isnan().sum() == storage.numel() - out.numel()
     turned = torch.empty(2, channels, 2, 6, 5, dtype=torch.bfloat16, device=DEVICE).transpose(3, 4)
-    causal_conv3d_(turned, **call, backend="triton")
+    causal_conv3d(**call, out=turned, backend="triton")
     assert torch.equal(turned, expected)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalvae_kernels import (
+    FrameBuffer,
     InvalidInput,
     causal_conv3d,
     packed_size,
@@ -24,10 +25,12 @@ from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from tests.support.backends import BACKENDS, DTYPES, NAMES
 from tests.support.cover import pairs
+from tests.support.windows import windows_for
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
 
 UPSAMPLE = torch.ops.causalvae_kernels.upsample_conv.default
+UPSAMPLE_INTO = torch.ops.causalvae_kernels.upsample_conv.out
 BOTH, TIME, SPACE = (2, 2, 2), (2, 1, 1), (1, 2, 2)
 
 
@@ -239,6 +242,94 @@ def test_flops_and_bytes():
     # Repeated frames are computed once.
     assert spec.flops((1, 4, 5, 6, 7), (8, 4, 1, 3, 3), BOTH) == 2 * 8 * 4 * 4 * 5 * 12 * 14
     assert spec.bytes_moved((1, 4, 5, 6, 7), (8, 4, 3, 3, 3), 2, BOTH) == 2 * (4 * 210 + 8 * 9 * 168 + 864)
+
+
+# ---------------------------------------------------------------- into memory that is there
+
+
+@pairs(case=UPSAMPLE_CASES, backend=BACKENDS, dtype=DTYPES)
+@pytest.mark.every_instruction_set
+def test_into_a_window(case, dtype, backend, seed):
+    """The bits of the call that allocates; nothing around the output is touched."""
+    call = make_upsample_call(case, dtype, seed)
+    expected, state = upsample_conv(**call, return_final_state=True, backend=backend)
+    for out, untouched in windows_for(expected):
+        got, last = upsample_conv(**call, out=out, return_final_state=True, backend=backend)
+        assert got is out and torch.equal(last, state)
+        assert upsample_conv(**call, out=out, backend=backend) is out
+        assert torch.equal(getattr(out, "body", out), expected)
+        assert untouched()
+
+
+@pytest.mark.parametrize("scale", spec.SCALES, ids=str)
+@pytest.mark.parametrize("kernel_frames", [1, 3])
+def test_into_a_window_by_each_algorithm(kernel_frames, scale, backend, seed):
+    """Frames of 8x8 go by Winograd's algorithm where the backend has it, with 3 channels directly."""
+    for channels in (8, 3):
+        case = UpsampleCase("window", (2, channels, 3, 8, 8), 9, kernel_frames, scale)
+        call = make_upsample_call(case, torch.float32, seed)
+        expected = upsample_conv(**call, backend=backend)
+        for out, untouched in windows_for(expected):
+            upsample_conv(**call, out=out, backend=backend)
+            assert torch.equal(getattr(out, "body", out), expected) and untouched()
+
+
+def test_out_is_checked(backend):
+    x, weight, bias = torch.randn(1, 4, 3, 5, 5), torch.randn(4, 4, 3, 3, 3), torch.randn(4)
+    state = torch.randn(1, 4, 2, 5, 5)
+    space = torch.randn(1, 4, 3, 10, 10)
+    reads = {
+        "x": space[..., 5:, 5:],
+        "weight": space.flatten()[: weight.numel()].view(weight.shape),
+        "bias": space[0, :, 0, 0, 0],
+        "initial_state": space[:, :, :2, :5, :5],
+    }
+    before = space.clone()
+    for name, read in reads.items():
+        call = {"x": x, "weight": weight, "bias": bias, "initial_state": state, "first_chunk": False}
+        with pytest.raises(InvalidInput, match=f"upsample_conv: out shares memory with {name}, "):
+            upsample_conv(**call | {name: read}, out=space, backend=backend)
+    assert torch.equal(space, before)
+    with pytest.raises(InvalidInput, match="elements share memory, expected a place for each"):
+        upsample_conv(x, weight, out=torch.zeros(1).expand(space.shape), backend=backend)
+    with pytest.raises(InvalidInput, match=r"out has shape \(1, 4, 3, 10, 9\), expected \(1, 4, 3, 10, 10\)"):
+        upsample_conv(x, weight, out=space[..., :9], backend=backend)
+    with pytest.raises(InvalidInput, match="out is torch.float64 on cpu, expected torch.float32"):
+        upsample_conv(x, weight, out=space.double(), backend=backend)
+    with pytest.raises(InvalidInput, match="requires a gradient"):
+        upsample_conv(x, weight.requires_grad_(), out=space, backend=backend)
+    weight.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InvalidInput, match="expected no autocast"):
+        upsample_conv(x, weight, out=space, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):  # which changes nothing here
+        half = upsample_conv(x.bfloat16(), weight.bfloat16(), out=space.bfloat16(), backend=backend)
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.one_backend
+def test_opcheck_into(backend):
+    call = make_upsample_call(UpsampleCase("o", (1, 8, 3, 8, 8), 9, 3, BOTH), torch.float32, 1)
+    arguments = (call["x"], call["weight"], call["bias"], None, BOTH, True, "replicate", "zeros")
+    out = torch.zeros(1, 9, 5, 16, 16)
+    torch.library.opcheck(UPSAMPLE_INTO, (out, *arguments, backend, "high"))
+    UPSAMPLE_INTO(out, *arguments, backend, "high")
+    assert torch.equal(out, upsample_conv(**call, backend=backend))
+
+
+@pytest.mark.one_backend
+def test_compiles_into_a_buffer(backend):
+    x, weight = torch.randn(1, 8, 3, 8, 8), torch.randn(9, 8, 3, 3, 3)
+
+    def step(x, storage):
+        buffer = FrameBuffer(storage, 2, (1, 0, 0, 1))
+        upsample_conv(x * 2, weight, scale=BOTH, out=buffer, backend=backend)
+        return buffer.body + 1
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    storages = [torch.full((1, 9, 7, 17, 17), 7.0) for _ in range(2)]
+    got, expected = compiled(x, storages[0]), step(x, storages[1])
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(*storages, rtol=1e-4, atol=1e-4)
 
 
 # ---------------------------------------------------------------- the backend cpu

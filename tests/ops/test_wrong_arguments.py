@@ -16,17 +16,13 @@ def buffer():
 
 # op: its tensors by position, then keyword arguments; every tensor among them is replaced in turn.
 CALLS = {
-    ck.causal_conv3d: ([X, W, VECTOR], {"initial_state": X[:, :, :2], "residual": X}),
-    ck.causal_conv3d_: ([X.clone(), X, W, VECTOR], {"initial_state": X[:, :, :2], "residual": X}),
+    ck.causal_conv3d: ([X, W, VECTOR], {"initial_state": X[:, :, :2], "residual": X, "out": X.clone()}),
     ck.causal_pad3d: ([X, 2], {"initial_state": X[:, :, :2]}),
     ck.causal_pad3d_: ([buffer()], {"initial_state": X[:, :, :2]}),
     ck.downsample_conv: ([X, FLAT, VECTOR], {}),
-    ck.group_norm_silu: ([X, 2, VECTOR, VECTOR], {}),
-    ck.group_norm_silu_: ([buffer(), X, 2, VECTOR, VECTOR], {}),
-    ck.rms_norm_silu: ([X, VECTOR, VECTOR], {}),
-    ck.rms_norm_silu_: ([buffer(), X, VECTOR, VECTOR], {}),
-    ck.spatial_norm_silu: ([X, X, X, 2, VECTOR, VECTOR], {}),
-    ck.spatial_norm_silu_: ([buffer(), X, X.clone(), X.clone(), 2, VECTOR, VECTOR], {}),
+    ck.group_norm: ([X, 2, VECTOR, VECTOR], {"out": X.clone()}),
+    ck.rms_norm: ([X, VECTOR, VECTOR], {"out": X.clone()}),
+    ck.spatial_norm: ([X, X, X, 2, VECTOR, VECTOR], {"out": X.clone()}),
     ck.upsample_conv: ([X, W, VECTOR], {"initial_state": X[:, :, :2], "first_chunk": False}),
 }
 BAD = {
@@ -43,16 +39,19 @@ BAD = {
 @pytest.mark.parametrize("op", CALLS, ids=lambda op: op.__name__)
 def test_only_dense_tensors(op, bad, autocast):
     positional, keywords = CALLS[op]
+    fresh = {name: given for name, given in keywords.items() if name != "out"}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for place, given in enumerate(positional):
             if isinstance(given, torch.Tensor | FrameBuffer):
                 wrong = [*positional[:place], BAD[bad], *positional[place + 1 :]]
-                with pytest.raises(InvalidInput, match="expected"):
-                    op(*wrong, **keywords)
-        for name, given in keywords.items():
-            if isinstance(given, torch.Tensor):
-                with pytest.raises(InvalidInput, match="expected"):
-                    op(*positional, **{**keywords, name: BAD[bad]})
+                for options in (keywords, fresh):
+                    with pytest.raises(InvalidInput, match="expected"):
+                        op(*wrong, **options)
+        for options in (keywords, fresh):
+            for name, given in options.items():
+                if isinstance(given, torch.Tensor):
+                    with pytest.raises(InvalidInput, match="expected"):
+                        op(*positional, **{**options, name: BAD[bad]})
 
 
 @pytest.mark.parametrize("op", [ck.causal_conv3d, ck.upsample_conv, ck.downsample_conv])

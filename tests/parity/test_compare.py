@@ -21,6 +21,7 @@ from causalvae_kernels.parity import (
     verify_vae,
 )
 from causalvae_kernels.workloads import CONV_CASES, ConvCase, make_conv_call
+from tests.support.backends import replace_backend
 from tests.support.gpu_cases import WIDE
 
 OP = next(op for op in all_ops() if op.name == "causal_conv3d")
@@ -96,8 +97,9 @@ def test_several_references_count_by_the_worst(truth):
     assert compare(got, [good, bad], truth).passed
 
 
-def one_by_one(x, weight, *_):
+def one_by_one(args, precision):
     """Convolve with a kernel of one point, every product added to the sum of those before it."""
+    x, weight = args.x, args.weight
     y = torch.zeros(1, weight.shape[0], *x.shape[2:])
     for channel in range(x.shape[1]):
         y.addcmul_(x[:, channel : channel + 1], weight[None, :, channel])
@@ -112,12 +114,12 @@ def test_a_long_sum_in_one_go_is_allowed_but_not_to_a_kernel_that_sums_in_parts(
     # How the framework sums is up to the machine: here as well as can be.
     monkeypatch.setattr(report, "reference_draws", lambda *_: [oracle.float()])
     for name in ("aten", "cpu"):
-        monkeypatch.setitem(OP.backends, name, Backend(name, one_by_one))
+        replace_backend(monkeypatch, OP, Backend(name, make=one_by_one))
     comparison = compare_conv(call, "aten")
     assert comparison.passed, comparison
     assert not compare_conv(call, "cpu").passed
-    worse = Backend("aten", lambda *given: (8 * one_by_one(*given).double() - 7 * oracle).float())
-    monkeypatch.setitem(OP.backends, "aten", worse)
+    worse = Backend("aten", make=lambda *given: (8 * one_by_one(*given).double() - 7 * oracle).float())
+    replace_backend(monkeypatch, OP, worse)
     assert not compare_conv(call, "aten").passed
     assert long_sum_error(torch.bfloat16, call["weight"].shape, "aten") == (0, 0)
 
@@ -202,12 +204,14 @@ def test_chunks_must_cover_the_clip():
 def test_a_backend_is_compared_on_what_it_can_run(monkeypatch):
     op = next(op for op in all_ops() if op.name == "causal_conv3d")
 
-    def why_not(x, *others):
-        return "three channels are not enough" if x.shape[1] == 3 else None
+    def why_not(args, precision, out):
+        return "three channels are not enough" if args.x.shape[1] == 3 else None
 
-    monkeypatch.setitem(op.backends, "aten", replace(op.backends["aten"], why_not=why_not))
+    replace_backend(monkeypatch, op, replace(op.backends["aten"], why_not=why_not))
     rows = {(r.name, r.backend): r for r in verify_ops(quick=True, seed=4)}
     row = rows["causal_conv3d", "aten"]
     refused = sum(case.shape[1] == 3 for case in CONV_CASES)
     assert refused and row.passed and not row.skipped
-    assert row.detail == f"{len(CONV_CASES) - refused + 1} comparisons"  # one of them in chunks
+    assert (
+        row.detail == f"{2 * (len(CONV_CASES) - refused) + 1} comparisons"
+    )  # fresh, into memory, and in chunks

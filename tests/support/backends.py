@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from causalvae_kernels.core import native
+from causalvae_kernels.core.op import Backend, Op
 from causalvae_kernels.core.triton_runtime import interpreting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,3 +37,9 @@ def is_best(backend: Param) -> bool:
 def words_for(backend: Param) -> str:
     """Return the id of a backend in the name of a test."""
     return "-".join(filter(None, backend))
+
+
+def replace_backend(monkeypatch: pytest.MonkeyPatch, op: Op, backend: Backend) -> None:
+    """Put a backend in the place of the one of its name, for calls that are bound already as well."""
+    monkeypatch.setitem(op.backends, backend.name, backend)
+    op.bindings.forget()

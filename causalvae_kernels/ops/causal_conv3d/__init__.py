@@ -15,23 +15,21 @@ from ...core.checks import (
     check_like,
     check_operands,
     check_shape,
-    check_tensor,
     check_video,
     int_tuple,
 )
 from ...core.dry_run import is_plain_tensor
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...core.overlap import check_destination
-from ...core.precision import autocast_dtype, resolve_precision
+from ...core.precision import autocast_dtype, check_no_autocast, resolve_precision
 from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from ..causal_pad3d.spec import padded_shape
 from . import aten, cpu, cuda, triton
-from .reference import causal_conv3d__reference, causal_conv3d_reference, causal_conv3d_vjp
-from .shape_class import measured, measured_into, packed_or_aten
-from .spec import SPATIAL_MODES, TEMPORAL_MODES, output_size, paddings
+from .reference import causal_conv3d_reference, causal_conv3d_vjp
+from .shape_class import measured, packed_or_aten
+from .spec import SPATIAL_MODES, TEMPORAL_MODES, ConvArgs, output_size, paddings
 
 
 def causal_conv3d(
@@ -46,9 +44,10 @@ def causal_conv3d(
     initial_state: Tensor | None = None,
     residual: Tensor | None = None,
     return_final_state: bool = False,
+    out: Tensor | FrameBuffer | None = None,
     backend: str | None = None,
     precision: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | FrameBuffer | tuple[Tensor | FrameBuffer, Tensor]:
     """Convolve frames with a kernel that looks at the past only.
 
     Before the first frame stand P = dilation_t * (kT - 1) frames: `initial_state` if given, else what
@@ -72,198 +71,145 @@ def causal_conv3d(
         initial_state: The P frames before this chunk, shape (B, Cin, P, H, W).
         residual: Added to the output; its shape and dtype.
         return_final_state: Return the last P frames as well.
+        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
+            a body. It shares no memory with what is read, but that `residual` may be `out` itself, element
+            for element, on `reference`, `aten` and `cpu`. The backend `aten` convolves into a fresh tensor
+            and copies.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
-        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
     Returns:
         The output, shape (B, Cout, T', H', W'), T' = (T - 1) // stride_t + 1 unless `temporal_mode` is
-        "valid"; channels_last_3d if `x` or `weight` is, else contiguous. With `return_final_state` a tuple
-        of it and the state, shape (B, Cin, P, H, W), which owns its memory. Under `torch.autocast` the
-        dtypes are those that `torch.nn.functional.conv3d` gives.
+        "valid"; channels_last_3d if `x` or `weight` is, else contiguous; or `out`. With `return_final_state`
+        a tuple of it and the state, shape (B, Cin, P, H, W), which owns its memory. Under `torch.autocast`
+        the dtypes are those that `torch.nn.functional.conv3d` gives.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit.
+        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read; with `out` a
+            gradient would be lost, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    frames = x.storage if isinstance(x, FrameBuffer) else x
-    check_operands(_NAME, frames, weight, bias, initial_state, residual)
-    given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
-    choice = {"backend": backend, "precision": precision}
-    steps = {"stride": stride, "dilation": dilation}
-    x, seen, given = _source(_CONV, (), x, weight, bias, steps, given, choice, return_final_state)
-    cast = autocast_dtype(x)
-    late = None
-    if cast is not None:
-        choice["backend"] = packed_or_aten(weight, backend, weight.dtype != cast)
-        if residual is not None and residual.dtype != cast:
-            residual, late = None, residual
-        x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
-        if given["initial_state"] is not None:
-            given["initial_state"] = given["initial_state"].to(cast)
+    tensors = (x, weight, bias, initial_state, residual)
+    options = (stride, dilation, temporal_mode, spatial_mode)
+    to = out.body if out.__class__ is FrameBuffer else out
+    if x.__class__ is FrameBuffer:
+        tensors, options, x = _read_from(x, tensors, options, to, return_final_state, backend, precision)
+    bound = _CONV.bindings.find(tensors, options, to, backend, precision)
+    if bound is None:
+        y = _watched(ConvArgs(*tensors, *options), to, backend, precision)
     else:
-        choice["backend"] = packed_or_aten(weight, backend)
-    arguments = _arguments(x, weight, bias, residual=residual, **steps, **given)
-    y = _CONV(*arguments, **choice)
-    if late is not None:
-        y = y + late
+        y = bound.run(tensors, to)
+        dilation = bound.options[1]
+    y = y if out is None else out
     if not return_final_state:
         return y
-    frames = arguments[6][0] * (weight.shape[2] - 1)
-    return y, final_state(seen, frames, initial_state=initial_state, temporal_mode=temporal_mode)
+    steps = dilation if dilation.__class__ is tuple else int_tuple(_NAME, "dilation", dilation, 3)
+    frames = steps[0] * (weight.shape[2] - 1)
+    return y, final_state(x, frames, initial_state=initial_state, temporal_mode=temporal_mode)
 
 
-def causal_conv3d_(
-    out: Tensor | FrameBuffer,
-    x: Tensor | FrameBuffer,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
-    temporal_mode: str = "replicate",
-    spatial_mode: str = "zeros",
-    initial_state: Tensor | None = None,
-    residual: Tensor | None = None,
-    return_final_state: bool = False,
-    backend: str | None = None,
-    precision: str | None = None,
-) -> Tensor | None:
-    """Convolve as `causal_conv3d` does, into memory that is there already.
+def _watched(call: ConvArgs, out: Tensor | None, backend: str | None, precision: str | None) -> Tensor | None:
+    """Call the operator where a compiler, autograd, autocast or a mode sees it."""
+    check_operands(_NAME, *call[:5])
+    cast, late = autocast_dtype(call.x), None
+    if out is not None:
+        check_no_autocast(_NAME, call.x)
+    backend = packed_or_aten(call.weight, backend, cast is not None and call.weight.dtype != cast)
+    if cast is not None and out is None:
+        if call.residual is not None and call.residual.dtype != cast:
+            call, late = call._replace(residual=None), call.residual
+        operands = zip(_CAST, call, strict=False)
+        call = call._replace(**{n: t.to(cast) for n, t in operands if t is not None})
+    args = _checked(call)
+    y = _CONV(args, _CONV.check_out(out, args), backend=backend, precision=precision)
+    return y if late is None else y + late
 
-    Args:
-        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
-            a body. It shares no memory with what is read, but that `residual` may be `out` itself, element
-            for element, on `reference`, `aten` and `cpu`.
-        x: As in `causal_conv3d`, and so are all others.
-        weight: See there.
-        bias: See there.
-        stride: See there.
-        dilation: See there.
-        temporal_mode: See there.
-        spatial_mode: See there.
-        initial_state: See there.
-        residual: See there.
-        return_final_state: Return the last P frames.
-        backend: See there. The backend `aten` convolves into a fresh tensor and copies.
-        precision: See there.
 
-    Returns:
-        None, or the final state.
-
-    Raises:
-        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read; a gradient
-            would be lost; autocast would change the dtype.
-        BackendUnavailable: The backend asked for cannot run this call.
-    """
-    out = out.body if isinstance(out, FrameBuffer) else out
-    check_tensor(f"{_NAME}_", "out", out, "(B, Cout, T', H', W')")
-    frames = x.storage if isinstance(x, FrameBuffer) else x
-    check_operands(_NAME, frames, weight, bias, initial_state, residual)
-    given = {"temporal_mode": temporal_mode, "spatial_mode": spatial_mode, "initial_state": initial_state}
-    choice = {"backend": packed_or_aten(weight, backend), "precision": precision}
-    steps = {"stride": stride, "dilation": dilation}
-    x, seen, given = _source(_CONV_, (out,), x, weight, bias, steps, given, choice, return_final_state)
-    arguments = _arguments_into(out, x, weight, bias, residual=residual, **steps, **given)
-    _CONV_(*arguments, **choice)
-    if not return_final_state:
-        return None
-    frames = arguments[7][0] * (weight.shape[2] - 1)
-    return final_state(seen, frames, initial_state=initial_state, temporal_mode=temporal_mode)
+# What autocast casts, by the places of the record; a residual is added in its own dtype.
+_CAST = ("x", "weight", "bias", "initial_state")
 
 
 def reads_two_sources(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    backend: str | None = None,
-    precision: str | None = None,
-    **options: Any,
+    *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
 ) -> bool:
     """Tell whether this call of `causal_conv3d` reads `x` and its state where they lie, copying neither.
 
     Then the state may stay apart from the frames, and a producer of `x` needs no head-room in front of it.
     """
-    if autocast_dtype(x) is not None:
+    if autocast_dtype(arguments[0]) is not None:
         return False  # a copy is made anyway
-    arguments = _arguments(x, weight, bias, **options)
-    return _reads_apart(_CONV, arguments, packed_or_aten(weight, backend), precision)
+    args, out = _arguments(*arguments, **keywords)
+    chosen = _CONV.choose(args, packed_or_aten(args.weight, backend), precision, out)
+    return chosen.two_sources(args, resolve_precision(precision))
 
 
 def adds_in_place(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    backend: str | None = None,
-    precision: str | None = None,
-    **options: Any,
+    *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
 ) -> bool:
-    """Tell whether in this call the `residual` of `causal_conv3d_` may be `out` itself."""
-    arguments = _arguments(x, weight, bias, **options)
-    return _CONV.choose(arguments, packed_or_aten(weight, backend), precision).adds_in_place
+    """Tell whether in this call of `causal_conv3d` the `residual` may be `out` itself."""
+    args, out = _arguments(*arguments, **keywords)
+    return _CONV.choose(args, packed_or_aten(args.weight, backend), precision, out).adds_in_place
 
 
-def _reads_apart(op: Op, arguments: tuple[Any, ...], backend: str | None, precision: str | None) -> bool:
-    """Whether the backend that this call takes reads the state where it lies."""
-    return op.choose(arguments, backend, precision).two_sources(*arguments, resolve_precision(precision))
-
-
-def _source(
-    op: Op,
-    destination: tuple[Tensor, ...],
-    x: Tensor | FrameBuffer,
-    weight: Tensor,
-    bias: Tensor | None,
-    steps: dict[str, Any],
-    given: dict[str, Any],
-    choice: dict[str, Any],
-    return_final_state: bool,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return what the operator reads, what the final state is taken of, and the modes that are left."""
-    if not isinstance(x, FrameBuffer):
-        return x, x, given
-    if return_final_state and x.tail_room:
-        raise InvalidInput(
-            f"{_NAME}: got return_final_state with a FrameBuffer of tail_room {x.tail_room}, expected none: "
-            "what looks ahead has no state that the next chunk could start from"
-        )
-    _check_room(x, weight, steps["dilation"], given["temporal_mode"], given["spatial_mode"])
-    if _may_read_apart(x, given):
-        arguments = (*destination, *_arguments(x.body, weight, bias, **steps, **given))
-        if _reads_apart(op, arguments, **choice):
-            return x.body, x.body, given
-    seen = body_of(x.storage, 0, x.halo)  # with the head-room: never too short for the state
-    return x.storage, seen, _fill(x, backend=choice["backend"], **given)
-
-
-def _check_room(
+def _read_from(
     buffer: FrameBuffer,
-    weight: Tensor,
-    dilation: int | Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-) -> None:
-    check_video(_NAME, "weight", weight)
-    frames = int_tuple(_NAME, "dilation", dilation, 3)[0] * (weight.shape[2] - 1)
+    tensors: tuple[Any, ...],
+    options: tuple[Any, ...],
+    out: Tensor | None,
+    return_final_state: bool,
+    backend: str | None,
+    precision: str | None,
+) -> tuple[tuple[Any, ...], tuple[Any, ...], Tensor]:
+    """Return tensors and options of the call that reads a buffer, and what the final state is taken of.
+
+    Where the backend does not read body and state where they lie, the buffer's border is filled.
+    """
+    call = ConvArgs(*tensors, *options)
+    check_operands(_NAME, buffer.storage, *tensors[1:])
+    if return_final_state and buffer.tail_room:
+        raise InvalidInput(
+            f"{_NAME}: got return_final_state with a FrameBuffer of tail_room {buffer.tail_room}, expected "
+            "none: what looks ahead has no state that the next chunk could start from"
+        )
+    _check_room(buffer, call)
+    if _may_read_apart(buffer, call.initial_state):
+        body = buffer.body
+        apart = (body, *tensors[1:])
+        bound = _CONV.bindings.find(apart, options, out, backend, precision)
+        if bound is None:
+            reads_apart = reads_two_sources(
+                *call._replace(x=body), out=out, backend=backend, precision=precision
+            )
+        else:
+            reads_apart = bound.reads_state_in_place
+        if reads_apart:
+            return apart, options, body
+    seen = body_of(buffer.storage, 0, buffer.halo)  # with the head-room: never too short for the state
+    filled = _filled(call, backend)
+    return filled[:5], filled[5:], seen
+
+
+def _check_room(buffer: FrameBuffer, call: ConvArgs) -> None:
+    check_video(_NAME, "weight", call.weight)
+    frames = int_tuple(_NAME, "dilation", call.dilation, 3)[0] * (call.weight.shape[2] - 1)
     if buffer.head_room + buffer.tail_room != frames:
         raise InvalidInput(
             f"{_NAME}: the FrameBuffer has head_room {buffer.head_room} and tail_room {buffer.tail_room}, "
             f"expected dilation * (kT - 1) = {frames} frames in all"
         )
-    if frames and temporal_mode == "valid":
+    if frames and call.temporal_mode == "valid":
         raise InvalidInput(
             f"{_NAME}: the FrameBuffer has head_room {frames} and temporal_mode is 'valid', expected a mode "
             "that says what the head-room holds: 'replicate' or 'zeros'"
         )
-    if any(buffer.halo) and spatial_mode == "valid":
+    if any(buffer.halo) and call.spatial_mode == "valid":
         raise InvalidInput(
             f"{_NAME}: the FrameBuffer has halo {buffer.halo} and spatial_mode is 'valid', expected a mode "
             "that says what the halo holds: 'zeros', 'replicate' or 'reflect'"
         )
 
 
-def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
+def _may_read_apart(buffer: FrameBuffer, past: Tensor | None) -> bool:
     """Whether a backend that reads body and state where they lie may do so: the border is left as it is."""
     if (
         any(buffer.halo)
@@ -274,7 +220,6 @@ def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
         return False
     if autocast_dtype(buffer.storage) is not None:
         return False
-    past = given["initial_state"]
     # With a gradient it is refused where the border is filled, whatever the backend.
     return not (
         torch.is_grad_enabled()
@@ -282,42 +227,36 @@ def _may_read_apart(buffer: FrameBuffer, given: dict[str, Any]) -> bool:
     )
 
 
-def _fill(
-    buffer: FrameBuffer,
-    *,
-    temporal_mode: str,
-    spatial_mode: str,
-    initial_state: Tensor | None,
-    backend: str | None,
-) -> dict[str, Any]:
-    """Fill the border; return the modes of the convolution over the storage."""
-    if initial_state is not None and autocast_dtype(buffer.storage) is not None:
-        initial_state = initial_state.to(buffer.storage.dtype)
+def _filled(call: ConvArgs, backend: str | None) -> ConvArgs:
+    """Fill the border; return the convolution over the storage."""
+    buffer, past = call.x, call.initial_state
+    if past is not None and autocast_dtype(buffer.storage) is not None:
+        past = past.to(buffer.storage.dtype)
     causal_pad3d_(
         buffer,
-        temporal_mode=temporal_mode,
-        spatial_mode=spatial_mode if any(buffer.halo) else "zeros",
-        initial_state=initial_state,
+        temporal_mode=call.temporal_mode,
+        spatial_mode=call.spatial_mode if any(buffer.halo) else "zeros",
+        initial_state=past,
         backend=backend,
     )
-    mode = "valid" if any(buffer.halo) else spatial_mode
-    return {"temporal_mode": "valid", "spatial_mode": mode, "initial_state": None}
+    mode = "valid" if any(buffer.halo) else call.spatial_mode
+    return call._replace(x=buffer.storage, initial_state=None, temporal_mode="valid", spatial_mode=mode)
 
 
 def _arguments(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
-    temporal_mode: str = "replicate",
-    spatial_mode: str = "zeros",
-    initial_state: Tensor | None = None,
-    residual: Tensor | None = None,
+    *arguments: Any,
+    out: Tensor | FrameBuffer | None = None,
     return_final_state: bool = False,
-) -> tuple[Any, ...]:
-    """Check everything; return the operator's arguments."""
+    **keywords: Any,
+) -> tuple[ConvArgs, Tensor | None]:
+    """Check the public function's arguments; return the record and the destination."""
+    args = _checked(ConvArgs(*arguments, **keywords))
+    return args, _CONV.check_out(out, args)
+
+
+def _checked(call: ConvArgs) -> ConvArgs:
+    """Check everything; return the record that backends take."""
+    x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode = call
     check_video(_NAME, "x", x)
     check_float(_NAME, "x", x)
     check_video(_NAME, "weight", weight)
@@ -359,51 +298,21 @@ def _arguments(
     if residual is not None:
         check_shape(_NAME, "residual", residual, (x.shape[0], out_channels, *size), "(B, Cout, T', H', W')")
         check_like(_NAME, "residual", residual, "x", x)
-    return x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode
-
-
-def _arguments_into(out: Tensor, x: Tensor, weight: Tensor, *others: Any, **keywords: Any) -> tuple[Any, ...]:
-    """Check everything; return the operator's arguments."""
-    arguments = _arguments(x, weight, *others, **keywords)
-    x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode = arguments
-    name = f"{_NAME}_"
-    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
-    check_shape(name, "out", out, (x.shape[0], weight.shape[0], *size), "(B, Cout, T', H', W')")
-    check_like(name, "out", out, "x", x)
-    tensors = (out, x, weight, bias, initial_state, residual)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        raise InvalidInput(
-            f"{name}: got a tensor that requires a gradient, expected none, because writing in place would "
-            f"lose it; use {_NAME}"
-        )
-    cast = autocast_dtype(x)
-    if cast not in (None, x.dtype):
-        raise InvalidInput(
-            f"{name}: got {x.dtype} tensors under autocast to {cast}, expected no autocast; use {_NAME}"
-        )
-    reads = {"x": x, "weight": weight, "bias": bias, "initial_state": initial_state, "residual": residual}
-    check_destination(name, "out", out, reads, may_be_out=("residual",))
-    return out, *arguments
+    return call._replace(stride=stride, dilation=dilation)
 
 
 _NAME = "causal_conv3d"
 _CONV = Op(
     _NAME,
+    args=ConvArgs,
     reference=causal_conv3d_reference,
+    check=_checked,
     prepare=_arguments,
     backends=(aten.CONV, cpu.CONV, triton.CONV, cuda.CONV),
     order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),
+    may_be_out=("residual",),
     vjp=causal_conv3d_vjp,
     saves=("x", "weight", "initial_state"),
-)
-_CONV_ = Op(
-    f"{_NAME}_",
-    reference=causal_conv3d__reference,
-    prepare=_arguments_into,
-    backends=(aten.CONV_, cpu.CONV_, triton.CONV_, cuda.CONV_),
-    order=("aten", "reference"),
-    measured=measured_into,
-    mutates=("out",),
 )

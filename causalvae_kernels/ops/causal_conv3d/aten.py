@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,62 +20,43 @@ from torch import Tensor
 from ...core.known_issues import why_conv3d_is_broken
 from ...core.op import Backend
 from ..causal_pad3d.aten import padded_copy
+from ..causal_pad3d.spec import PadArgs
 from .epilogue import add_
 from .framework import conv3d
-from .spec import paddings
+from .spec import ConvArgs, paddings
 
 # Above this many input elements the call is cut along time, as diffusers' CogVideoXSafeConv3d does:
 # 2 GiB of half-precision input is what cuDNN takes in one piece.
 _MAX_ELEMENTS = 2**30
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
-    if _is_image(
-        x, weight, bias, initial_state, residual, stride, dilation, temporal_mode, spatial_mode, precision
-    ):
-        weight = weight[:, :, -1:] if temporal_mode == "zeros" else weight.sum(dim=2, keepdim=True)
-    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
+def _convolve(args: ConvArgs, precision: str) -> Tensor:
+    x, weight, residual = args.x, args.weight, args.residual
+    if _is_image(args, precision):
+        weight = weight[:, :, -1:] if args.temporal_mode == "zeros" else weight.sum(dim=2, keepdim=True)
+    pad = paddings(weight.shape[2:], args.dilation, args.temporal_mode, args.spatial_mode)
     if pad.copies:
-        x = padded_copy(x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode)
-    options = (list(stride), [0, *pad.implicit], list(dilation))
+        x = padded_copy(PadArgs.of_conv(x, args.initial_state, pad, args.temporal_mode))
+    options = (list(args.stride), [0, *pad.implicit], list(args.dilation))
     if x.device.type == "cuda" and precision != "exact":
-        return add_(_in_pieces(_on_gpu(x.dtype), x, weight, None, *options), bias, residual)
+        return add_(_in_pieces(_on_gpu(x.dtype), x, weight, None, *options), args.bias, residual)
     convolution = conv3d if precision == "exact" else _convolution
-    y = _in_pieces(convolution, x, weight, bias, *options)
+    y = _in_pieces(convolution, x, weight, args.bias, *options)
     return y if residual is None else y.add_(residual)
 
 
-def _is_image(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> bool:
+def _is_image(args: ConvArgs, precision: str) -> bool:
     """Whether the input is a single first frame, whose output one slice of the weights, or their sum, gives.
 
     A sum rounded to half precision would cost digits, any number of them where taps cancel; in float64 the
     framework's order of sums is kept, because that is what others are compared with.
     """
-    if x.shape[2] > 1 or initial_state is not None or weight.shape[2] == 1 or precision == "exact":
+    if args.x.shape[2] > 1 or args.initial_state is not None or args.weight.shape[2] == 1:
         return False
-    return temporal_mode == "zeros" or (temporal_mode == "replicate" and x.dtype == torch.float32)
+    if precision == "exact":
+        return False
+    mode = args.temporal_mode
+    return mode == "zeros" or (mode == "replicate" and args.x.dtype == torch.float32)
 
 
 def _convolution(
@@ -233,13 +213,5 @@ def _in_pieces(
     return torch.cat(parts, dim=2)
 
 
-def _convolve_into(out: Tensor, *arguments: Any) -> None:
-    out.copy_(_convolve(*arguments))
-
-
-def _is_image_into(out: Tensor, *arguments: Any) -> bool:
-    return _is_image(*arguments)
-
-
-CONV = Backend("aten", _convolve, two_sources=_is_image, adds_in_place=True)
-CONV_ = Backend("aten", _convolve_into, two_sources=_is_image_into)
+# A residual that is the destination itself is read before the result is copied there.
+CONV = Backend("aten", make=_convolve, two_sources=_is_image, adds_in_place=True)

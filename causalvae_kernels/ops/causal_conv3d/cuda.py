@@ -8,7 +8,6 @@ docs/cuda.md tells how the kernels are built and what is known of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ from ...core import native
 from ...core.gpu_arch import GpuArch, arch_of_code
 from ...core.op import Backend
 from ...core.precision import why_not_exact
-from ...core.traffic import into
 from ..causal_pad3d.cuda import padded_copy
 from ..causal_pad3d.cuda import why_not as why_not_padded
-from .spec import Paddings, output_size, paddings
+from ..causal_pad3d.spec import PadArgs
+from .spec import ConvArgs, Paddings
 from .traffic import moves_padded
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -32,18 +31,8 @@ _MOST_PIXELS = 2**31 - 1024
 _LAST = torch.channels_last_3d
 
 
-def _why_not(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> str | None:
+def _why_not(args: ConvArgs, precision: str, out: Tensor | None) -> str | None:
+    x, weight = args.x, args.weight
     if x.dtype not in _DTYPES:
         return f"the kernel knows bfloat16 and float16, not {x.dtype}"
     reason = why_not_exact(precision, "convolution")
@@ -53,36 +42,32 @@ def _why_not(
         if channels % _CHANNELS:
             return f"the kernel takes multiples of {_CHANNELS} {name} channels, not {channels}"
     kernel_size = tuple(weight.shape[2:])
-    reach = max(d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
+    reach = max(d * (k - 1) for d, k in zip(args.dilation, kernel_size, strict=True))
     if reach > _REACH:
         return (
             f"the kernel reaches over {_REACH} frames or pixels, and size {kernel_size} with dilation "
-            f"{tuple(dilation)} over {reach}"
+            f"{tuple(args.dilation)} over {reach}"
         )
-    size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
+    size = args.size
     pixels = x.shape[0] * size[0] * size[1] * size[2]
     if pixels > _MOST_PIXELS:
         return f"the output has {pixels} pixels, the kernel takes at most {_MOST_PIXELS}"
     reason = native.why_no_cuda(x.device) or _why_no_code(x.device)
     if reason is not None:
         return reason
-    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
-    if _reads_in_place(x, taps, pad):
-        return None
-    return why_not_padded(x, initial_state, taps.copied, pad.explicit)
+    taps = _taps(args)
+    if not _reads_in_place(x, taps, args.pad):
+        reason = why_not_padded(_padding(args, taps), precision, None)
+    return reason or (None if out is None else _why_not_into(out))
 
 
-def _why_not_into(out: Tensor, x: Tensor, *others: Any) -> str | None:
-    reason = _why_not(x, *others)
-    if reason is not None:
-        return reason
+def _why_not_into(out: Tensor) -> str | None:
     if not readable(out):
         return (
             f"the output has strides {out.stride()}, the kernel writes into windows of channels_last_3d "
             "tensors whose pixels begin at multiples of 16 bytes"
         )
-    if not (_writes_windows(x.device) or _pixels_are_rows(out)):
+    if not (_writes_windows(out.device) or _pixels_are_rows(out)):
         return "the output has a halo around its pixels, the kernel for 8.x writes frames without one"
     return None
 
@@ -98,50 +83,26 @@ def _why_no_code(device: torch.device) -> str | None:
     )
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
-    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
-    out = torch.empty(
-        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_LAST
-    )
-    _convolve_into(
-        *(out, x, weight, bias, initial_state, residual),
-        *(stride, dilation, temporal_mode, spatial_mode, precision),
-    )
+def _padding(args: ConvArgs, taps: Any) -> PadArgs:
+    """Return the padding that must be written: only such frames as the kernel does not have for free."""
+    past = args.initial_state if taps.copied else None
+    mode, pad = args.temporal_mode if taps.copied else "zeros", args.pad
+    return PadArgs(args.x, past, taps.copied, pad.explicit, mode, pad.explicit_mode)
+
+
+def _make(args: ConvArgs, precision: str) -> Tensor:
+    out = torch.empty(args.out_shape, dtype=args.out_dtype, device=args.x.device, memory_format=_LAST)
+    _convolve(out, args, precision)
     return out
 
 
-def _convolve_into(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> None:
-    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
-    taps = _taps(x, weight, initial_state, stride, dilation, temporal_mode)
+def _convolve(out: Tensor, args: ConvArgs, precision: str) -> None:
+    pad, taps, x = args.pad, _taps(args), args.x
     if not _reads_in_place(x, taps, pad):
-        past = initial_state if taps.copied else None
-        mode = temporal_mode if taps.copied else "zeros"
-        x = padded_copy(x, past, taps.copied, pad.explicit, mode, pad.explicit_mode, _LAST)
-    weight = _weight_of_taps(weight, taps)
-    bias = None if bias is None else _aligned(bias.contiguous())
+        x = padded_copy(_padding(args, taps), _LAST)
+    weight = _weight_of_taps(args.weight, taps)
+    bias = None if args.bias is None else _aligned(args.bias.contiguous())
+    residual = args.residual
     rows = _writes_windows(x.device) or residual is None or _pixels_are_rows(residual)
     if residual is not None and not (rows and readable(residual)):
         residual = _aligned(residual.contiguous(memory_format=_LAST))
@@ -151,8 +112,8 @@ def _convolve_into(
         native.describe(weight),
         None if bias is None else bias.data_ptr(),
         None if residual is None else native.describe(residual),
-        tuple(stride),
-        (taps.step, *dilation[1:]),
+        tuple(args.stride),
+        (taps.step, *args.dilation[1:]),
         (taps.zeros, *pad.implicit),
         (0, *pad.implicit),
         _DTYPES[x.dtype],
@@ -160,17 +121,11 @@ def _convolve_into(
     )
 
 
-def _taps(
-    x: Tensor,
-    weight: Tensor,
-    initial_state: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-) -> Any:
+def _taps(args: ConvArgs) -> Any:
     """Return which taps are computed, and which frames must stand in front (csrc/common/index.h)."""
-    given = (x.shape[2], weight.shape[2], dilation[0], stride[0], initial_state is not None, temporal_mode)
-    return native.cuda_module().time_taps(*given)
+    frames, taps = args.x.shape[2], args.weight.shape[2]
+    steps, has_state = (args.dilation[0], args.stride[0]), args.initial_state is not None
+    return native.cuda_module().time_taps(frames, taps, *steps, has_state, args.temporal_mode)
 
 
 def _reads_in_place(x: Tensor, taps: Any, pad: Paddings) -> bool:
@@ -231,5 +186,4 @@ def _aligned(x: Tensor) -> Tensor:
     return x.clone() if x.data_ptr() % 16 else x
 
 
-CONV = Backend("cuda", _convolve, _why_not, moves=moves_padded)
-CONV_ = Backend("cuda", _convolve_into, _why_not_into, moves=into(moves_padded))
+CONV = Backend("cuda", _convolve, _make, _why_not, moves=moves_padded)

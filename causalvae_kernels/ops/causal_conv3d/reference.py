@@ -1,4 +1,4 @@
-"""Causal 3D convolution in pure PyTorch: pad, convolve, add. Defines `causal_conv3d` and `causal_conv3d_`."""
+"""Causal 3D convolution in pure PyTorch: pad, convolve, add. Defines `causal_conv3d`."""
 
 from __future__ import annotations
 
@@ -8,46 +8,18 @@ import torch
 from torch import Tensor
 
 from ..causal_pad3d.reference import causal_pad3d_reference, causal_pad3d_vjp
+from ..causal_pad3d.spec import PadArgs
 from .framework import conv3d
-from .spec import paddings
+from .spec import ConvArgs, paddings
 
 
-def causal_conv3d_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-) -> Tensor:
+def causal_conv3d_reference(args: ConvArgs) -> Tensor:
     """Pad a copy of the input, call the framework's convolution, add the residual."""
-    pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
+    x, pad = args.x, args.pad
     if pad.copies:
-        x = causal_pad3d_reference(
-            x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode
-        )
-    y = conv3d(x, weight, bias, stride, (0, *pad.implicit), dilation)
-    return y if residual is None else y + residual
-
-
-def causal_conv3d__reference(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-) -> None:
-    """Convolve, and copy the result."""
-    sources = (x, weight, bias, initial_state, residual)
-    out.copy_(causal_conv3d_reference(*sources, stride, dilation, temporal_mode, spatial_mode))
+        x = causal_pad3d_reference(PadArgs.of_conv(x, args.initial_state, pad, args.temporal_mode))
+    y = conv3d(x, args.weight, args.bias, args.stride, (0, *pad.implicit), args.dilation)
+    return y if args.residual is None else y + args.residual
 
 
 def causal_conv3d_vjp(
@@ -68,9 +40,7 @@ def causal_conv3d_vjp(
     pad = paddings(weight.shape[2:], dilation, temporal_mode, spatial_mode)
     padded = x
     if pad.copies:
-        padded = causal_pad3d_reference(
-            x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode
-        )
+        padded = causal_pad3d_reference(PadArgs.of_conv(x, initial_state, pad, temporal_mode))
     grad_padded, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad,
         padded,

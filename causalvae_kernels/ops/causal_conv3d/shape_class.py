@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from ...core.selection import requested_backend
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned, architecture_of
 from .cpu import packing
-from .spec import output_size, takes_winograd
+from .spec import ConvArgs, output_size, takes_winograd
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 PIXELS = (16, 64, 256, 1024, 4096, 16384)
@@ -32,43 +31,26 @@ FEW = "few"
 TUNED = Tuned(Path(__file__).parent / "tuned")
 
 
-def measured(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Measurement | None:
-    """Return what was measured for calls like this one, or None; the operator's arguments.
+def measured(args: ConvArgs, precision: str, out: Tensor | None) -> Measurement | None:
+    """Return what was measured for calls like this one, or None; where the output goes makes no difference.
 
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
+    x, weight = args.x, args.weight
     isa = architecture_of(x.device)
     if isa is None:
         return None
     gpu = x.device.type == "cuda"
-    options = (tuple(stride), tuple(dilation), temporal_mode, spatial_mode)
+    options = (tuple(args.stride), tuple(args.dilation), args.temporal_mode, args.spatial_mode)
     found = TUNED.find(isa, shape_classes(x.dtype, x.shape, weight.shape, *options, gpu=gpu))
-    if gpu:
+    if gpu or found is None or not found.faster:
         return found
-    if found is None or not found.faster:
-        return found
-    size = output_size(x.shape, weight.shape[2:], stride, dilation, temporal_mode, spatial_mode)
-    if takes_winograd(weight.shape, stride, dilation, size):
+    size = args.size
+    if takes_winograd(weight.shape, args.stride, args.dilation, size):
         pixels = x.shape[0] * math.prod(size)
         return where_packed_is_kept(found, weight, *packing(weight, isa), pixels)
     return found
-
-
-def measured_into(out: Tensor, *arguments: Any) -> Measurement | None:
-    """As `measured`; where the output goes makes no difference."""
-    return measured(*arguments)
 
 
 def where_packed_is_kept(
@@ -89,7 +71,7 @@ def where_packed_is_kept(
             "measured with packed weights that are kept, and the budget of "
             f"{packed_budget() / 2**20:,.0f} MiB has no room for these"
         )
-    return found if objection is None else replace(found, objection=objection)
+    return replace(found, objection=objection, passing=True)
 
 
 def packed_or_aten(weight: Tensor, backend: str | None, cast: bool = False) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 TEMPORAL_MODES = ("replicate", "zeros", "valid")
 SPATIAL_MODES = ("zeros", "replicate", "reflect", "valid")
@@ -69,6 +70,41 @@ def output_size(
         (shape[3] + 2 * (top + implicit[0]) - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1,
         (shape[4] + 2 * (left + implicit[1]) - dilation[2] * (kernel_size[2] - 1) - 1) // stride[2] + 1,
     )
+
+
+class ConvArgs(NamedTuple):
+    """The arguments of `causal_conv3d`, as the public function describes them."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    initial_state: Tensor | None = None
+    residual: Tensor | None = None
+    stride: Sequence[int] = (1, 1, 1)
+    dilation: Sequence[int] = (1, 1, 1)
+    temporal_mode: str = "replicate"
+    spatial_mode: str = "zeros"
+
+    @property
+    def pad(self) -> Paddings:
+        """How it is padded."""
+        return paddings(self.weight.shape[2:], self.dilation, self.temporal_mode, self.spatial_mode)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(T, H, W) of the output."""
+        options = (self.stride, self.dilation, self.temporal_mode, self.spatial_mode)
+        return output_size(self.x.shape, self.weight.shape[2:], *options)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the output."""
+        return (self.x.shape[0], self.weight.shape[0], *self.size)
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Of the output."""
+        return self.x.dtype
 
 
 def flops(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import memory
 from ...core.layout import memory_format_of
-from .spec import output_size, paddings
+from .spec import ConvArgs
 
 
 @dataclass(frozen=True)
@@ -110,46 +110,29 @@ class Call:
         return self.aligned and self.out_aligned and (self.residual is None or self.add_like_out)
 
 
-def make_call(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    residual: Tensor | None,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    out: Tensor | None = None,
-) -> Call:
-    """Work out the call of the operator's arguments; its output, if none is given, is allocated."""
-    kernel_size = weight.shape[2:]
-    pad = paddings(kernel_size, dilation, temporal_mode, spatial_mode)
+def make_call(args: ConvArgs, out: Tensor | None = None) -> Call:
+    """Work out the call that writes `out`, or memory that is allocated here."""
     if out is None:
-        size = output_size(x.shape, kernel_size, stride, dilation, temporal_mode, spatial_mode)
-        out = memory.empty(
-            (x.shape[0], weight.shape[0], *size),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=memory_format_of(x, weight),
-        )
+        last = memory_format_of(args.x, args.weight)
+        out = memory.empty(args.out_shape, dtype=args.out_dtype, device=args.x.device, memory_format=last)
+    kernel_size, pad = args.weight.shape[2:], args.pad
     return Call(
-        x,
-        weight,
-        None if bias is None else bias.contiguous(),
-        initial_state if pad.causal else None,
-        residual,
+        args.x,
+        args.weight,
+        None if args.bias is None else args.bias.contiguous(),
+        args.initial_state if pad.causal else None,
+        args.residual,
         out,
-        stride,
-        dilation,
+        args.stride,
+        args.dilation,
         kernel_size,
         kernel_size[1] * kernel_size[2],
         pad.causal,
         pad.causal,
         pad.explicit[0] + pad.implicit[0],
         pad.explicit[2] + pad.implicit[1],
-        temporal_mode,
-        spatial_mode,
+        args.temporal_mode,
+        args.spatial_mode,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from ...temporal.frame_buffer import FrameBuffer, body_of
 from . import aten, cpu, cuda, triton
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
 from .size_class import measured, measured_in_place
-from .spec import SPATIAL_MODES, TEMPORAL_MODES, padded_shape
+from .spec import SPATIAL_MODES, TEMPORAL_MODES, BorderArgs, PadArgs
 
 
 def causal_pad3d(
@@ -34,9 +33,10 @@ def causal_pad3d(
     temporal_mode: str = "replicate",
     spatial_mode: str = "zeros",
     initial_state: Tensor | None = None,
+    out: Tensor | FrameBuffer | None = None,
     backend: str | None = None,
     precision: str | None = None,
-) -> Tensor:
+) -> Tensor | FrameBuffer:
     """Pad frames in front and pixels around.
 
     Time is padded first, then space, so the added frames get their own border.
@@ -48,26 +48,23 @@ def causal_pad3d(
         temporal_mode: What stands in front of a first chunk: "replicate" (its first frame) or "zeros".
         spatial_mode: "zeros", "replicate" or "reflect".
         initial_state: The frames in front, shape (B, C, causal_padding, H, W); overrides `temporal_mode`.
+        out: Where the padded frames go: a tensor of their shape and dtype, any strides, or a `FrameBuffer`
+            with such a body; it shares no memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier; every backend of this op is exact.
 
     Returns:
         Shape (B, C, causal_padding + T, top + H + bottom, left + W + right), dtype of `x`;
-        channels_last_3d if `x` is, else contiguous.
+        channels_last_3d if `x` is, else contiguous; or `out`.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit.
+        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read, or a gradient
+            would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    arguments = _pad_arguments(
-        x,
-        causal_padding,
-        spatial_padding,
-        temporal_mode=temporal_mode,
-        spatial_mode=spatial_mode,
-        initial_state=initial_state,
-    )
-    return _PAD(*arguments, backend=backend, precision=precision)
+    options = (causal_padding, spatial_padding, temporal_mode, spatial_mode)
+    y = _PAD.call((x, initial_state), options, out, backend, precision)
+    return y if out is None else out
 
 
 def causal_pad3d_(
@@ -95,10 +92,10 @@ def causal_pad3d_(
             place there, or a gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    arguments = _pad__arguments(
+    args, storage = _border_arguments(
         buffer, temporal_mode=temporal_mode, spatial_mode=spatial_mode, initial_state=initial_state
     )
-    _PAD_(*arguments, backend=backend, precision=precision)
+    _PAD_(args, storage, backend=backend, precision=precision)
     if buffer.tail_room:
         frames = buffer.storage.shape[2] - buffer.tail_room
         # With its halo: space is padded after time.
@@ -113,22 +110,30 @@ def _pad_arguments(
     temporal_mode: str = "replicate",
     spatial_mode: str = "zeros",
     initial_state: Tensor | None = None,
-) -> tuple[Any, ...]:
+    out: Tensor | FrameBuffer | None = None,
+) -> tuple[PadArgs, Tensor | None]:
+    args = _checked(PadArgs(x, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode))
+    return args, _PAD.check_out(out, args)
+
+
+def _checked(call: PadArgs) -> PadArgs:
+    """Check everything; return the record that backends take."""
+    x, state, causal_padding, spatial_padding, temporal_mode, spatial_mode = call
     check_video("causal_pad3d", "x", x)
     halo = four_sides("causal_pad3d", spatial_padding)
-    _check_padding("causal_pad3d", x, causal_padding, halo, temporal_mode, spatial_mode, initial_state)
-    shape = padded_shape(x.shape, causal_padding, halo)
-    check_countable("causal_pad3d", "the padded frames", shape, x.dtype)
-    return x, initial_state, causal_padding, halo, temporal_mode, spatial_mode
+    _check_padding("causal_pad3d", x, causal_padding, halo, temporal_mode, spatial_mode, state)
+    args = call._replace(spatial_padding=halo)
+    check_countable("causal_pad3d", "the padded frames", args.out_shape, x.dtype)
+    return args
 
 
-def _pad__arguments(
+def _border_arguments(
     buffer: FrameBuffer,
     *,
     temporal_mode: str = "replicate",
     spatial_mode: str = "zeros",
     initial_state: Tensor | None = None,
-) -> tuple[Any, ...]:
+) -> tuple[BorderArgs, Tensor]:
     if not isinstance(buffer, FrameBuffer):
         raise InvalidInput(
             f"causal_pad3d_: got a {type(buffer).__name__}, expected a FrameBuffer; causal_pad3d takes "
@@ -145,7 +150,7 @@ def _pad__arguments(
         )
     storage = buffer.without_tail
     _check_memory(storage, initial_state, frames, halo)
-    return storage, initial_state, frames, halo, temporal_mode, spatial_mode
+    return BorderArgs(initial_state, frames, halo, temporal_mode, spatial_mode), storage
 
 
 def _check_memory(storage: Tensor, state: Tensor | None, frames: int, halo: Sequence[int]) -> None:
@@ -224,7 +229,9 @@ def check_reflect(op: str, x: Tensor, sides: Sequence[int], spatial_mode: str) -
 
 _PAD = Op(
     "causal_pad3d",
+    args=PadArgs,
     reference=causal_pad3d_reference,
+    check=_checked,
     prepare=_pad_arguments,
     backends=(aten.PAD, cpu.PAD, triton.PAD, cuda.PAD),
     order=("aten", "reference"),
@@ -234,10 +241,10 @@ _PAD = Op(
 )
 _PAD_ = Op(
     "causal_pad3d_",
+    args=BorderArgs,
     reference=causal_pad3d__reference,
-    prepare=_pad__arguments,
+    prepare=_border_arguments,
     backends=(aten.PAD_, cpu.PAD_, triton.PAD_, cuda.PAD_),
     order=("aten", "reference"),
     measured=measured_in_place,
-    mutates=("storage",),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.layout import is_channels_last_3d
 from ...core.op import Backend
 from ...temporal.frame_buffer import FrameBuffer, body_of
+from .spec import PadArgs
 
 
 def fill_border(
@@ -19,7 +20,6 @@ def fill_border(
     spatial_padding: Sequence[int],
     temporal_mode: str,
     spatial_mode: str,
-    precision: str = "exact",
 ) -> None:
     """Write head-room and halo of `storage`; its body is read, never written."""
     if causal_padding:
@@ -59,28 +59,25 @@ def _format_of_cat(x: Tensor, initial_state: Tensor | None) -> torch.memory_form
     return torch.channels_last_3d if last else torch.contiguous_format
 
 
-def padded_copy(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str = "exact",
-) -> Tensor:
+def padded_copy(args: PadArgs) -> Tensor:
     """Return the padded frames in the memory format of `x`, each element written once."""
+    x = args.x
     buffer = FrameBuffer.empty(
         x.shape,
-        head_room=causal_padding,
-        halo=tuple(spatial_padding),
+        head_room=args.causal_padding,
+        halo=tuple(args.spatial_padding),
         dtype=x.dtype,
         device=x.device,
-        memory_format=_format_of_cat(x, initial_state),
+        memory_format=_format_of_cat(x, args.initial_state),
     )
-    buffer.body.copy_(x)
-    fill_border(buffer.storage, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode)
+    _pad(buffer.storage, args, "exact")
     return buffer.storage
 
 
-PAD = Backend("aten", padded_copy)
-PAD_ = Backend("aten", fill_border)
+def _pad(out: Tensor, args: PadArgs, precision: str) -> None:
+    body_of(out, args.causal_padding, args.spatial_padding).copy_(args.x)
+    fill_border(out, *args[1:])
+
+
+PAD = Backend("aten", _pad, lambda args, _: padded_copy(args))
+PAD_ = Backend("aten", lambda out, args, _: fill_border(out, *args))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ...core import native
-from ...core.layout import memory_format_of
 from ...core.op import Backend
+from .cpu import described
+from .spec import BorderArgs, PadArgs
 from .traffic import moves, moves_in_place
 
 # As csrc/cuda/host/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of
@@ -20,28 +19,15 @@ _MOST_ELEMENTS = 2**31 - _BLOCK
 _MOST_BLOCKS = 2**31
 
 
-def why_not(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    *_: object,
-) -> str | None:
+def why_not(args: PadArgs, precision: str, out: Tensor | None) -> str | None:
     """Return why the frames cannot be copied between a border, into whatever layout, or None."""
-    top, bottom, left, right = spatial_padding
-    size = (x.shape[3] + top + bottom, x.shape[4] + left + right)
-    return _why_not_frames(x, causal_padding + x.shape[2], *size)
+    _, _, *size = args.out_shape
+    return _why_not_frames(args.x, *size)
 
 
-def _why_not_in_place(
-    storage: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    *_: object,
-) -> str | None:
-    frames = storage.shape[2] if any(spatial_padding) else causal_padding
-    return _why_not_frames(storage, frames, *storage.shape[3:])
+def _why_not_in_place(args: BorderArgs, precision: str, out: Tensor) -> str | None:
+    frames = out.shape[2] if any(args.spatial_padding) else args.causal_padding
+    return _why_not_frames(out, frames, *out.shape[3:])
 
 
 def _why_not_frames(x: Tensor, frames: int, height: int, width: int) -> str | None:
@@ -60,72 +46,27 @@ def _why_not_frames(x: Tensor, frames: int, height: int, width: int) -> str | No
     return native.why_no_cuda(x.device)
 
 
-def padded_copy(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    memory_format: torch.memory_format,
-) -> Tensor:
+def padded_copy(args: PadArgs, memory_format: torch.memory_format) -> Tensor:
     """Return the padded frames in this memory format: padding and change of layout in one pass."""
-    batch, channels, frames, height, width = x.shape
-    top, bottom, left, right = spatial_padding
-    out = torch.empty(
-        (batch, channels, causal_padding + frames, top + height + bottom, left + width + right),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format,
-    )
-    native.cuda_module().causal_pad3d(
-        native.describe(out),
-        native.describe(x),
-        None if initial_state is None else native.describe(initial_state),
-        causal_padding,
-        tuple(spatial_padding),
-        temporal_mode,
-        spatial_mode,
-        x.element_size(),
-        *native.current_stream(x.device),
-    )
+    out = torch.empty(args.out_shape, dtype=args.out_dtype, device=args.x.device, memory_format=memory_format)
+    _pad(out, args, "exact")
     return out
 
 
-def _pad(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
-    return padded_copy(
-        x, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode, memory_format_of(x)
+def _pad(out: Tensor, args: PadArgs, precision: str) -> None:
+    x, *border = args
+    stream = native.current_stream(x.device)
+    native.cuda_module().causal_pad3d(
+        native.describe(out), native.describe(x), *described(*border), x.element_size(), *stream
     )
 
 
-def _pad_(
-    storage: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> None:
+def _pad_(storage: Tensor, args: BorderArgs, precision: str) -> None:
+    stream = native.current_stream(storage.device)
     native.cuda_module().causal_pad3d_(
-        native.describe(storage),
-        None if initial_state is None else native.describe(initial_state),
-        causal_padding,
-        tuple(spatial_padding),
-        temporal_mode,
-        spatial_mode,
-        storage.element_size(),
-        *native.current_stream(storage.device),
+        native.describe(storage), *described(*args), storage.element_size(), *stream
     )
 
 
-PAD = Backend("cuda", _pad, why_not, moves=moves)
-PAD_ = Backend("cuda", _pad_, _why_not_in_place, moves=moves_in_place)
+PAD = Backend("cuda", _pad, why_not=why_not, moves=moves)
+PAD_ = Backend("cuda", _pad_, why_not=_why_not_in_place, moves=moves_in_place)

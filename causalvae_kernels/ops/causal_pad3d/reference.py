@@ -10,42 +10,25 @@ from torch import Tensor
 
 from ...temporal.frame_buffer import body_of
 from ...temporal.state import past_frames
+from .spec import BorderArgs, PadArgs
 
 
-def causal_pad3d_reference(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-) -> Tensor:
+def causal_pad3d_reference(args: PadArgs) -> Tensor:
     """Concatenate the past and the frames, then pad height and width."""
+    x, state, causal_padding, (top, bottom, left, right), temporal_mode, spatial_mode = args
     if causal_padding:
-        x = torch.cat([*past_frames(x, causal_padding, initial_state, temporal_mode), x], dim=2)
-    top, bottom, left, right = spatial_padding
+        x = torch.cat([*past_frames(x, causal_padding, state, temporal_mode), x], dim=2)
     if spatial_mode == "zeros":
-        return F.pad(x, (left, right, top, bottom)) if any(spatial_padding) else x.clone()
+        return F.pad(x, (left, right, top, bottom)) if any(args.spatial_padding) else x.clone()
     for dim, before, after in ((3, top, bottom), (4, left, right)):
         x = x.index_select(dim, source_index(x.shape[dim], before, after, spatial_mode, x.device))
     return x
 
 
-def causal_pad3d__reference(
-    storage: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    temporal_mode: str,
-    spatial_mode: str,
-) -> None:
+def causal_pad3d__reference(storage: Tensor, args: BorderArgs) -> None:
     """Pad the body of `storage` and write all of it back."""
-    body = body_of(storage, causal_padding, spatial_padding)
-    storage.copy_(
-        causal_pad3d_reference(
-            body, initial_state, causal_padding, spatial_padding, temporal_mode, spatial_mode
-        )
-    )
+    body = body_of(storage, args.causal_padding, args.spatial_padding)
+    storage.copy_(causal_pad3d_reference(PadArgs(body, *args)))
 
 
 def causal_pad3d_vjp(

@@ -10,45 +10,33 @@ from torch import Tensor
 
 from ...core.size_class import measured_by_size
 from ...core.tuned import Measurement, Tuned
+from .spec import BorderArgs, PadArgs
 
 TUNED = Tuned(Path(__file__).parent / "tuned", multiplies=False)
 IN_PLACE = "in place"
 
 
-def measured(
-    x: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    *modes_and_precision: str,
-) -> Measurement | None:
+def measured(args: PadArgs, precision: str, out: Tensor | None) -> Measurement | None:
     """Return what was measured for calls of `causal_pad3d` like this one, or None.
 
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
-    return measured_by_size(
-        TUNED, x, initial_state, written=written(x.shape, causal_padding, spatial_padding)
-    )
+    tensors = (args.x, args.initial_state, out)
+    return measured_by_size(TUNED, *tensors, written=math.prod(args.out_shape))
 
 
-def measured_in_place(
-    storage: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    *modes_and_precision: str,
-) -> Measurement | None:
+def measured_in_place(args: BorderArgs, precision: str, out: Tensor) -> Measurement | None:
     """Return what was measured for calls of `causal_pad3d_` like this one, or None.
 
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
-    _, _, frames, height, width = storage.shape
-    top, bottom, left, right = spatial_padding
-    body = (frames - causal_padding) * (height - top - bottom) * (width - left - right)
-    border = storage.shape[0] * storage.shape[1] * (frames * height * width - body)
-    return measured_by_size(TUNED, storage, initial_state, written=border, variant=IN_PLACE)
+    _, _, frames, height, width = out.shape
+    top, bottom, left, right = args.spatial_padding
+    body = (frames - args.causal_padding) * (height - top - bottom) * (width - left - right)
+    border = out.shape[0] * out.shape[1] * (frames * height * width - body)
+    return measured_by_size(TUNED, out, args.initial_state, written=border, variant=IN_PLACE)
 
 
 def written(shape: Sequence[int], causal_padding: int, spatial_padding: Sequence[int]) -> int:

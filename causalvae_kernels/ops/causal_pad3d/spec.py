@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 TIER = "exact"
 TEMPORAL_MODES = ("replicate", "zeros")
@@ -16,6 +20,42 @@ def padded_shape(
     batch, channels, frames, height, width = shape
     top, bottom, left, right = sides
     return batch, channels, causal_padding + frames, top + height + bottom, left + width + right
+
+
+class PadArgs(NamedTuple):
+    """The arguments of `causal_pad3d`; `spatial_padding` is (top, bottom, left, right)."""
+
+    x: Tensor
+    initial_state: Tensor | None
+    causal_padding: int
+    spatial_padding: Sequence[int]
+    temporal_mode: str
+    spatial_mode: str
+
+    @classmethod
+    def of_conv(cls, x: Tensor, initial_state: Tensor | None, pad: Any, temporal_mode: str) -> PadArgs:
+        """Return what must be written for a convolution that is padded so (`causal_conv3d.spec.Paddings`)."""
+        return cls(x, initial_state, pad.causal, pad.explicit, temporal_mode, pad.explicit_mode)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the padded frames."""
+        return padded_shape(self.x.shape, self.causal_padding, self.spatial_padding)
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Of the padded frames."""
+        return self.x.dtype
+
+
+class BorderArgs(NamedTuple):
+    """The arguments of `causal_pad3d_` but the storage, whose border is filled."""
+
+    initial_state: Tensor | None
+    causal_padding: int
+    spatial_padding: Sequence[int]
+    temporal_mode: str
+    spatial_mode: str
 
 
 def bytes_moved(

@@ -8,26 +8,18 @@ from torch import Tensor
 
 from ...core.traffic import Pass
 from ...temporal.frame_buffer import body_of
-from .spec import bytes_moved
+from .spec import BorderArgs, PadArgs, bytes_moved
 
 
-def moves(
-    x: Tensor, initial_state: Tensor | None, causal_padding: int, spatial_padding: Sequence[int], *_: object
-) -> list[Pass]:
+def moves(args: PadArgs, out: Tensor | None) -> list[Pass]:
     """Return the pass that writes padded frames."""
-    return _passes("causal_pad3d", x, causal_padding, spatial_padding, in_place=False)
+    return _passes("causal_pad3d", args.x, args.causal_padding, args.spatial_padding, in_place=False)
 
 
-def moves_in_place(
-    storage: Tensor,
-    initial_state: Tensor | None,
-    causal_padding: int,
-    spatial_padding: Sequence[int],
-    *_: object,
-) -> list[Pass]:
+def moves_in_place(args: BorderArgs, storage: Tensor) -> list[Pass]:
     """Return the pass that writes the border."""
-    body = body_of(storage, causal_padding, spatial_padding)
-    return _passes("causal_pad3d_", body, causal_padding, spatial_padding, in_place=True)
+    border = (args.causal_padding, args.spatial_padding)
+    return _passes("causal_pad3d_", body_of(storage, *border), *border, in_place=True)
 
 
 def _passes(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ...core.checks import check_float, check_like, check_operands, check_shape, check_video
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...core.precision import autocast_dtype
+from ...core.precision import autocast_dtype, check_no_autocast
+from ...temporal.frame_buffer import FrameBuffer
 from . import aten, cpu, triton
 from .reference import downsample_conv_reference, downsample_conv_vjp
 from .shape_class import measured
+from .spec import DownsampleArgs
 
 
 def downsample_conv(
@@ -21,9 +21,10 @@ def downsample_conv(
     bias: Tensor | None = None,
     *,
     compress_time: bool = False,
+    out: Tensor | FrameBuffer | None = None,
     backend: str | None = None,
     precision: str | None = None,
-) -> Tensor:
+) -> Tensor | FrameBuffer:
     """Convolve every frame with stride 2, zeros below and to the right; average pairs of frames before.
 
     CogVideoX's downsampler, and the spatial one of Wan (without `compress_time`).
@@ -35,30 +36,52 @@ def downsample_conv(
         bias: Shape (Cout,), dtype of `x`.
         compress_time: Average frames in pairs, rounded to the dtype of `x`; of an odd number the first one
             stays as it is.
+        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body; it shares no memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
-        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
     Returns:
         Shape (B, Cout, T', H // 2, W // 2), T' = T or (T + 1) // 2; channels_last_3d if `x` or `weight` is,
         else contiguous. Under `torch.autocast` the dtype that `torch.nn.functional.conv3d` gives; frames are
-        averaged in that dtype, too.
+        averaged in that dtype, too. With `out` that, as it was given.
 
     Raises:
-        InvalidInput: Shapes or dtypes do not fit.
+        InvalidInput: Shapes or dtypes do not fit; `out` overlaps itself or what is read, a gradient would be
+            lost in it, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    check_operands(_NAME, x, weight, bias)
-    cast = autocast_dtype(x)
-    if cast is not None:
-        x, weight, bias = x.to(cast), weight.to(cast), None if bias is None else bias.to(cast)
-    arguments = _arguments(x, weight, bias, compress_time=compress_time)
-    return _DOWNSAMPLE(*arguments, backend=backend, precision=precision)
+    y = _DOWNSAMPLE.call((x, weight, bias), (compress_time,), out, backend, precision, cast=_cast)
+    return y if out is None else out
+
+
+def _cast(call: DownsampleArgs, out: Tensor | None) -> DownsampleArgs:
+    """Return the record as autocast hands it over."""
+    check_operands(_NAME, *call[:3])
+    cast = autocast_dtype(call.x)
+    if out is not None:
+        check_no_autocast(_NAME, call.x)
+    if cast is None or out is not None:
+        return call
+    return DownsampleArgs(*(None if t is None else t.to(cast) for t in call[:3]), call.compress_time)
 
 
 def _arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, compress_time: bool = False
-) -> tuple[Any, ...]:
-    """Check everything; return the operator's arguments."""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    compress_time: bool = False,
+    out: Tensor | FrameBuffer | None = None,
+) -> tuple[DownsampleArgs, Tensor | None]:
+    """Check the public function's arguments; return the record and where the result goes."""
+    args = _checked(DownsampleArgs(x, weight, bias, compress_time))
+    return args, _DOWNSAMPLE.check_out(out, args)
+
+
+def _checked(call: DownsampleArgs) -> DownsampleArgs:
+    """Check everything; return the record that backends take."""
+    x, weight, bias, compress_time = call
     check_video(_NAME, "x", x)
     check_float(_NAME, "x", x)
     check_video(_NAME, "weight", weight)
@@ -78,13 +101,15 @@ def _arguments(
     if bias is not None:
         check_shape(_NAME, "bias", bias, (out_channels,), "(Cout,)")
         check_like(_NAME, "bias", bias, "x", x)
-    return x, weight, bias, bool(compress_time)
+    return call._replace(compress_time=bool(compress_time))
 
 
 _NAME = "downsample_conv"
 _DOWNSAMPLE = Op(
     _NAME,
+    args=DownsampleArgs,
     reference=downsample_conv_reference,
+    check=_checked,
     prepare=_arguments,
     backends=(aten.DOWNSAMPLE, cpu.DOWNSAMPLE, triton.DOWNSAMPLE),
     order=("aten", "reference"),

@@ -9,30 +9,38 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...temporal.frame_buffer import FrameBuffer
 from ..causal_conv3d.aten import CONV
+from ..causal_conv3d.spec import ConvArgs
 from ..causal_pad3d.aten import fill_border
 from .reference import downsample_conv_reference
-from .spec import HALO, STRIDE
+from .spec import HALO, STRIDE, DownsampleArgs
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str) -> Tensor:
+def _convolve(args: DownsampleArgs, precision: str) -> Tensor:
     if precision == "exact":
-        return downsample_conv_reference(x, weight, bias, compress_time)
-    frames = (x.shape[2] + 1) // 2 if compress_time else x.shape[2]
+        return downsample_conv_reference(args)
+    x = args.x
     buffer = FrameBuffer.empty(
-        (*x.shape[:2], frames, *x.shape[3:]),
+        (*x.shape[:2], args.out_shape[2], *x.shape[3:]),
         head_room=0,
         halo=HALO,
         dtype=x.dtype,
         device=x.device,
         memory_format=memory_format_of(x),
     )
-    if compress_time:
+    if args.compress_time:
         average_into(buffer.body, x)
     else:
         buffer.body.copy_(x)
     fill_border(buffer.storage, None, 0, HALO, "zeros", "zeros")
-    given = (None, None, STRIDE, (1, 1, 1), "valid", "valid", precision)
-    return CONV.call(buffer.storage, weight, bias, *given)
+    padded = ConvArgs(
+        buffer.storage,
+        args.weight,
+        args.bias,
+        stride=STRIDE,
+        temporal_mode="valid",
+        spatial_mode="valid",
+    )
+    return CONV.make(padded, precision)
 
 
 def average_into(out: Tensor, x: Tensor) -> None:
@@ -44,4 +52,4 @@ def average_into(out: Tensor, x: Tensor) -> None:
     pairs.add_(x[:, :, lone + 1 :: 2], alpha=0.5)
 
 
-DOWNSAMPLE = Backend("aten", _convolve)
+DOWNSAMPLE = Backend("aten", make=_convolve)

@@ -10,20 +10,13 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ..causal_conv3d.cpu import DTYPES, why_not
 from .aten import average_into
-from .spec import HALO, STRIDE, output_size
+from .spec import HALO, STRIDE, DownsampleArgs
 from .traffic import moves
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str) -> Tensor:
-    frames, height, width = output_size(x.shape, compress_time)
-    last = memory_format_of(x, weight)
-    out = memory.empty(
-        (x.shape[0], weight.shape[0], frames, height, width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=last,
-    )
-    if compress_time and frames < x.shape[2]:
+def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
+    x, weight, frames = args.x, args.weight, out.shape[2]
+    if frames < x.shape[2]:
         # A pass of its own: in the kernel's loader each pair would be averaged for every tap that sees it.
         source = memory.empty(
             (*x.shape[:2], frames, *x.shape[3:]),
@@ -33,7 +26,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: boo
         )
         average_into(source, x)
         x = source
-    bias = None if bias is None else bias.contiguous()
+    bias = None if args.bias is None else args.bias.contiguous()
     native.cpu_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
@@ -50,7 +43,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: boo
         native.cpu_isa(),
         torch.get_num_threads(),
     )
-    return out
 
 
-DOWNSAMPLE = Backend("cpu", _convolve, why_not, moves=moves)
+DOWNSAMPLE = Backend("cpu", _convolve, why_not=why_not, moves=moves)

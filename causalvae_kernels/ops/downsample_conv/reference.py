@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..causal_conv3d.framework import conv3d
-from .spec import STRIDE
+from .spec import STRIDE, DownsampleArgs
 
 
-def downsample_conv_reference(x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool) -> Tensor:
+def downsample_conv_reference(args: DownsampleArgs) -> Tensor:
     """Average pairs of frames, pad a copy below and to the right, convolve with stride 2."""
-    return conv3d(_padded(x, compress_time), weight, bias, STRIDE, (0, 0, 0), (1, 1, 1))
+    padded = _padded(args.x, args.compress_time)
+    return conv3d(padded, args.weight, args.bias, STRIDE, (0, 0, 0), (1, 1, 1))
 
 
 def _padded(x: Tensor, compress_time: bool) -> Tensor:

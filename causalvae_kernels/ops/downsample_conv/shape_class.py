@@ -10,24 +10,23 @@ from torch import Tensor
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned, architecture_of
 from ..causal_conv3d.shape_class import GPU_PIXELS, PIXELS, channel_class, class_words, pixels_word
-from .spec import STRIDE, output_size
+from .spec import STRIDE, DownsampleArgs, output_size
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
 
 
-def measured(
-    x: Tensor, weight: Tensor, bias: Tensor | None, compress_time: bool, precision: str
-) -> Measurement | None:
-    """Return what was measured for calls like this one, or None; the operator's arguments.
+def measured(args: DownsampleArgs, precision: str, out: Tensor | None) -> Measurement | None:
+    """Return what was measured for calls like this one, or None.
 
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
+    x = args.x
     isa = architecture_of(x.device)
     if isa is None:
         return None
     gpu = x.device.type == "cuda"
-    return TUNED.find(isa, shape_classes(x.dtype, x.shape, weight.shape, compress_time, gpu=gpu))
+    return TUNED.find(isa, shape_classes(x.dtype, x.shape, args.weight.shape, args.compress_time, gpu=gpu))
 
 
 def shape_classes(

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 STRIDE = (1, 2, 2)
 HALO = (0, 1, 0, 1)  # zeros: top, bottom, left, right
+
+
+class DownsampleArgs(NamedTuple):
+    """The arguments of a call; the public function says what they mean."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    compress_time: bool
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return self.x.shape[0], self.weight.shape[0], *output_size(self.x.shape, self.compress_time)
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Dtype of the result."""
+        return self.x.dtype
 
 
 def output_size(shape: Sequence[int], compress_time: bool) -> tuple[int, int, int]:

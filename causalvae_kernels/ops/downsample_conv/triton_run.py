@@ -10,31 +10,20 @@ from ...core.triton_launch import Launch
 from ..causal_conv3d.triton_call import Call
 from ..causal_conv3d.triton_kernels import direct
 from ..causal_conv3d.triton_tiles import Tile, choose
-from .spec import HALO, STRIDE
+from .spec import HALO, STRIDE, DownsampleArgs
 from .triton_average import launch as average
 
 
-def launches(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    compress_time: bool,
-    capability: int,
-    tile: Tile | None = None,
-) -> list[Launch]:
+def launches(out: Tensor, args: DownsampleArgs, capability: int, tile: Tile | None = None) -> list[Launch]:
     """Return the kernels that compute `out`, in order.
 
     Args:
         out: The output.
-        x: As the operator takes it, and so are `weight`, `bias` and `compress_time`.
-        weight: See there.
-        bias: See there.
-        compress_time: See there.
+        args: Those of the op.
         capability: Of the GPU, such as 90.
         tile: How the convolution is cut; default: chosen.
     """
-    before = []
+    x, before = args.x, []
     if out.shape[2] < x.shape[2]:
         lone = x.shape[2] % 2
         shape = (*x.shape[:2], out.shape[2], *x.shape[3:])
@@ -45,8 +34,8 @@ def launches(
         x = averaged
     call = Call(
         x,
-        weight,
-        None if bias is None else bias.contiguous(),
+        args.weight,
+        None if args.bias is None else args.bias.contiguous(),
         None,
         None,
         out,

@@ -1,14 +1,14 @@
-"""Argument checks of the norm ops: parameters, and the destination of those that write into a buffer."""
+"""Argument checks of the norm ops, and what autocast makes of their arguments."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.checks import check_count, check_shape
 from ...core.errors import InvalidInput
-from ...core.overlap import check_destination
-from ...temporal.frame_buffer import FrameBuffer
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -26,6 +26,15 @@ def check_eps(op: str, eps: object) -> float:
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps >= 0:
         raise InvalidInput(f"{op}: eps is {eps!r}, expected a number that is not negative")
     return float(eps)
+
+
+def check_activation(op: str, activation: object) -> bool:
+    """Return whether SiLU follows the norm."""
+    if activation is None:
+        return False
+    if not isinstance(activation, str) or activation != "silu":
+        raise InvalidInput(f"{op}: activation is {activation!r}, expected 'silu' or None")
+    return True
 
 
 def check_parameter(op: str, name: str, parameter: Tensor | None, x: Tensor) -> None:
@@ -52,51 +61,17 @@ def check_same_dtype(op: str, first: str, one: Tensor | None, second: str, other
         )
 
 
-def destination(op: str, buffer: object, x: Tensor, dtype: torch.dtype, **reads: Tensor | None) -> Tensor:
-    """Return the body of a buffer that the result for `x` may be written into.
+def as_autocast(call: Any, out: Tensor | None) -> Any:
+    """Return the record of a group norm as autocast hands it over: half precision as float32 on a GPU.
 
-    Args:
-        op: Name of the op, with its trailing underscore.
-        buffer: What was given.
-        x: The frames.
-        dtype: Of the result.
-        **reads: Every other tensor that the op reads.
-
-    Raises:
-        InvalidInput: It is no `FrameBuffer`, has another shape, dtype or device, overlaps itself or what is
-            read, unless it is `x` itself, or a gradient would be lost.
+    `group_norm` is in the list of operators that run in float32 on CUDA, and in no list on a CPU. With a
+    destination nothing is cast: it has a dtype already.
     """
-    if not isinstance(buffer, FrameBuffer):
-        raise InvalidInput(
-            f"{op}: got a {type(buffer).__name__}, expected a FrameBuffer to write into; {op[:-1]} returns a "
-            "tensor"
-        )
-    out = buffer.body
-    check_shape(op, "the body of the buffer", out, x.shape, "the shape of x")
-    if (out.dtype, out.device) != (dtype, x.device):
-        raise InvalidInput(
-            f"{op}: the buffer is {out.dtype} on {out.device}, expected {dtype} on {x.device}, as the "
-            "result is"
-        )
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (buffer.storage, x, *reads.values())
-    ):
-        raise InvalidInput(
-            f"{op}: got a tensor that requires a gradient, expected none, because writing in place would "
-            f"lose it; use {op[:-1]}"
-        )
-    check_destination(op, "the body of the buffer", out, {"x": x, **reads}, may_be_out=("x",))
-    return out
-
-
-def as_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Return the tensors as autocast hands them to a norm: half precision as float32 on a GPU.
-
-    `group_norm` is in the list of operators that run in float32 on CUDA, and in no list on a CPU.
-    """
-    x = tensors[0]
-    if not isinstance(x, Tensor) or x.is_meta or x.device.type == "cpu":
-        return tensors
+    x = call.x
+    if out is not None or not isinstance(x, Tensor) or x.is_meta or x.device.type == "cpu":
+        return call
     if not torch.is_autocast_enabled(x.device.type):
-        return tensors
-    return tuple(t.float() if isinstance(t, Tensor) and t.dtype in HALVES else t for t in tensors)
+        return call
+    given = {name: getattr(call, name) for name in ("x", "weight", "bias")}
+    halves = {n: t for n, t in given.items() if isinstance(t, Tensor) and t.dtype in HALVES}
+    return call._replace(**{name: t.float() for name, t in halves.items()})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core import memory, native
-from ...core.layout import memory_format_of
+from ...core import native
 from .kernels import DTYPES, why_not_kernel
 
-__all__ = ["DTYPES", "address", "as_floats", "empty_like_format", "why_not_norm"]
+__all__ = ["DTYPES", "address", "as_floats", "why_not_norm"]
 
 
 def why_not_norm(x: Tensor, result: torch.dtype, precision: str) -> str | None:
@@ -17,11 +16,6 @@ def why_not_norm(x: Tensor, result: torch.dtype, precision: str) -> str | None:
     if x.device.type != "cpu":
         return f"the tensor is on {x.device}, the kernel runs on a CPU"
     return why_not_kernel(x, result, precision) or native.why_no_cpu()
-
-
-def empty_like_format(x: Tensor) -> Tensor:
-    """Return memory for the result: channels_last_3d if `x` is, else contiguous."""
-    return memory.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
 def as_floats(parameter: Tensor | None) -> Tensor | None:

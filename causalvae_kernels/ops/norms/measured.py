@@ -1,4 +1,4 @@
-"""What was measured of the norm ops, by size class: a folder of files for each op and its twin in place."""
+"""What was measured of the norm ops, by size class: a folder of files for each op."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ class NormMeasurements:
     """The measurements of an op.
 
     Args:
-        op: Its name, without an underscore behind it.
+        op: Its name.
     """
 
     def __init__(self, op: str) -> None:
         self.tuned = Tuned(Path(__file__).parent.parent / op / "tuned", multiplies=False)
 
-    def fresh(self, x: Tensor, *others: Any) -> Measurement | None:
-        """Return what was measured for calls like this one; the arguments of the op."""
-        return measured_by_size(self.tuned, x, written=x.numel())
-
-    def into(self, out: Tensor, x: Tensor, *others: Any) -> Measurement | None:
-        """Return what was measured for calls like this one; the arguments of its twin."""
-        return measured_by_size(self.tuned, x, out, written=x.numel(), variant=INTO)
+    def measured(self, args: Any, precision: str, out: Tensor | None) -> Measurement | None:
+        """Return what was measured for calls like this one."""
+        variant = "" if out is None else INTO
+        return measured_by_size(self.tuned, args.x, out, written=args.x.numel(), variant=variant)
 
 
-GROUP_NORM = NormMeasurements("group_norm_silu")
-SPATIAL_NORM = NormMeasurements("spatial_norm_silu")
-RMS_NORM = NormMeasurements("rms_norm_silu")
+GROUP_NORM = NormMeasurements("group_norm")
+SPATIAL_NORM = NormMeasurements("spatial_norm")
+RMS_NORM = NormMeasurements("rms_norm")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -18,14 +17,15 @@ from ...core.checks import (
 )
 from ...core.errors import InvalidInput
 from ...core.op import Op
-from ...core.precision import autocast_dtype
+from ...core.precision import autocast_dtype, check_no_autocast
+from ...temporal.frame_buffer import FrameBuffer
 from ...temporal.state import final_state
 from ..causal_conv3d.shape_class import packed_or_aten
 from ..causal_pad3d import check_state
 from . import aten, cpu, triton
 from .reference import upsample_conv_reference, upsample_conv_vjp
 from .shape_class import measured
-from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, state_frames
+from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, UpsampleArgs, state_frames
 
 
 def upsample_conv(
@@ -39,9 +39,10 @@ def upsample_conv(
     spatial_mode: str = "zeros",
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
+    out: Tensor | FrameBuffer | None = None,
     backend: str | None = None,
     precision: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | FrameBuffer | tuple[Tensor | FrameBuffer, Tensor]:
     """Repeat pixels and frames, then convolve with a kernel that looks at the past only.
 
     What the kernel would see twice is one pixel with the sum of two weights, so that a kernel of three takes
@@ -66,42 +67,50 @@ def upsample_conv(
         initial_state: The P frames before this chunk at the size of `x`, shape (B, Cin, P, H, W):
             P = kT - 1, or, with kT = 3 and doubled frames, the one frame before, which stands for two.
         return_final_state: Return the last P frames as well.
+        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body; it shares no memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
-        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
     Returns:
         The output, shape (B, Cout, T', scale_h * H, scale_w * W), T' = T, or 2 T, or 2 T - 1 where the first
         frame stays single; channels_last_3d if `x` or `weight` is, else contiguous. With
         `return_final_state` a tuple of it and the state, which owns its memory. Under `torch.autocast` the
-        dtypes are those that `torch.nn.functional.conv3d` gives.
+        dtypes are those that `torch.nn.functional.conv3d` gives. With `out` it stands for the output, as it
+        was given.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit.
+        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read, a gradient
+            would be lost in it, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
-    check_operands(_NAME, x, weight, bias, initial_state)
-    seen, past = x, initial_state
-    cast = autocast_dtype(x)
-    backend = packed_or_aten(weight, backend, cast is not None and weight.dtype != cast)
-    if cast is not None:
-        x, weight, bias, initial_state = (
-            None if t is None else t.to(cast) for t in (x, weight, bias, initial_state)
-        )
-    arguments = _arguments(
-        x,
-        weight,
-        bias,
-        scale=scale,
-        first_chunk=first_chunk,
-        temporal_mode=temporal_mode,
-        spatial_mode=spatial_mode,
-        initial_state=initial_state,
-    )
-    y = _UPSAMPLE(*arguments, backend=backend, precision=precision)
+    tensors, to = (x, weight, bias, initial_state), getattr(out, "body", out)
+    options = (scale, first_chunk, temporal_mode, spatial_mode)
+    bound = _UPSAMPLE.bindings.find(tensors, options, to, backend, precision)
+    if bound is None:
+        y = _watched(UpsampleArgs(*tensors, *options), to, backend, precision)
+    else:
+        y = bound.run(tensors, to)
+    y = y if out is None else out
     if not return_final_state:
         return y
-    frames = state_frames(weight.shape[2], arguments[4])
-    return y, final_state(seen, frames, initial_state=past, temporal_mode=temporal_mode)
+    frames = state_frames(weight.shape[2], int_tuple(_NAME, "scale", scale, 3))
+    return y, final_state(x, frames, initial_state=initial_state, temporal_mode=temporal_mode)
+
+
+def _watched(
+    call: UpsampleArgs, out: Tensor | None, backend: str | None, precision: str | None
+) -> Tensor | None:
+    """Call the operator where a compiler, autograd, autocast or a mode sees it."""
+    check_operands(_NAME, *call[:4])
+    cast = autocast_dtype(call.x)
+    backend = packed_or_aten(call.weight, backend, cast is not None and call.weight.dtype != cast)
+    if out is not None:
+        check_no_autocast(_NAME, call.x)
+    elif cast is not None:
+        call = UpsampleArgs(*(None if t is None else t.to(cast) for t in call[:4]), *call[4:])
+    args = _checked(call)
+    return _UPSAMPLE(args, _UPSAMPLE.check_out(out, args), backend=backend, precision=precision)
 
 
 def _arguments(
@@ -115,8 +124,19 @@ def _arguments(
     spatial_mode: str = "zeros",
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
-) -> tuple[Any, ...]:
-    """Check everything; return the operator's arguments."""
+    out: Tensor | FrameBuffer | None = None,
+) -> tuple[UpsampleArgs, Tensor | None]:
+    """Check the public function's arguments; return the record and where the result goes."""
+    call = UpsampleArgs(x, weight, bias, initial_state, scale, first_chunk, temporal_mode, spatial_mode)
+    args = _checked(call)
+    if out is not None:
+        check_no_autocast(_NAME, x)
+    return args, _UPSAMPLE.check_out(out, args)
+
+
+def _checked(call: UpsampleArgs) -> UpsampleArgs:
+    """Check everything; return the record that backends take."""
+    x, weight, bias, initial_state, scale, first_chunk, temporal_mode, spatial_mode = call
     check_video(_NAME, "x", x)
     check_float(_NAME, "x", x)
     check_video(_NAME, "weight", weight)
@@ -148,13 +168,15 @@ def _arguments(
             f"{_NAME}: got an initial_state and first_chunk=True, expected no state before the first chunk, "
             "or first_chunk=False"
         )
-    return x, weight, bias, initial_state, scale, bool(first_chunk), temporal_mode, spatial_mode
+    return call._replace(scale=scale, first_chunk=bool(first_chunk))
 
 
 _NAME = "upsample_conv"
 _UPSAMPLE = Op(
     _NAME,
+    args=UpsampleArgs,
     reference=upsample_conv_reference,
+    check=_checked,
     prepare=_arguments,
     backends=(aten.UPSAMPLE, cpu.UPSAMPLE, triton.UPSAMPLE),
     order=("aten", "reference"),

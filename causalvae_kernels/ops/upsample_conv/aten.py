@@ -14,36 +14,36 @@ from ...core.layout import memory_format_of
 from ...core.op import Backend
 from ...temporal.frame_buffer import FrameBuffer
 from ..causal_conv3d.aten import CONV
-from ..causal_conv3d.spec import paddings
+from ..causal_conv3d.spec import ConvArgs
 from ..causal_pad3d.aten import fill_border
 from .reference import double_frames, upsampled, upsampled_state
+from .spec import UpsampleArgs
 
-_ONES = (1, 1, 1)
 
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    first_chunk: bool,
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
-    past, padding_modes = upsampled_state(initial_state, weight, scale), (temporal_mode, spatial_mode)
-    if scale[0] == 1 or precision == "exact":
-        wide = upsampled(x, scale, first_chunk)
-        return CONV.call(wide, weight, bias, past, None, _ONES, _ONES, *padding_modes, precision)
-    wide = upsampled(x, (1, *scale[1:]), first_chunk)
-    if weight.shape[2] == 1:
-        y = CONV.call(wide, weight, bias, None, None, _ONES, _ONES, *padding_modes, precision)
-        return double_frames(y, first_chunk)
-    pad = paddings(weight.shape[2:], _ONES, *padding_modes)
-    storage = _doubled(wide, first_chunk, past, pad.causal, pad.explicit, pad.explicit_mode)
-    padding_modes = ("valid", "zeros" if any(pad.implicit) else "valid")
-    return CONV.call(storage, weight, bias, None, None, _ONES, _ONES, *padding_modes, precision)
+def _convolve(args: UpsampleArgs, precision: str) -> Tensor:
+    scale, first_single = args.scale, args.first_chunk
+    doubles_late = scale[0] == 2 and precision != "exact"
+    conv = ConvArgs(
+        upsampled(args.x, (1, *scale[1:]) if doubles_late else scale, first_single),
+        args.weight,
+        args.bias,
+        upsampled_state(args.initial_state, args.weight, scale),
+        temporal_mode=args.temporal_mode,
+        spatial_mode=args.spatial_mode,
+    )
+    if not doubles_late:
+        return CONV.make(conv, precision)
+    if args.weight.shape[2] == 1:
+        return double_frames(CONV.make(conv, precision), first_single)
+    pad = conv.pad
+    storage = _doubled(conv.x, first_single, conv.initial_state, pad.causal, pad.explicit, pad.explicit_mode)
+    padded = conv._replace(
+        x=storage,
+        initial_state=None,
+        temporal_mode="valid",
+        spatial_mode="zeros" if any(pad.implicit) else "valid",
+    )
+    return CONV.make(padded, precision)
 
 
 def _doubled(
@@ -65,4 +65,4 @@ def _doubled(
     return buffer.storage
 
 
-UPSAMPLE = Backend("aten", _convolve)
+UPSAMPLE = Backend("aten", make=_convolve)

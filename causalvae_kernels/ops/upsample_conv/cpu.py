@@ -7,50 +7,52 @@ a tile a folded kernel takes 25 (docs/winograd.md). Otherwise there is a direct 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core import memory, native
-from ...core.layout import memory_format_of
+from ...core.bind import Write
 from ...core.op import Backend
 from ...core.packed import find_packed
 from ..causal_conv3d.cpu import DTYPES, why_not
 from .folding import fold_space, fold_time, of_pairs, phases, time_slices, with_zero_taps
-from .spec import folded_kernel, output_size, takes_winograd
+from .spec import UpsampleArgs, folded_kernel, folds_time, takes_winograd
 from .traffic import moves
 
 _ONES = (1, 1, 1)
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    first_chunk: bool,
-    temporal_mode: str,
-    spatial_mode: str,
-    precision: str,
-) -> Tensor:
-    out = memory.empty(
-        (x.shape[0], weight.shape[0], *output_size(x.shape, scale, first_chunk)),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format_of(x, weight),
-    )
-    bias = None if bias is None else bias.contiguous()
-    past = initial_state if weight.shape[2] == 3 else None
+def _convolve(out: Tensor, args: UpsampleArgs, precision: str) -> None:
+    _run(out, args, must_keep=False)
+
+
+def _bind(args: UpsampleArgs, like: Tensor, must_keep: bool) -> Write:
+    options = args[4:]
+
+    def write(out: Tensor, tensors: tuple[Any, ...]) -> bool:
+        return _run(out, UpsampleArgs(*tensors, *options), must_keep)
+
+    return write
+
+
+def _run(out: Tensor, args: UpsampleArgs, must_keep: bool) -> bool:
+    """Convolve, unless packed weights must be kept and have no room; return whether that was done."""
+    x, weight, scale, first_chunk = args.x, args.weight, args.scale, args.first_chunk
+    bias = None if args.bias is None else args.bias.contiguous()
+    past = args.initial_state if weight.shape[2] == 3 else None
     seconds, firsts = of_pairs(out, first_chunk)
     repeats = scale[0] == 2 and weight.shape[2] == 1
     written = seconds if repeats else out  # frames that are equal are computed once
     isa = native.cpu_isa()
     packed = None
     if takes_winograd(weight.shape, scale, x.shape[3:]):
-        packed = _packed(weight, scale, x.shape[0] * x.shape[2] * x.shape[3] * x.shape[4], isa)
+        packed = _packed(weight, scale, x.numel() // x.shape[1], isa, must_keep)
+        if packed is None and must_keep:
+            return False
     if packed is None:
-        _directly(written, x, weight, bias, past, scale, first_chunk, temporal_mode, spatial_mode, isa)
+        _directly(written, args._replace(bias=bias, initial_state=past), isa)
     else:
         doubled = "first_single" if first_chunk else "pairs"
         native.cpu_module().upsample_conv(
@@ -59,10 +61,10 @@ def _convolve(
             native.describe(weight[:, :, : folded_kernel(weight.shape[2:], scale)[0]]),  # its sizes count
             None if bias is None else native.address(bias),
             None if past is None else native.describe(past),
-            doubled if _folds_time(weight, scale) else "none",
+            doubled if args.folds_time else "none",
             scale[1] == 2,
-            temporal_mode,
-            spatial_mode,
+            args.temporal_mode,
+            args.spatial_mode,
             DTYPES[x.dtype],
             isa,
             torch.get_num_threads(),
@@ -70,38 +72,22 @@ def _convolve(
         )
     if repeats:
         firsts.copy_(seconds[:, :, int(first_chunk) :])
-    return out
+    return True
 
 
-def _folds_time(weight: Tensor, scale: Sequence[int]) -> bool:
-    """Whether the kernel sees frames that are equal in pairs."""
-    return scale[0] == 2 and weight.shape[2] == 3
-
-
-def _directly(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    past: Tensor | None,
-    scale: Sequence[int],
-    first_single: bool,
-    temporal_mode: str,
-    spatial_mode: str,
-    isa: str,
-) -> None:
-    weight = weight.float()
+def _directly(out: Tensor, args: UpsampleArgs, isa: str) -> None:
+    x, weight, bias, past = args.x, args.weight.float(), args.bias, args.initial_state
     parts = [(out, x, past, weight)]
-    if _folds_time(weight, scale):
-        seconds, firsts = of_pairs(out, first_single)
+    if args.folds_time:
+        seconds, firsts = of_pairs(out, args.first_chunk)
         for_seconds, for_firsts = fold_time(weight)
         parts = [(seconds, x, past, for_seconds)]
-        if not first_single:
+        if not args.first_chunk:
             parts.append((firsts, x, past, for_firsts))
         elif x.shape[2] > 1:  # the first pair follows the single frame, which is its past
             parts.append((firsts, x[:, :, 1:], x[:, :, :1], for_firsts))
     for window, frames, state, part in parts:
-        for phase in phases(scale):
+        for phase in phases(args.scale):
             kernel = fold_space(part, phase)
             native.cpu_module().causal_conv3d(
                 native.describe(phase.of(window)),
@@ -113,8 +99,8 @@ def _directly(
                 _ONES,
                 _ONES,
                 phase.padding,
-                temporal_mode,
-                spatial_mode,
+                args.temporal_mode,
+                args.spatial_mode,
                 DTYPES[x.dtype],
                 isa,
                 torch.get_num_threads(),
@@ -128,17 +114,18 @@ def _directly(
 _MANY_PIXELS = 2**12
 
 
-def _packed(weight: Tensor, scale: Sequence[int], pixels: int, isa: str) -> Tensor | None:
+def _packed(weight: Tensor, scale: Sequence[int], pixels: int, isa: str, must_keep: bool) -> Tensor | None:
     """Return the transformed weights, or None where they are not kept and not worth it for one call."""
     kind, size = packing(weight, scale, isa)
     packed = find_packed(weight, kind, size, pixels, lambda: _pack(weight, scale, size, isa))
-    return _pack(weight, scale, size, isa) if packed is None and pixels >= _MANY_PIXELS else packed
+    anew = packed is None and pixels >= _MANY_PIXELS and not must_keep
+    return _pack(weight, scale, size, isa) if anew else packed
 
 
 def _pack(weight: Tensor, scale: Sequence[int], size: int, isa: str) -> Tensor:
     """Return the kernels of all phases, one after another, each in its slices."""
     packed, weight = memory.empty((size // 4,)), weight.float()
-    slices = time_slices(weight) if _folds_time(weight, scale) else (weight,)
+    slices = time_slices(weight) if folds_time(weight.shape, scale) else (weight,)
     kernels = [
         (phase, with_zero_taps(phase, fold_space(s, phase))) for phase in phases(scale) for s in slices
     ]
@@ -156,10 +143,10 @@ def _pack(weight: Tensor, scale: Sequence[int], size: int, isa: str) -> Tensor:
 
 def packing(weight: Tensor, scale: Sequence[int], isa: str) -> tuple[object, int]:
     """Return what decides how the weights of all phases are packed, and how many bytes they take."""
-    folds_time, in_phases = _folds_time(weight, scale), phases(scale)
-    sizes = native.describe(weight[:, :, :1] if folds_time else weight)
+    folds, in_phases = folds_time(weight.shape, scale), phases(scale)
+    sizes = native.describe(weight[:, :, :1] if folds else weight)
     floats = native.cpu_module().winograd_packed_floats(sizes, isa, in_phases[0].zero_taps)
-    return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases) * (3 if folds_time else 1)
+    return ("upsample winograd", tuple(scale), isa), 4 * floats * len(in_phases) * (3 if folds else 1)
 
 
-UPSAMPLE = Backend("cpu", _convolve, why_not, moves=moves)
+UPSAMPLE = Backend("cpu", _convolve, why_not=why_not, bind=_bind, moves=moves)

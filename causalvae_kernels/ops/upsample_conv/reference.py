@@ -9,23 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..causal_conv3d.reference import causal_conv3d_reference, causal_conv3d_vjp
+from ..causal_conv3d.spec import ConvArgs
+from .spec import UpsampleArgs
 
 _ONES = (1, 1, 1)
 
 
-def upsample_conv_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    first_chunk: bool,
-    temporal_mode: str,
-    spatial_mode: str,
-) -> Tensor:
+def upsample_conv_reference(args: UpsampleArgs) -> Tensor:
     """Repeat pixels and frames, then convolve causally."""
-    x, past = upsampled(x, scale, first_chunk), upsampled_state(initial_state, weight, scale)
-    return causal_conv3d_reference(x, weight, bias, past, None, _ONES, _ONES, temporal_mode, spatial_mode)
+    return causal_conv3d_reference(
+        ConvArgs(
+            upsampled(args.x, args.scale, args.first_chunk),
+            args.weight,
+            args.bias,
+            upsampled_state(args.initial_state, args.weight, args.scale),
+            temporal_mode=args.temporal_mode,
+            spatial_mode=args.spatial_mode,
+        )
+    )
 
 
 def upsampled(x: Tensor, scale: Sequence[int], first_single: bool) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,29 +20,24 @@ from ..causal_conv3d.shape_class import (
     where_packed_is_kept,
 )
 from .cpu import packing
-from .spec import takes_winograd
+from .spec import UpsampleArgs, takes_winograd
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
 
 
-def measured(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    *others: object,
-) -> Measurement | None:
-    """Return what was measured for calls like this one, or None; the operator's arguments.
+def measured(args: UpsampleArgs, precision: str, out: Tensor | None) -> Measurement | None:
+    """Return what was measured for calls like this one, or None.
 
     Raises:
         BadMeasurements: The file of measurements cannot be used.
     """
+    x, weight, scale = args.x, args.weight, args.scale
     isa = architecture_of(x.device)
     if isa is None:
         return None
     gpu = x.device.type == "cuda"
-    given = (x.dtype, x.shape, weight.shape, tuple(scale), memory_format_of(x, weight))
+    memory_format = memory_format_of(x, weight) if out is None else memory_format_of(out)
+    given = (x.dtype, x.shape, weight.shape, tuple(scale), memory_format)
     found = TUNED.find(isa, shape_classes(*given, gpu=gpu))
     if gpu:
         return found

@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 SCALES = ((1, 2, 2), (2, 2, 2), (2, 1, 1))
 TEMPORAL_MODES = ("replicate", "zeros")
 SPATIAL_MODES = ("zeros", "replicate")
+
+
+class UpsampleArgs(NamedTuple):
+    """The arguments of a call; the public function says what they mean."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    initial_state: Tensor | None
+    scale: Sequence[int]
+    first_chunk: bool
+    temporal_mode: str
+    spatial_mode: str
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return (
+            self.x.shape[0],
+            self.weight.shape[0],
+            *output_size(self.x.shape, self.scale, self.first_chunk),
+        )
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Dtype of the result."""
+        return self.x.dtype
+
+    @property
+    def folds_time(self) -> bool:
+        """Whether the kernel sees frames that are equal in pairs."""
+        return folds_time(self.weight.shape, self.scale)
 
 
 def state_frames(kernel_frames: int, scale: Sequence[int]) -> int:
@@ -18,6 +54,11 @@ def output_size(shape: Sequence[int], scale: Sequence[int], first_chunk: bool) -
     """Return (T, H, W) of the output."""
     frames = scale[0] * shape[2] - (scale[0] == 2 and first_chunk)
     return frames, scale[1] * shape[3], scale[2] * shape[4]
+
+
+def folds_time(weight_shape: Sequence[int], scale: Sequence[int]) -> bool:
+    """Tell whether the kernel, shape (Cout, Cin, kT, 3, 3), sees frames that are equal in pairs."""
+    return scale[0] == 2 and weight_shape[2] == 3
 
 
 def folded_kernel(kernel_size: Sequence[int], scale: Sequence[int]) -> tuple[int, int, int]:

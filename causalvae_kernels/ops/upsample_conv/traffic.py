@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 
 from ...core.traffic import Pass, bytes_of, bytes_of_shape
-from .spec import output_size
+from .spec import UpsampleArgs
 
 
-def moves(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    first_chunk: bool,
-    *_: object,
-) -> list[Pass]:
+def moves(args: UpsampleArgs, out: Tensor | None) -> list[Pass]:
     """Return one pass, and another where frames that are equal are computed once and copied."""
-    frames, height, width = output_size(x.shape, scale, first_chunk)
-    frame = bytes_of_shape((x.shape[0], weight.shape[0], 1, height, width), x.dtype)
-    read = bytes_of(x, weight, bias, initial_state)
-    if weight.shape[2] == 3 or scale[0] == 1:
+    batch, channels, frames, height, width = args.out_shape
+    frame = bytes_of_shape((batch, channels, 1, height, width), args.out_dtype)
+    read = bytes_of(args.x, args.weight, args.bias, args.initial_state)
+    if args.weight.shape[2] == 3 or args.scale[0] == 1:
         return [Pass("upsample_conv", read, frames * frame, True)]
-    repeated = (frames - x.shape[2]) * frame
+    computed = args.x.shape[2]
+    repeated = (frames - computed) * frame
     return [
-        Pass("upsample_conv", read, x.shape[2] * frame, True),
+        Pass("upsample_conv", read, computed * frame, True),
         Pass("upsample_conv, equal frames", repeated, repeated),
     ]
 
 
-def moves_by_phase(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> list[Pass]:
+def moves_by_phase(args: UpsampleArgs, out: Tensor | None) -> list[Pass]:
     """Return the same for a kernel that is launched for each phase: every launch reads the frames."""
-    passes = moves(x, weight, bias, *others)
-    again = (_phases(weight, others[1]) - 1) * bytes_of(x, others[0])
-    return [passes[0]._replace(read=passes[0].read + again), *passes[1:]]
-
-
-def _phases(weight: Tensor, scale: Sequence[int]) -> int:
-    return (4 if scale[1] == 2 else 1) * (2 if scale[0] == 2 and weight.shape[2] == 3 else 1)
+    first, *others = moves(args, out)
+    phases = (4 if args.scale[1] == 2 else 1) * (2 if args.folds_time else 1)
+    again = (phases - 1) * bytes_of(args.x, args.initial_state)
+    return [first._replace(read=first.read + again), *others]

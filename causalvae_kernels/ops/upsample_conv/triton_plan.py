@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..causal_conv3d.folds import ALL, NONE, PAIRS, Fold
 from .folding import of_pairs
+from .spec import UpsampleArgs
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,15 @@ class UpsamplePlan:
     copies: tuple[tuple[Tensor, Tensor], ...]
 
 
-def plan(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    initial_state: Tensor | None,
-    scale: Sequence[int],
-    first_chunk: bool,
-    temporal_mode: str,
-) -> UpsamplePlan:
-    """Work out the convolutions that write `out`; the operator's arguments."""
-    kernel_frames = weight.shape[2]
-    doubled, space = scale[0] == 2, scale[1] == 2
-    alone = kernel_frames > 1 and x.shape[2] == 1 and initial_state is None and temporal_mode == "replicate"
-    time = ALL if alone else PAIRS if doubled and kernel_frames > 1 else NONE
+def plan(out: Tensor, args: UpsampleArgs) -> UpsamplePlan:
+    """Work out the convolutions that write `out`."""
+    x, first_chunk, kernel_frames = args.x, args.first_chunk, args.weight.shape[2]
+    doubled, space = args.scale[0] == 2, args.scale[1] == 2
+    first_alone = x.shape[2] == 1 and args.initial_state is None and args.temporal_mode == "replicate"
+    time = ALL if first_alone and kernel_frames > 1 else PAIRS if args.folds_time else NONE
     fold = None
     if time != NONE or space:
-        fold = Fold(tuple(weight.shape[2:]), time, space, x.dtype != torch.float32)
+        fold = Fold(tuple(args.weight.shape[2:]), time, space, x.dtype != torch.float32)
     causal = {NONE: kernel_frames - 1, PAIRS: 1, ALL: 0}[time]
     if not doubled:
         return UpsamplePlan(fold, causal, _parts(fold, [(out, causal)]), ())

@@ -1,4 +1,4 @@
-"""How `spatial_norm_silu` repeats its scale and shift, and what it must compute and move."""
+"""The arguments of `spatial_norm`, how it repeats scale and shift, what it must compute and move."""
 
 from __future__ import annotations
 
@@ -6,12 +6,36 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..group_norm_silu import spec as group_norm
+from ..group_norm import spec as group_norm
 
-# Over x, as in `group_norm_silu`; scale and shift are read once.
+# Over x, as in `group_norm`; scale and shift are read once.
 PASSES = group_norm.PASSES
+
+
+class SpatialNormArgs(NamedTuple):
+    """The arguments of the operator, checked; those of the function but for `silu`: whether to apply it."""
+
+    x: Tensor
+    scale: Tensor
+    shift: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    num_groups: int
+    eps: float
+    silu: bool
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of the result."""
+        return self.x.shape
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Of the result."""
+        return torch.promote_types(self.x.dtype, self.scale.dtype)
 
 
 class Repeats(NamedTuple):

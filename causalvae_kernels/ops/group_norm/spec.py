@@ -1,13 +1,38 @@
-"""What `group_norm_silu` must compute and move."""
+"""The arguments of `group_norm`, and what it must compute and move."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 # Over x: one for the statistics of a group, one that writes. Their sum of bytes is the floor wherever a group
 # does not fit into a cache.
 PASSES = 2
+
+
+class GroupNormArgs(NamedTuple):
+    """The arguments of the operator, checked; those of the function but for `silu`: whether to apply it."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    num_groups: int
+    eps: float
+    silu: bool
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of the result."""
+        return self.x.shape
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Of the result."""
+        return self.x.dtype
 
 
 def flops(shape: Sequence[int], *, silu: bool = True) -> int:

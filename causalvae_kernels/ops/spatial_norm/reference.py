@@ -1,4 +1,4 @@
-"""CogVideoX's spatial norm and SiLU in pure PyTorch: define `spatial_norm_silu` and `spatial_norm_silu_`.
+"""CogVideoX's spatial norm and SiLU in pure PyTorch: define `spatial_norm`.
 
 As `CogVideoXSpatialNorm3D` of diffusers computes it (models/autoencoders/autoencoder_kl_cogvideox.py), with
 its two 1x1x1 convolutions, which commute with the upsampling, done before.
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms.group_norm import affine, before_silu, group_norm, group_norm_gradients, standardise, wide
-from .spec import has_lone_first
+from .spec import SpatialNormArgs, has_lone_first
 
 
 def upsample(small: Tensor, size: Sequence[int]) -> Tensor:
@@ -44,38 +44,15 @@ def _source(size: int, small: int, lone_first: bool, device: torch.device) -> Te
     return torch.cat([numbers[..., :1], rest], dim=2).flatten().long()
 
 
-def spatial_norm_silu_reference(
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    silu: bool,
-) -> Tensor:
+def spatial_norm_reference(args: SpatialNormArgs) -> Tensor:
     """Normalise, multiply, add, activate, and round each time."""
-    y = group_norm(x, num_groups, weight, bias, eps)
-    y = y * upsample(scale, x.shape[2:]) + upsample(shift, x.shape[2:])
-    return F.silu(y) if silu else y
+    size = args.x.shape[2:]
+    y = group_norm(args.x, args.num_groups, args.weight, args.bias, args.eps)
+    y = y * upsample(args.scale, size) + upsample(args.shift, size)
+    return F.silu(y) if args.silu else y
 
 
-def spatial_norm_silu__reference(
-    out: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    silu: bool,
-) -> None:
-    """Write the same into `out`, which may be `x`."""
-    out.copy_(spatial_norm_silu_reference(x, scale, shift, weight, bias, num_groups, eps, silu))
-
-
-def spatial_norm_silu_vjp(
+def spatial_norm_vjp(
     grad: Tensor,
     needs: set[str],
     given: frozenset[str],

@@ -1,4 +1,4 @@
-"""Group norm and SiLU in pure PyTorch: define `group_norm_silu` and `group_norm_silu_`."""
+"""Group norm and SiLU in pure PyTorch: define `group_norm`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms.group_norm import affine, before_silu, group_norm, group_norm_gradients, standardise
+from .spec import GroupNormArgs
 
 
-def group_norm_silu_reference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float, silu: bool
-) -> Tensor:
+def group_norm_reference(args: GroupNormArgs) -> Tensor:
     """Normalise, round, activate, round."""
-    y = group_norm(x, num_groups, weight, bias, eps)
-    return F.silu(y) if silu else y
+    y = group_norm(args.x, args.num_groups, args.weight, args.bias, args.eps)
+    return F.silu(y) if args.silu else y
 
 
-def group_norm_silu__reference(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    silu: bool,
-) -> None:
-    """Write the same into `out`, which may be `x`."""
-    out.copy_(group_norm_silu_reference(x, weight, bias, num_groups, eps, silu))
-
-
-def group_norm_silu_vjp(
+def group_norm_vjp(
     grad: Tensor,
     needs: set[str],
     given: frozenset[str],

@@ -8,38 +8,20 @@ from torch import Tensor
 from ...core.op import Backend
 from ..norms.group_norm import activate, activate_into, careful_group_norm
 from .reference import upsample
-from .spec import repeats
+from .spec import SpatialNormArgs, repeats
 
 
-def _normalise(
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    silu: bool,
-    precision: str,
-) -> Tensor:
-    y = careful_group_norm(x, num_groups, weight, bias, eps, precision)
-    return activate(_modulate(y, scale, shift, precision == "exact"), silu)
+def _make(args: SpatialNormArgs, precision: str) -> Tensor:
+    return activate(_modulated(args, precision), args.silu)
 
 
-def _normalise_into(
-    out: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    silu: bool,
-    precision: str,
-) -> None:
-    y = careful_group_norm(x, num_groups, weight, bias, eps, precision)
-    activate_into(out, _modulate(y, scale, shift, precision == "exact"), silu, precision)
+def _write(out: Tensor, args: SpatialNormArgs, precision: str) -> None:
+    activate_into(out, _modulated(args, precision), args.silu, precision)
+
+
+def _modulated(args: SpatialNormArgs, precision: str) -> Tensor:
+    y = careful_group_norm(args.x, args.num_groups, args.weight, args.bias, args.eps, precision)
+    return _modulate(y, args.scale, args.shift, precision == "exact")
 
 
 def _modulate(y: Tensor, scale: Tensor, shift: Tensor, exact: bool) -> Tensor:
@@ -70,5 +52,4 @@ def _multiply_add(y: Tensor, scale: Tensor, shift: Tensor, exact: bool) -> None:
         torch.addcmul(shift, y, scale, out=y)
 
 
-NORM = Backend("aten", _normalise)
-NORM_ = Backend("aten", _normalise_into)
+NORM = Backend("aten", _write, _make)

@@ -1,15 +1,39 @@
-"""What `rms_norm_silu` must compute and move."""
+"""The arguments of `rms_norm`, and what it must compute and move."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 # A pixel's channels are summed and written while they are in a cache, so x is read once.
 PASSES = 1
 
 # The least norm that is divided by, as in `torch.nn.functional.normalize`.
 EPS = 1e-12
+
+
+class RmsNormArgs(NamedTuple):
+    """The arguments of the operator, checked; those of the function but for `silu`: whether to apply it."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    silu: bool
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """Of the result."""
+        return self.x.shape
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """Of the result."""
+        return torch.promote_types(self.x.dtype, self.weight.dtype)
 
 
 def flops(shape: Sequence[int], *, silu: bool = True) -> int:

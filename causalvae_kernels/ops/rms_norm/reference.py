@@ -1,4 +1,4 @@
-"""RMS norm over channels and SiLU in pure PyTorch: define `rms_norm_silu` and `rms_norm_silu_`.
+"""RMS norm over channels and SiLU in pure PyTorch: define `rms_norm`.
 
 Without `eps` as `WanRMS_norm` of diffusers computes it (models/autoencoders/autoencoder_kl_wan.py).
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..norms.group_norm import before_silu, per_channel, wide
-from .spec import EPS
+from .spec import EPS, RmsNormArgs
 
 
 def length(x: Tensor, eps: float) -> Tensor:
@@ -22,21 +22,15 @@ def length(x: Tensor, eps: float) -> Tensor:
     return norm.clamp_min(EPS)
 
 
-def rms_norm_silu_reference(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool) -> Tensor:
+def rms_norm_reference(args: RmsNormArgs) -> Tensor:
     """Normalise in float32 at least, round; scale, multiply, add, activate, and round each time."""
-    y = (wide(x) / length(x, eps)).to(x.dtype) * x.shape[1] ** 0.5 * weight.view(-1, 1, 1, 1)
-    y = y if bias is None else y + bias.view(-1, 1, 1, 1)
-    return F.silu(y) if silu else y
+    x = args.x
+    y = (wide(x) / length(x, args.eps)).to(x.dtype) * x.shape[1] ** 0.5 * args.weight.view(-1, 1, 1, 1)
+    y = y if args.bias is None else y + args.bias.view(-1, 1, 1, 1)
+    return F.silu(y) if args.silu else y
 
 
-def rms_norm_silu__reference(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, silu: bool
-) -> None:
-    """Write the same into `out`, which may be `x`."""
-    out.copy_(rms_norm_silu_reference(x, weight, bias, eps, silu))
-
-
-def rms_norm_silu_vjp(
+def rms_norm_vjp(
     grad: Tensor,
     needs: set[str],
     given: frozenset[str],
