@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from ..core.tuned import Tuned
-from ..ops.causal_conv3d.shape_class import TUNED as CONV_TUNED
-from ..ops.causal_pad3d.size_class import TUNED as PAD_TUNED
-from ..ops.downsample_conv.shape_class import TUNED as DOWNSAMPLE_TUNED
-from ..ops.norms.measured import GROUP_NORM, RMS_NORM, SPATIAL_NORM
-from ..ops.upsample_conv.shape_class import TUNED as UPSAMPLE_TUNED
+from ..ops.causal_conv3d.measurements import TUNED as CONV_TUNED
+from ..ops.causal_pad3d.measurements import TUNED as PAD_TUNED
+from ..ops.downsample_conv.measurements import TUNED as DOWNSAMPLE_TUNED
+from ..ops.norms.measurements import GROUP_NORM, RMS_NORM, SPATIAL_NORM
+from ..ops.upsample_conv.measurements import TUNED as UPSAMPLE_TUNED
 from . import tune_gpu_conv, tune_gpu_pad, tune_gpu_resampling, tune_norms, tune_resampling
 from .race import Job
 

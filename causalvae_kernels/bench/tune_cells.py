@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..ops.causal_conv3d.shape_class import CHANNELS, shape_classes
+from ..ops.causal_conv3d.measurements import CHANNELS, shape_classes
 from ..ops.causal_conv3d.spec import flops, output_size
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

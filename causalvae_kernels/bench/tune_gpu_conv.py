@@ -13,10 +13,10 @@ from torch import Tensor
 from ..core.gpu_arch import capability_of
 from ..core.op import all_ops, explain
 from ..ops import causal_conv3d
-from ..ops.causal_conv3d.shape_class import shape_classes
+from ..ops.causal_conv3d.backends.triton.call import make_call
+from ..ops.causal_conv3d.backends.triton.tiles import Tile, configurations
+from ..ops.causal_conv3d.measurements import shape_classes
 from ..ops.causal_conv3d.spec import output_size
-from ..ops.causal_conv3d.triton_call import make_call
-from ..ops.causal_conv3d.triton_tiles import Tile, configurations
 from ..workloads import FULL_SIZE, ConvCase, Workload, make_conv_call
 from .race import Job, Race, Way
 
@@ -62,7 +62,7 @@ def ways(call: Mapping[str, Any]) -> list[Way]:
 
 
 def _triton(call: Mapping[str, Any], tile: Tile) -> Callable[[], Tensor]:
-    from ..ops.causal_conv3d.triton_run import run
+    from ..ops.causal_conv3d.backends.triton.run import run
 
     (op,) = (known for known in all_ops() if known.name == "causal_conv3d")
     args, _ = op.prepare(**call)

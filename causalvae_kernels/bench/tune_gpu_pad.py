@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.size_class import size_classes
 from ..ops import causal_pad3d, causal_pad3d_
-from ..ops.causal_pad3d.size_class import IN_PLACE, written
+from ..ops.causal_pad3d.measurements import IN_PLACE, written
 from ..workloads import FULL_SIZE, in_buffer
 from .race import Job, Race, Way, usable
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from ..core.gpu_arch import capability_of
 from ..core.op import all_ops
 from ..ops import downsample_conv, upsample_conv
-from ..ops.causal_conv3d.triton_tiles import Tile, configurations
-from ..ops.downsample_conv.shape_class import shape_classes as downsample_classes
-from ..ops.downsample_conv.triton import convolve as downsample_in_triton
-from ..ops.upsample_conv.shape_class import shape_classes as upsample_classes
-from ..ops.upsample_conv.triton import convolve as upsample_in_triton
+from ..ops.causal_conv3d.backends.triton.tiles import Tile, configurations
+from ..ops.downsample_conv.backends.triton import convolve as downsample_in_triton
+from ..ops.downsample_conv.measurements import shape_classes as downsample_classes
+from ..ops.upsample_conv.backends.triton import convolve as upsample_in_triton
+from ..ops.upsample_conv.measurements import shape_classes as upsample_classes
 from ..workloads import (
     FULL_SIZE_DOWNSAMPLE,
     FULL_SIZE_UPSAMPLE,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.size_class import size_classes
 from ..ops import group_norm, rms_norm, spatial_norm
-from ..ops.norms.measured import INTO
+from ..ops.norms.measurements import INTO
 from ..workloads import FULL_SIZE, NormCase, in_buffer, make_norm_call
 from .race import Job, Race, Way, usable
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ops import downsample_conv, upsample_conv
-from ..ops.downsample_conv.shape_class import shape_classes as downsample_classes
-from ..ops.upsample_conv.shape_class import shape_classes as upsample_classes
+from ..ops.downsample_conv.measurements import shape_classes as downsample_classes
+from ..ops.upsample_conv.measurements import shape_classes as upsample_classes
 from .race import Job, Race, Way, usable
 
 _BACKENDS = ("cpu",)

@@ -24,7 +24,7 @@ from ..core import native
 from ..core.errors import InvalidInput
 from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
 from ..demo.outputs import check_outputs, written_whole
-from ..ops.causal_conv3d.shape_class import TUNED
+from ..ops.causal_conv3d.measurements import TUNED
 from .common import DTYPES, EXIT_FAILED, check_word, one_sentence_errors, parse_dtype
 from .console import progress_bar, stderr, stdout
 from .tune_races import gpu, tune_races

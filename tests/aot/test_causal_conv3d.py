@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from causalvae_kernels.ops.causal_conv3d.backends.triton.call import Call, make_call
+from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile, choose, configurations
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
-from causalvae_kernels.ops.causal_conv3d.triton_call import Call, make_call
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
 pytestmark = needs_compiler
@@ -57,7 +57,7 @@ def conv_call(
 
 def record(capability: int, call: Call, tile: Tile) -> list[Launch]:
     """Return what Triton would compile for a tile."""
-    from causalvae_kernels.ops.causal_conv3d.triton_run import run
+    from causalvae_kernels.ops.causal_conv3d.backends.triton.run import run
 
     return record_launches(capability, lambda: run(call, tile))
 

@@ -79,7 +79,7 @@ def _id(call: Call) -> str:
 
 def _record(call: Call, capability: int, frames: int = 3, batch: int = 2) -> Launch:
     """Return what this call would compile; in place, frames and `out` share a layout."""
-    from causalvae_kernels.ops.causal_pad3d.triton_kernels import launch_pad, launch_pad_
+    from causalvae_kernels.ops.causal_pad3d.backends.triton.kernels import launch_pad, launch_pad_
 
     def empty(layout: str, frames: int, height: int, width: int) -> torch.Tensor:
         shape = (batch, call.channels, frames, height, width)

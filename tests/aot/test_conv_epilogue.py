@@ -31,7 +31,7 @@ def record(
     shape: tuple[int, ...], layouts: tuple[str, str], dtype: torch.dtype, capability: int = 90
 ) -> Launch:
     """Return what Triton would compile to add to an output of this shape."""
-    from causalvae_kernels.ops.causal_conv3d.triton_epilogue import launch
+    from causalvae_kernels.ops.causal_conv3d.backends.triton.epilogue import launch
 
     def empty(layout: str) -> Tensor:
         return with_layout(torch.empty(shape, dtype=dtype, device="meta"), layout)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, configurations
+from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile, configurations
 from causalvae_kernels.ops.downsample_conv.spec import DownsampleArgs
+from causalvae_kernels.ops.upsample_conv.backends.triton.plan import plan_upsample
 from causalvae_kernels.ops.upsample_conv.spec import UpsampleArgs
-from causalvae_kernels.ops.upsample_conv.triton_plan import plan
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
 pytestmark = needs_compiler
@@ -45,9 +45,9 @@ def record_upsample(
     args = UpsampleArgs(x, weight, weight[:, 0, 0, 0, 0], past, scale, False, "replicate", "zeros")
 
     def call() -> None:
-        from causalvae_kernels.ops.upsample_conv.triton_run import launches
+        from causalvae_kernels.ops.upsample_conv.backends.triton.run import launches
 
-        for launch in launches(plan(empty(args, memory_format), args), args, capability, tile):
+        for launch in launches(plan_upsample(empty(args, memory_format), args), args, capability, tile):
             launch.run()
 
     return record_launches(capability, call)
@@ -67,7 +67,7 @@ def record_downsample(
     args = DownsampleArgs(x, weight, weight[:, 0, 0, 0, 0], compress_time)
 
     def call() -> None:
-        from causalvae_kernels.ops.downsample_conv.triton_run import launches
+        from causalvae_kernels.ops.downsample_conv.backends.triton.run import launches
 
         for launch in launches(empty(args, memory_format), args, capability):
             launch.run()

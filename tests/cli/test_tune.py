@@ -9,7 +9,7 @@ import torch
 from causalvae_kernels import causal_conv3d, explain
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
-from causalvae_kernels.ops.causal_conv3d import shape_class
+from causalvae_kernels.ops.causal_conv3d import measurements
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
 
@@ -37,7 +37,7 @@ def test_auto_goes_by_what_was_written(run, file, monkeypatch):
     assert record.machine["threads"] == torch.get_num_threads() and record.machine["processor"]
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
-    monkeypatch.setattr(shape_class, "TUNED", Tuned(file.parent))
+    monkeypatch.setattr(measurements, "TUNED", Tuned(file.parent))
     wanted = "float32 1x1x1 16->16, 1 frame of 16 pixels"
     row = next(m for m in record.measurements if m.shape_class == wanted)
     answer = explain(causal_conv3d, torch.empty(1, 16, 1, 4, 4), torch.empty(16, 16, 1, 1, 1))

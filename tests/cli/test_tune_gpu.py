@@ -18,8 +18,8 @@ from causalvae_kernels.bench import (
 )
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, configurations
-from causalvae_kernels.ops.causal_pad3d import size_class
+from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile, configurations
+from causalvae_kernels.ops.causal_pad3d import measurements
 from causalvae_kernels.workloads import (
     FULL_SIZE,
     FULL_SIZE_DOWNSAMPLE,
@@ -158,7 +158,7 @@ def test_padding_is_measured_by_size_and_auto_goes_by_it(on_the_cpu, run, folder
     assert all(m.backend == "cpu" and m.default == "aten" and m.plan is None for m in found.values())
     on_the_cpu.setattr("causalvae_kernels.core.tuned._other_gpu", lambda machine: None)
     on_the_cpu.setattr("causalvae_kernels.core.size_class.architecture_of", lambda device: "sm90")
-    on_the_cpu.setattr(size_class, "TUNED", Tuned(folder))
+    on_the_cpu.setattr(measurements, "TUNED", Tuned(folder))
     answer = explain("causal_pad3d", torch.empty(1, 16, 3, 30, 40), 2)
     measured = found["32-bit contiguous, 65536 elements"]
     assert answer.chosen == ("cpu" if measured.faster else "aten") and measured.figures in str(answer)

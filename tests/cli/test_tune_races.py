@@ -9,8 +9,8 @@ from causalvae_kernels import explain, group_norm, upsample_conv
 from causalvae_kernels.bench import tunable, tune_norms, tune_resampling
 from causalvae_kernels.core import native
 from causalvae_kernels.core.tuned import Tuned, read_record
-from causalvae_kernels.ops.norms.measured import GROUP_NORM
-from causalvae_kernels.ops.upsample_conv import shape_class
+from causalvae_kernels.ops.norms.measurements import GROUP_NORM
+from causalvae_kernels.ops.upsample_conv import measurements
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason="no native CPU module")
 ISA = native.cpu_isa() if native.why_no_cpu() is None else None
@@ -83,7 +83,7 @@ def test_auto_upsamples_by_what_was_measured(folder, monkeypatch):
     words = "float32 1x3x3 16->16, 1 frame of 256 pixels, upsampled 1x2x2"
     table = written(folder, 1.0, 2.0, words)
     monkeypatch.setattr(native, "why_incomparable", lambda isa: None)
-    monkeypatch.setattr(shape_class, "TUNED", table)
+    monkeypatch.setattr(measurements, "TUNED", table)
     x, weight = torch.randn(1, 16, 1, 15, 18), torch.randn(16, 16, 1, 3, 3)
     assert explain(upsample_conv, x, weight).chosen == "cpu"
     assert explain(upsample_conv, x, weight, scale=(2, 2, 2)).chosen == "aten"

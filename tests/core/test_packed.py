@@ -18,7 +18,7 @@ from causalvae_kernels import (
     use_packed_budget,
 )
 from causalvae_kernels.core import native, packed
-from causalvae_kernels.ops.causal_conv3d.cpu import packing
+from causalvae_kernels.ops.causal_conv3d.backends.cpu import packing
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
@@ -56,7 +56,7 @@ def packings(monkeypatch):
     def find(weight, kind, size, pixels, pack):
         return packed.find_packed(weight, kind, size, pixels, lambda: calls.append(kind) or pack())
 
-    module = importlib.import_module("causalvae_kernels.ops.causal_conv3d.cpu")
+    module = importlib.import_module("causalvae_kernels.ops.causal_conv3d.backends.cpu")
     monkeypatch.setattr(module, "find_packed", find)
     return calls
 

@@ -9,7 +9,7 @@ from causalvae_kernels import FrameBuffer, causal_pad3d, causal_pad3d_, explain
 from causalvae_kernels.core import native, tuned
 from causalvae_kernels.core.size_class import ELEMENTS, class_words, nearest, size_classes, sizes_up_to
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned, architecture_of
-from causalvae_kernels.ops.causal_pad3d import size_class
+from causalvae_kernels.ops.causal_pad3d import measurements
 from causalvae_kernels.workloads import with_layout
 
 LAST = "channels_last_3d"
@@ -79,7 +79,7 @@ def measure(tmp_path, monkeypatch):
     def install(times: dict[str, tuple[float, float]]) -> None:
         rows = tuple(Measurement(c, "", *ms, 3, "cpu", "aten", "avx512") for c, ms in times.items())
         (tmp_path / "avx512.json").write_text(Record("cpu", "aten", "avx512", False, {}, rows).text())
-        monkeypatch.setattr(size_class, "TUNED", Tuned(tmp_path))
+        monkeypatch.setattr(measurements, "TUNED", Tuned(tmp_path))
 
     return install
 
@@ -114,7 +114,7 @@ def test_auto_pads_with_the_framework_what_was_not_measured(measure):
 
 def test_the_padded_frames_are_counted():
     x = torch.empty(2, 3, 4, 5, 6)
-    assert size_class.written(x.shape, 2, (1, 0, 0, 2)) == causal_pad3d(x, 2, (1, 0, 0, 2)).numel()
+    assert measurements.written(x.shape, 2, (1, 0, 0, 2)) == causal_pad3d(x, 2, (1, 0, 0, 2)).numel()
 
 
 def test_a_gpu_has_tables_of_its_own(tmp_path, monkeypatch):

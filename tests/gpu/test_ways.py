@@ -11,7 +11,7 @@ from torch import Tensor
 from causalvae_kernels import causal_conv3d, explain
 from causalvae_kernels.bench.tune_gpu_conv import ways
 from causalvae_kernels.core.known_issues import why_conv3d_is_broken
-from causalvae_kernels.ops.causal_conv3d import epilogue
+from causalvae_kernels.ops.causal_conv3d.backends import epilogue
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
 from causalvae_kernels.parity import Comparison, compare
 from causalvae_kernels.workloads import make_conv_call, with_layout

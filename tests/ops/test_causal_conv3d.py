@@ -20,7 +20,8 @@ from causalvae_kernels import (
 )
 from causalvae_kernels.core.layout import memory_format_of
 from causalvae_kernels.core.triton_runtime import interpreting
-from causalvae_kernels.ops.causal_conv3d import aten, spec
+from causalvae_kernels.ops.causal_conv3d import spec
+from causalvae_kernels.ops.causal_conv3d.backends import aten
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
 from causalvae_kernels.parity import compare, compare_conv, run_in_chunks
 from causalvae_kernels.workloads import CONV_CASES, ConvCase, in_buffer, make_conv_call, with_layout
@@ -269,7 +270,7 @@ def test_aten_leaves_large_weights_of_few_pixels_as_they_lie(channels, size, by_
 
 
 def test_large_inputs_are_cut_along_time(monkeypatch, seed):
-    from causalvae_kernels.ops.causal_conv3d import aten
+    from causalvae_kernels.ops.causal_conv3d.backends import aten
 
     call = make_conv_call(ConvCase("cut", (1, 4, 9, 6, 6), 5, residual=True), torch.float32, seed)
     whole = causal_conv3d(**call, backend="aten", precision="exact")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from causalvae_kernels import BackendUnavailable, FrameBuffer, causal_pad3d, causal_pad3d_
 from causalvae_kernels.core.triton_runtime import interpreting
-from causalvae_kernels.ops.causal_pad3d.triton_plan import INDEX_LIMIT, plan_pad
+from causalvae_kernels.ops.causal_pad3d.backends.triton.plan import INDEX_LIMIT, plan_pad
 from causalvae_kernels.workloads import PAD_CASES, make_pad_call, with_layout
 from causalvae_kernels.workloads.cases import LAYOUTS
 
@@ -39,7 +39,7 @@ def _arguments(call):
 @pytest.mark.parametrize("case", PAD_CASES, ids=lambda c: c.name)
 def test_in_place_writes_the_border_and_nothing_else(case, layout, seed):
     """The frames are read from another tensor here, so that a write into the body would show."""
-    from causalvae_kernels.ops.causal_pad3d.triton_kernels import launch_plan
+    from causalvae_kernels.ops.causal_pad3d.backends.triton.kernels import launch_plan
 
     call = make_pad_call(case, torch.int32, seed)
     x, untouched = call["x"], -(2**31)
@@ -68,7 +68,7 @@ def test_in_place_writes_the_border_and_nothing_else(case, layout, seed):
 )
 @pytest.mark.parametrize("case", [c for c in PAD_CASES if c.layout != "permuted"], ids=lambda c: c.name)
 def test_layout_changes_on_the_way(case, layouts, seed):
-    from causalvae_kernels.ops.causal_pad3d.triton_kernels import launch_pad
+    from causalvae_kernels.ops.causal_pad3d.backends.triton.kernels import launch_pad
 
     call = make_pad_call(case, torch.bfloat16, seed)
     out = with_layout(_padded(call["x"], case, float("nan")), layouts[1])
@@ -83,7 +83,7 @@ def test_layout_changes_on_the_way(case, layouts, seed):
 @settings(max_examples=25, deadline=None)
 def test_vectors_tiles_and_layouts_mixed_at_random(data):
     """Sizes around multiples of a vector and of a tile, three layouts independent of each other."""
-    from causalvae_kernels.ops.causal_pad3d.triton_kernels import launch_pad, launch_pad_
+    from causalvae_kernels.ops.causal_pad3d.backends.triton.kernels import launch_pad, launch_pad_
 
     dtype = data.draw(st.sampled_from([torch.int8, torch.int16, torch.int32, torch.int64]))
     size = st.sampled_from([1, 3, 8, 16, 17, 32, 40])

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels.core.triton_runtime import interpreting
-from causalvae_kernels.ops.causal_conv3d import aten, epilogue
+from causalvae_kernels.ops.causal_conv3d.backends import aten, epilogue
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
 from causalvae_kernels.parity import compare
 from causalvae_kernels.workloads import with_layout

@@ -21,8 +21,8 @@ from causalvae_kernels import (
     explain,
 )
 from causalvae_kernels.core import native
-from causalvae_kernels.ops.causal_conv3d import cuda as cuda_conv
-from causalvae_kernels.ops.causal_pad3d import cuda as cuda_pad
+from causalvae_kernels.ops.causal_conv3d.backends import cuda as cuda_conv
+from causalvae_kernels.ops.causal_pad3d.backends import cuda as cuda_pad
 from causalvae_kernels.ops.causal_pad3d.spec import PadArgs
 from causalvae_kernels.parity import compare, compare_conv, compare_pad
 from causalvae_kernels.workloads import (

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core.triton_runtime import interpreting
-from causalvae_kernels.ops.causal_conv3d import epilogue
+from causalvae_kernels.ops.causal_conv3d.backends import epilogue
 from causalvae_kernels.parity import (
     compare,
     compare_conv,

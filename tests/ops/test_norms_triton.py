@@ -19,7 +19,7 @@ LAST = "channels_last_3d"
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rows_of_several_tiles_and_pieces(layout, dtype, steps, seed, monkeypatch):
     """Pieces of one tile, of several with a short last one, and of a whole row."""
-    from causalvae_kernels.ops.norms import triton_group_norm
+    from causalvae_kernels.ops.norms.backends.triton import group_norm as triton_group_norm
 
     monkeypatch.setattr(triton_group_norm, "_PROGRAMS", 1)
     monkeypatch.setattr(triton_group_norm, "_MOST_STEPS", steps)
@@ -32,7 +32,7 @@ def test_rows_of_several_tiles_and_pieces(layout, dtype, steps, seed, monkeypatc
 @pytest.mark.parametrize("steps", [1, 64])
 def test_pieces_are_as_long_as_they_say(steps, seed, monkeypatch):
     """Their means and squares, merged in float64, are those of the tensor."""
-    from causalvae_kernels.ops.norms import triton_group_norm
+    from causalvae_kernels.ops.norms.backends.triton import group_norm as triton_group_norm
 
     monkeypatch.setattr(triton_group_norm, "_PROGRAMS", 1)
     monkeypatch.setattr(triton_group_norm, "_MOST_STEPS", steps)

@@ -10,10 +10,10 @@ import torch
 
 from causalvae_kernels import causal_conv3d, downsample_conv, explain, upsample_conv
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
-from causalvae_kernels.ops.causal_conv3d import triton_call
-from causalvae_kernels.ops.causal_conv3d.folds import ALL, NONE, PAIRS, Fold, single_frame
+from causalvae_kernels.ops.causal_conv3d.backends.triton import call as triton_call
+from causalvae_kernels.ops.causal_conv3d.backends.triton.folds import ALL, NONE, PAIRS, Fold, single_frame
+from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile, choose
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose
 from causalvae_kernels.ops.downsample_conv import reference as downsample_reference
 from causalvae_kernels.ops.downsample_conv import spec as downsample_spec
 from causalvae_kernels.ops.upsample_conv import spec
@@ -125,7 +125,7 @@ def test_averages_do_not_overflow():
 @needs_triton
 @pytest.mark.parametrize("layout", ["contiguous", LAST, "sliced", "permuted"])
 def test_averages_have_the_bits_of_the_reference(layout, dtype, seed):
-    from causalvae_kernels.ops.downsample_conv import triton_average as average
+    from causalvae_kernels.ops.downsample_conv.backends.triton import average
 
     generator = torch.Generator().manual_seed(seed)
     x = with_layout(torch.randn(2, 16, 4, 3, 5, generator=generator).to(DEVICE, dtype), layout)
@@ -205,22 +205,22 @@ TAPS = {
 
 @pytest.mark.parametrize(("kernel_frames", "scale", "taps", "split"), TAPS.values(), ids=TAPS)
 def test_the_multiplications_are_those_of_the_floor_and_the_low_parts(kernel_frames, scale, taps, split):
-    from causalvae_kernels.ops.upsample_conv import triton_plan
-    from causalvae_kernels.ops.upsample_conv import triton_run as run
+    from causalvae_kernels.ops.upsample_conv.backends.triton import run
+    from causalvae_kernels.ops.upsample_conv.backends.triton.plan import plan_upsample
 
     assert math.prod(spec.folded_kernel((kernel_frames, 3, 3), scale)) == taps
     for kind, wanted in ((torch.float32, taps), (torch.bfloat16, split), (torch.float16, split)):
         x = torch.empty(2, 8, 3, 4, 5, dtype=kind, device="meta")
         weight = x.new_empty(16, 8, kernel_frames, 3, 3)
         args = spec.UpsampleArgs(x, weight, None, None, scale, True, "replicate", "zeros")
-        found = triton_plan.plan(x.new_empty(args.out_shape), args)
+        found = plan_upsample(x.new_empty(args.out_shape), args)
         launched = multiplications(run.launches(found, args, 90))
         assert 2 * launched * taps == spec.flops(x.shape, weight.shape, scale) * wanted
 
 
 @pytest.mark.parametrize("compress_time", [False, True])
 def test_downsampling_multiplies_what_the_floor_says(compress_time):
-    from causalvae_kernels.ops.downsample_conv import triton_run as run
+    from causalvae_kernels.ops.downsample_conv.backends.triton import run
 
     x = torch.empty(2, 8, 5, 6, 7, dtype=torch.bfloat16, device="meta")
     weight = x.new_empty(16, 8, 1, 3, 3)
@@ -242,7 +242,7 @@ def test_downsampling_multiplies_what_the_floor_says(compress_time):
 )
 def test_taps_of_one_frame(kind, kernel, taps):
     """With two taps the parts of the sum are as many: nothing is folded."""
-    from causalvae_kernels.ops.causal_conv3d import triton_run as run
+    from causalvae_kernels.ops.causal_conv3d.backends.triton import run
 
     x = torch.empty(1, 8, 1, 6, 7, dtype=kind, device="meta")
     weight, ones = x.new_empty(16, 8, *kernel), (1, 1, 1)
@@ -269,7 +269,7 @@ def test_the_taps_of_a_fold(time, space):
 
 @needs_triton
 def test_a_given_tile_is_taken(seed):
-    from causalvae_kernels.ops.upsample_conv import triton
+    from causalvae_kernels.ops.upsample_conv.backends import triton
 
     call = on_device(make_upsample_call(UPSAMPLE[0], torch.bfloat16, seed))
     args = spec.UpsampleArgs(call["x"], call["weight"], call["bias"], None, SPACE, True, "replicate", "zeros")

@@ -12,9 +12,9 @@ from torch import Tensor
 from causalvae_kernels import BackendUnavailable, causal_conv3d, explain
 from causalvae_kernels.core.gpu_arch import capability_of
 from causalvae_kernels.core.triton_runtime import interpreting, why_no_triton
-from causalvae_kernels.ops.causal_conv3d import triton_call
+from causalvae_kernels.ops.causal_conv3d.backends.triton import call as triton_call
+from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile, choose, configurations
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs, error_factor
-from causalvae_kernels.ops.causal_conv3d.triton_tiles import Tile, choose, configurations
 from causalvae_kernels.parity import Comparison, compare
 from causalvae_kernels.workloads import ConvCase, make_conv_call
 
@@ -42,7 +42,7 @@ def arguments(call: dict[str, Any]) -> ConvArgs:
 
 def compute(call: dict[str, Any], tile: Tile) -> Tensor:
     """Return what a tile computes."""
-    from causalvae_kernels.ops.causal_conv3d.triton_run import run
+    from causalvae_kernels.ops.causal_conv3d.backends.triton.run import run
 
     prepared = triton_call.make_call(arguments(call))
     prepared.out.fill_(float("nan"))

@@ -20,7 +20,8 @@ from causalvae_kernels import (
 from causalvae_kernels.core import native
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.ops.causal_conv3d.spec import error_factor
-from causalvae_kernels.ops.upsample_conv import cpu, spec
+from causalvae_kernels.ops.upsample_conv import spec
+from causalvae_kernels.ops.upsample_conv.backends import cpu
 from causalvae_kernels.parity import compare, compare_upsample, run_in_chunks
 from causalvae_kernels.workloads import UPSAMPLE_CASES, UpsampleCase, make_upsample_call
 from tests.support.backends import BACKENDS, DTYPES, NAMES

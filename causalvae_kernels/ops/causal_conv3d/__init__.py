@@ -26,9 +26,9 @@ from ...temporal.frame_buffer import FrameBuffer, body_of
 from ...temporal.state import final_state
 from ..causal_pad3d import causal_pad3d_, check_reflect, check_state
 from ..causal_pad3d.spec import padded_shape
-from . import aten, cpu, cuda, triton
+from .backends import aten, cpu, cuda, triton
+from .measurements import measured, packed_or_aten
 from .reference import causal_conv3d_reference, causal_conv3d_vjp
-from .shape_class import measured, packed_or_aten
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, ConvArgs, output_size, paddings
 
 

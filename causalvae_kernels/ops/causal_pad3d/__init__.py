@@ -19,9 +19,9 @@ from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.overlap import check_destination, is_same_memory, share_memory
 from ...temporal.frame_buffer import FrameBuffer, body_of
-from . import aten, cpu, cuda, triton
+from .backends import aten, cpu, cuda, triton
+from .measurements import measured, measured_in_place
 from .reference import causal_pad3d__reference, causal_pad3d_reference, causal_pad3d_vjp
-from .size_class import measured, measured_in_place
 from .spec import SPATIAL_MODES, TEMPORAL_MODES, BorderArgs, PadArgs
 
 

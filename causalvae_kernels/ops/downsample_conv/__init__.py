@@ -9,9 +9,9 @@ from ...core.errors import InvalidInput
 from ...core.op import Op
 from ...core.precision import autocast_dtype, check_no_autocast
 from ...temporal.frame_buffer import FrameBuffer
-from . import aten, cpu, triton
+from .backends import aten, cpu, triton
+from .measurements import measured
 from .reference import downsample_conv_reference, downsample_conv_vjp
-from .shape_class import measured
 from .spec import DownsampleArgs
 
 

@@ -15,8 +15,8 @@ from ..norms.checks import (
     check_parameter,
     check_same_dtype,
 )
-from ..norms.measured import GROUP_NORM
-from . import aten, cpu, triton
+from ..norms.measurements import GROUP_NORM
+from .backends import aten, cpu, triton
 from .reference import group_norm_reference, group_norm_vjp
 from .spec import GroupNormArgs
 

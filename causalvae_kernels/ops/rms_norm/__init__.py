@@ -9,8 +9,8 @@ from ...core.checks import check_float, check_tensor, check_video
 from ...core.op import Op
 from ...temporal.frame_buffer import FrameBuffer
 from ..norms.checks import check_activation, check_eps, check_parameter, check_same_dtype
-from ..norms.measured import RMS_NORM
-from . import aten, cpu, triton
+from ..norms.measurements import RMS_NORM
+from .backends import aten, cpu, triton
 from .reference import rms_norm_reference, rms_norm_vjp
 from .spec import RmsNormArgs
 

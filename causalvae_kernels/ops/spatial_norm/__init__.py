@@ -16,8 +16,8 @@ from ..norms.checks import (
     check_parameter,
     check_same_dtype,
 )
-from ..norms.measured import SPATIAL_NORM
-from . import aten, cpu, triton
+from ..norms.measurements import SPATIAL_NORM
+from .backends import aten, cpu, triton
 from .reference import spatial_norm_reference, spatial_norm_vjp
 from .spec import SpatialNormArgs, has_lone_first
 

@@ -20,11 +20,11 @@ from ...core.op import Op
 from ...core.precision import autocast_dtype, check_no_autocast
 from ...temporal.frame_buffer import FrameBuffer
 from ...temporal.state import final_state
-from ..causal_conv3d.shape_class import packed_or_aten
+from ..causal_conv3d.measurements import packed_or_aten
 from ..causal_pad3d import check_state
-from . import aten, cpu, triton
+from .backends import aten, cpu, triton
+from .measurements import measured
 from .reference import upsample_conv_reference, upsample_conv_vjp
-from .shape_class import measured
 from .spec import SCALES, SPATIAL_MODES, TEMPORAL_MODES, UpsampleArgs, state_frames
 
 

@@ -1,0 +1,48 @@
+"""Downsampling convolution by the native CPU module: nothing is padded; averages are written once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ....core import memory, native
+from ....core.layout import memory_format_of
+from ....core.op import Backend
+from ...causal_conv3d.backends.cpu import DTYPES, why_not
+from ..spec import HALO, STRIDE, DownsampleArgs
+from ..traffic import moves
+from .aten import average_into
+
+
+def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
+    x, weight, frames = args.x, args.weight, out.shape[2]
+    if frames < x.shape[2]:
+        # A pass of its own: in the kernel's loader each pair would be averaged for every tap that sees it.
+        source = memory.empty(
+            (*x.shape[:2], frames, *x.shape[3:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=memory_format_of(x),
+        )
+        average_into(source, x)
+        x = source
+    bias = None if args.bias is None else args.bias.contiguous()
+    native.cpu_module().causal_conv3d(
+        native.describe(out),
+        native.describe(x),
+        native.describe(weight),
+        None if bias is None else native.address(bias),
+        None,
+        None,
+        STRIDE,
+        (1, 1, 1),
+        HALO,
+        "valid",
+        "zeros",
+        DTYPES[x.dtype],
+        native.cpu_isa(),
+        torch.get_num_threads(),
+    )
+
+
+DOWNSAMPLE = Backend("cpu", _convolve, why_not=why_not, moves=moves)
