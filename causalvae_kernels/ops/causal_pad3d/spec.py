@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.traffic import Pass
+from ...temporal.frame_buffer import body_of
+
 TIER = "exact"
 TEMPORAL_MODES = ("replicate", "zeros")
 SPATIAL_MODES = ("zeros", "replicate", "reflect")
@@ -80,3 +83,21 @@ def bytes_moved(
     padded = (causal_padding + frames) * (top + height + bottom) * (left + width + right)
     written = padded - frames * height * width if in_place else padded
     return 2 * batch * channels * written * itemsize
+
+
+def moves(args: PadArgs, out: Tensor | None) -> list[Pass]:
+    """Return the pass that writes padded frames."""
+    return _passes("causal_pad3d", args.x, args.causal_padding, args.spatial_padding, in_place=False)
+
+
+def moves_in_place(args: BorderArgs, storage: Tensor) -> list[Pass]:
+    """Return the pass that writes the border."""
+    border = (args.causal_padding, args.spatial_padding)
+    return _passes("causal_pad3d_", body_of(storage, *border), *border, in_place=True)
+
+
+def _passes(
+    name: str, x: Tensor, causal_padding: int, spatial_padding: Sequence[int], *, in_place: bool
+) -> list[Pass]:
+    moved = bytes_moved(x.shape, causal_padding, spatial_padding, x.element_size(), in_place=in_place)
+    return [Pass(name, moved // 2, moved // 2)]

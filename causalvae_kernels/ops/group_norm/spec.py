@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.traffic import Pass
+
 # Over x: one for the statistics of a group, one that writes. Their sum of bytes is the floor wherever a group
 # does not fit into a cache.
 PASSES = 2
@@ -56,3 +58,9 @@ def bytes_moved(shape: Sequence[int], itemsize: int) -> int:
         itemsize: Bytes per element.
     """
     return (PASSES + 1) * math.prod(shape) * itemsize
+
+
+def moves(args: GroupNormArgs, out: Tensor | None) -> list[Pass]:
+    """Return its pass: x is read twice."""
+    written = args.x.numel() * args.x.element_size()
+    return [Pass("group_norm", bytes_moved(args.x.shape, args.x.element_size()) - written, written)]

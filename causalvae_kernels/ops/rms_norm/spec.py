@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.traffic import Pass
+
 # A pixel's channels are summed and written while they are in a cache, so x is read once.
 PASSES = 1
 
@@ -54,3 +56,9 @@ def bytes_moved(shape: Sequence[int], itemsize: int) -> int:
         itemsize: Bytes per element.
     """
     return (PASSES + 1) * math.prod(shape) * itemsize
+
+
+def moves(args: RmsNormArgs, out: Tensor | None) -> list[Pass]:
+    """Return its pass: x is read once."""
+    written = args.x.numel() * args.x.element_size()
+    return [Pass("rms_norm", bytes_moved(args.x.shape, args.x.element_size()) - written, written)]

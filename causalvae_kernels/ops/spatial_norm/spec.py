@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.traffic import Pass
 from ..group_norm import spec as group_norm
 
 # Over x, as in `group_norm`; scale and shift are read once.
@@ -111,3 +112,10 @@ def bytes_moved(shape: Sequence[int], small: Sequence[int], itemsize: int) -> in
     """
     latent = 2 * math.prod(shape[:2]) * math.prod(small)
     return group_norm.bytes_moved(shape, itemsize) + latent * itemsize
+
+
+def moves(args: SpatialNormArgs, out: Tensor | None) -> list[Pass]:
+    """Return its pass: x is read twice, scale and shift once, where they lie."""
+    written = args.x.numel() * args.x.element_size()
+    moved = bytes_moved(args.x.shape, args.scale.shape[2:], args.x.element_size())
+    return [Pass("spatial_norm", moved - written, written)]

@@ -15,8 +15,7 @@ from ....core import memory, native
 from ....core.op import Backend, always
 from ....core.packed import find_packed, layout_key, recall
 from ....core.precision import why_not_exact
-from ..spec import ConvArgs, takes_winograd
-from ..traffic import moves
+from ..spec import ConvArgs, moves, takes_winograd
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 

@@ -20,8 +20,7 @@ from ....core.precision import why_not_exact
 from ...causal_pad3d.backends.cuda import padded_copy
 from ...causal_pad3d.backends.cuda import why_not as why_not_padded
 from ...causal_pad3d.spec import PadArgs
-from ..spec import ConvArgs, Paddings
-from ..traffic import moves_padded
+from ..spec import ConvArgs, Paddings, moves_padded
 
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # As csrc/cuda/host/implicit_conv.h has them: 16 bytes of channels, im2col's corners, 32-bit coordinates.

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ....core import native
 from ....core.op import Backend
-from ..spec import BorderArgs, PadArgs
-from ..traffic import moves, moves_in_place
+from ..spec import BorderArgs, PadArgs, moves, moves_in_place
 
 
 def _why_not(args: PadArgs, precision: str, out: Tensor | None) -> str | None:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ....core import native
 from ....core.op import Backend
-from ..spec import BorderArgs, PadArgs
-from ..traffic import moves, moves_in_place
+from ..spec import BorderArgs, PadArgs, moves, moves_in_place
 from .cpu import described
 
 # As csrc/cuda/host/pad_walk.h has them: the elements of a padded frame are counted in 31 bits, in blocks of

@@ -9,8 +9,7 @@ from ....core import memory, native
 from ....core.layout import memory_format_of
 from ....core.op import Backend
 from ...causal_conv3d.backends.cpu import DTYPES, why_not
-from ..spec import HALO, STRIDE, DownsampleArgs
-from ..traffic import moves
+from ..spec import HALO, STRIDE, DownsampleArgs, moves
 from .aten import average_into
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from ....core import native
 from ....core.op import Backend
 from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
-from ..spec import RmsNormArgs
-from ..traffic import moves
+from ..spec import RmsNormArgs, moves
 
 
 def _why_not(args: RmsNormArgs, precision: str, out: Tensor | None) -> str | None:

@@ -8,8 +8,7 @@ from torch import Tensor
 from ....core import native
 from ....core.op import Backend
 from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
-from ..spec import SpatialNormArgs, repeats, why_not_scale
-from ..traffic import moves
+from ..spec import SpatialNormArgs, moves, repeats, why_not_scale
 
 
 def _why_not(args: SpatialNormArgs, precision: str, out: Tensor | None) -> str | None:

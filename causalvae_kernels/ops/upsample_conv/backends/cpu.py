@@ -17,8 +17,7 @@ from ....core.bind import Write
 from ....core.op import Backend
 from ....core.packed import find_packed
 from ...causal_conv3d.backends.cpu import DTYPES, why_not
-from ..spec import UpsampleArgs, folded_kernel, folds_time, takes_winograd
-from ..traffic import moves
+from ..spec import UpsampleArgs, folded_kernel, folds_time, moves, takes_winograd
 from .folding import fold_space, fold_time, of_pairs, phases, time_slices, with_zero_taps
 
 _ONES = (1, 1, 1)

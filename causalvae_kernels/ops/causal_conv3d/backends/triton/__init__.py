@@ -18,8 +18,7 @@ from .....core.precision import why_not_exact
 from .....core.triton_runtime import why_no_triton
 from .....core.tuned import Measurement
 from ...measurements import measured
-from ...spec import ConvArgs
-from ...traffic import moves_with_packing
+from ...spec import ConvArgs, moves_with_packing
 from .call import make_call
 from .tiles import Tile, choose
 

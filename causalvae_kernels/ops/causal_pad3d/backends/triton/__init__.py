@@ -11,8 +11,7 @@ from .....core.layout import memory_format_of
 from .....core.op import Backend
 from .....core.triton_runtime import why_no_triton
 from .....temporal.frame_buffer import body_of
-from ...spec import BorderArgs, PadArgs
-from ...traffic import moves, moves_in_place
+from ...spec import BorderArgs, PadArgs, moves, moves_in_place
 from .plan import INDEX_LIMIT, plan_pad, why_no_items
 
 

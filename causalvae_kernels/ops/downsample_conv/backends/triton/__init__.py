@@ -13,8 +13,7 @@ from .....core.op import Backend
 from ....causal_conv3d.backends.triton import tuned_tile, why_not
 from ....causal_conv3d.backends.triton.tiles import Tile
 from ...measurements import measured
-from ...spec import DownsampleArgs
-from ...traffic import moves_averaging_once
+from ...spec import DownsampleArgs, moves_averaging_once
 
 
 def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:

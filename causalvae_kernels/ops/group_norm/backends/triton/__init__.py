@@ -6,8 +6,7 @@ from torch import Tensor
 
 from .....core.op import Backend
 from ....norms.backends.triton import why_not_norm
-from ...spec import GroupNormArgs
-from ...traffic import moves
+from ...spec import GroupNormArgs, moves
 
 
 def _why_not(args: GroupNormArgs, precision: str, out: Tensor | None) -> str | None:

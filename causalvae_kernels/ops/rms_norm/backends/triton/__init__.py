@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .....core.op import Backend
 from ....norms.backends.triton import why_not_norm
-from ...spec import RmsNormArgs
-from ...traffic import moves
+from ...spec import RmsNormArgs, moves
 
 
 def _why_not(args: RmsNormArgs, precision: str, out: Tensor | None) -> str | None:

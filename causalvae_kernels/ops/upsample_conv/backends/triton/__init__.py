@@ -14,8 +14,7 @@ from ....causal_conv3d.backends.triton import tuned_tile, why_not
 from ....causal_conv3d.backends.triton.call import Call
 from ....causal_conv3d.backends.triton.tiles import Tile
 from ...measurements import measured
-from ...spec import UpsampleArgs
-from ...traffic import moves_by_phase
+from ...spec import UpsampleArgs, moves_by_phase
 from .plan import Part, UpsamplePlan, plan_upsample
 
 
