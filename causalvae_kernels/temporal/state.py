@@ -42,7 +42,9 @@ def final_state(
         Shape (B, C, frames, H, W), dtype of `x`; owns its memory.
     """
     missing = frames - x.shape[2]
-    if missing <= 0:
+    if not missing:
+        return x.clone()
+    if missing < 0:
         return x[:, :, x.shape[2] - frames :].clone()
     if initial_state is not None:
         initial_state = initial_state[:, :, frames - missing :]
