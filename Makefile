@@ -109,6 +109,8 @@ AMX = $$($(BIN)/python -c 'from causalvae_kernels.core.tuned import AMX, has_amx
 bench: $(VENV)/.installed-test
 	@echo "== benchmarks, one run, providers alternating"
 	@$(BIN)/python -m pytest -q benchmarks/bench_micro_kernel.py
+	@$(BIN)/python -m pytest -q benchmarks/bench_overhead.py --benchmark-json=benchmarks/results/.partial-overhead.json
+	@mv benchmarks/results/.partial-overhead.json benchmarks/results/cpu-overhead.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_conv3d.py --record=benchmarks/results/cpu-conv.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_causal_pad3d.py --record=benchmarks/results/cpu-pad.json
 	@$(BIN)/python -m pytest -q benchmarks/bench_norms.py --record=benchmarks/results/cpu-norms.json

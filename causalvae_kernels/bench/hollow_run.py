@@ -159,8 +159,8 @@ def _described(value: Any) -> Any:
 def assumed(backend: str) -> Iterator[None]:
     """Let a backend of a GPU that is not here be asked for; only a hollow run may run it.
 
-    An op that has no such backend takes `aten`, as it would by default there, its bias added in a pass of its
-    own. Weights must be channels last, as activations are on a GPU.
+    An op that has no such backend takes `aten`, as it would by default there. Weights must be channels last,
+    as activations are on a GPU.
 
     Args:
         backend: Its name.
@@ -168,19 +168,9 @@ def assumed(backend: str) -> Iterator[None]:
     before = {op: op.backends for op in all_ops()}
     try:
         for op, backends in before.items():
-            found = backends.get(backend) or _as_on_gpu(op)
+            found = backends.get(backend, backends["aten"])
             op.backends = {**backends, backend: replace(found, why_not=can_always)}
         yield
     finally:
         for op, backends in before.items():
             op.backends = backends
-
-
-def _as_on_gpu(op: Op) -> Backend:
-    aten = op.backends["aten"]
-
-    def make(args: Any, precision: str) -> Tensor:
-        y = aten.make(args._replace(bias=None), precision)
-        return y if args.bias is None else y.add_(args.bias.view(-1, 1, 1, 1))
-
-    return replace(aten, make=make) if "bias" in op.names else aten

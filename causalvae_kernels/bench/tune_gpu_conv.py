@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.gpu_arch import capability_of
-from ..core.op import all_ops, explain
+from ..core.op import explain, op_named
 from ..ops import causal_conv3d
 from ..ops.causal_conv3d.backends.triton.call import make_call
 from ..ops.causal_conv3d.backends.triton.tiles import Tile, configurations
@@ -64,7 +64,7 @@ def ways(call: Mapping[str, Any]) -> list[Way]:
 def _triton(call: Mapping[str, Any], tile: Tile) -> Callable[[], Tensor]:
     from ..ops.causal_conv3d.backends.triton.run import run
 
-    (op,) = (known for known in all_ops() if known.name == "causal_conv3d")
+    op = op_named("causal_conv3d")
     args, _ = op.prepare(**call)
 
     def convolve() -> Tensor:

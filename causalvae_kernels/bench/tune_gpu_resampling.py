@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.gpu_arch import capability_of
-from ..core.op import all_ops
+from ..core.op import op_named
 from ..ops import downsample_conv, upsample_conv
 from ..ops.causal_conv3d.backends.triton.tiles import Tile, configurations
 from ..ops.downsample_conv.backends.triton import convolve as downsample_in_triton
@@ -85,7 +85,7 @@ def ways(op: str, call: dict[str, Any]) -> list[Way]:
 
 
 def _triton(op: str, call: dict[str, Any], tile: Tile) -> Callable[[], Tensor]:
-    (found,) = (known for known in all_ops() if known.name == op)
+    found = op_named(op)
     args, _ = found.prepare(**call)
 
     def convolve() -> Tensor:

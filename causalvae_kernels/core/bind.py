@@ -125,7 +125,11 @@ class Bindings:
         ):
             return None
         grad = torch.is_grad_enabled()
-        key = (options, backend, precision, BACKEND.current(), PRECISION.current(), env.state(), out is None)
+        kinds = (
+            *[option.__class__ for option in options],
+        )  # 1, 1.0 and True are equal, and one of them is right
+        asked = (backend, precision, BACKEND.current(), PRECISION.current(), env.state())
+        key = (options, kinds, asked, out is None)
         try:
             for tensor in tensors if out is None else (out, *tensors):
                 if tensor is None:

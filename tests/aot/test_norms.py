@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.workloads import with_layout
 from tests.aot.triton_aot import CAPABILITIES, Launch, needs_compiler, record_launches
 
@@ -53,7 +53,7 @@ def record(
         "spatial_norm": (x, scale, shift, weight, bias, 2, 1e-5, True),
         "rms_norm": (x, weight, bias, 1e-8, True),
     }[op]
-    norm = next(o for o in all_ops() if o.name == op)
+    norm = op_named(op)
     args = norm.args(*arguments)
     return record_launches(capability, lambda: norm.backends["triton"].write(out, args, "high"))
 

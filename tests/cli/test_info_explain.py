@@ -14,7 +14,7 @@ from causalvae_kernels import FrameBuffer
 from causalvae_kernels.cli.common import one_sentence_errors
 from causalvae_kernels.cli.example_calls import CallShape, call_arguments, op_names
 from causalvae_kernels.core.env import TABLE
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import all_ops, op_named
 
 
 def test_info_shows_ops_and_variables(run):
@@ -62,7 +62,7 @@ def test_explain_every_op(run, op):
     result = run("explain", op, "--shape", "1,8,3,16,16", "--channels-last", "--dtype", "bfloat16")
     assert result.code == 0, result.stderr
     assert "runs this call" in result.stdout and "decided by" in result.stdout
-    for backend in next(o for o in all_ops() if o.name == op).backends:
+    for backend in op_named(op).backends:
         assert backend in result.stdout
 
 

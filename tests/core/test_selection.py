@@ -21,7 +21,7 @@ from causalvae_kernels import (
 )
 from causalvae_kernels.core import env, native
 from causalvae_kernels.core.known_issues import known_bad_versions, why_conv3d_is_broken
-from causalvae_kernels.core.op import Backend, Op, all_ops
+from causalvae_kernels.core.op import Backend, Op, all_ops, op_named
 from causalvae_kernels.core.precision import resolve_precision
 from causalvae_kernels.core.selection import requested_backend
 from tests.support.backends import replace_backend
@@ -120,7 +120,7 @@ def test_explain_runs_nothing(monkeypatch):
 
 def test_one_predicate_chooses_and_forces(monkeypatch):
     """A backend that says no is skipped by auto and raises, with its sentence, when forced."""
-    op = next(op for op in all_ops() if op.name == "causal_pad3d")
+    op = op_named("causal_pad3d")
     replace_backend(monkeypatch, op, replace(op.backends["aten"], why_not=lambda *_: "it is Monday"))
     assert explain(causal_pad3d, X, 2).chosen == "reference"
     assert torch.equal(causal_pad3d(X, 2), torch.zeros(1, 2, 5, 4, 5))
@@ -136,7 +136,7 @@ def test_one_predicate_chooses_and_forces(monkeypatch):
 
 
 def test_an_exception_in_a_backend_is_not_swallowed(monkeypatch):
-    op = next(op for op in all_ops() if op.name == "causal_pad3d")
+    op = op_named("causal_pad3d")
 
     def breaks(*_):
         raise ZeroDivisionError

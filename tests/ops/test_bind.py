@@ -20,14 +20,14 @@ from causalvae_kernels import (
     use_precision,
 )
 from causalvae_kernels.core import native
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.triton_runtime import interpreting
 
 pytestmark = [
     pytest.mark.skipif(native.why_no_cpu() is not None, reason="there are no native kernels"),
     pytest.mark.skipif(interpreting(), reason="calls of the backend cpu are what is tested"),
 ]
-OP = next(op for op in all_ops() if op.name == "causal_conv3d")
+OP = op_named("causal_conv3d")
 MOST_CALLS = (
     40  # Python calls of a small convolution with a state; it took 370, torch.cat and F.conv3d take 2
 )
@@ -151,6 +151,8 @@ def test_who_looks_on_sees_the_operator_though_the_call_is_bound():
         ({"x": [1.0]}, "is a list"),
         ({"initial_state": torch.zeros(1, 8, 3, 4, 4)}, "initial_state has shape"),
         ({"stride": 3}, "expected strides of 1 or 2"),
+        ({"stride": 1.0}, "stride is 1.0, expected an int or 3 ints"),
+        ({"dilation": True}, "dilation is True, expected an int or 3 ints"),
         ({"stride": [1, 1]}, "expected an int or 3 ints"),
         ({"dilation": {}}, "expected an int or 3 ints"),
         ({"temporal_mode": "mirror"}, "temporal_mode"),

@@ -13,14 +13,14 @@ from causalvae_kernels import causal_conv3d, explain, use_backend, use_packed_bu
 from causalvae_kernels.bench.tunable import TUNABLE
 from causalvae_kernels.core import native, tuned
 from causalvae_kernels.core.errors import BadMeasurements
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned
 from causalvae_kernels.ops.causal_conv3d import measurements
 from causalvae_kernels.ops.causal_conv3d.backends.triton import tuned_tile
 from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile
 from causalvae_kernels.ops.causal_conv3d.measurements import channel_class, shape_classes
 
-OP = next(op for op in all_ops() if op.name == "causal_conv3d")
+OP = op_named("causal_conv3d")
 CLASS = "{dtype} 3x3x3 16->32, {frames} of {pixels} pixels"
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 

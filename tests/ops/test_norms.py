@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.triton_runtime import interpreting
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
@@ -273,7 +273,7 @@ def test_gradients_are_those_of_the_reference_whatever_the_backend(op, dtype, ba
     leaves = {name: call[name].clone().requires_grad_() for name in names}
     NORMS[op](**(call | leaves), backend=backend).square().sum().backward()
     # The reference as plain PyTorch, differentiated by the framework, in float64.
-    reference = next(o for o in all_ops() if o.name == op)
+    reference = op_named(op)
     plain = {name: call[name].double().requires_grad_() for name in names}
     y = reference.reference(reference.args(*operator_arguments(op, call | plain)))
     y.square().sum().backward()

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import downsample_conv, release_packed_weights, upsample_conv
 from causalvae_kernels.core import native
-from causalvae_kernels.core.op import all_ops
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.triton_runtime import interpreting
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="slow there: test_resampling_triton.py")
@@ -88,7 +88,7 @@ class Fresh(TorchDispatchMode):
 
 def allocated(name, backend, *arguments, **keywords):
     """Return the sizes of what a backend allocates, the packed weights being there already."""
-    op = next(op for op in all_ops() if op.name == name)
+    op = op_named(name)
     args, out = op.prepare(*arguments, **keywords)
     op.run(args, out, backend, "high")  # below the operator, which hides what is inside
     with Fresh() as fresh:

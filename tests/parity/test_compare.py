@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from causalvae_kernels import BackendUnavailable, causal_conv3d, swap
-from causalvae_kernels.core.op import Backend, all_ops
+from causalvae_kernels.core.op import Backend, op_named
 from causalvae_kernels.ops.causal_conv3d.spec import long_sum_error
 from causalvae_kernels.parity import (
     compare,
@@ -24,7 +24,7 @@ from causalvae_kernels.workloads import CONV_CASES, ConvCase, make_conv_call
 from tests.support.backends import replace_backend
 from tests.support.gpu_cases import WIDE
 
-OP = next(op for op in all_ops() if op.name == "causal_conv3d")
+OP = op_named("causal_conv3d")
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_chunks_must_cover_the_clip():
 
 
 def test_a_backend_is_compared_on_what_it_can_run(monkeypatch):
-    op = next(op for op in all_ops() if op.name == "causal_conv3d")
+    op = op_named("causal_conv3d")
 
     def why_not(args, precision, out):
         return "three channels are not enough" if args.x.shape[1] == 3 else None
