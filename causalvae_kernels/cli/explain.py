@@ -34,7 +34,7 @@ def explain(
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: the GPU if there is one.")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="Ask for this backend instead of choosing.")] = None,
-    precision: Annotated[str | None, typer.Option(help="exact, high or fast.")] = None,
+    precision: Annotated[str | None, typer.Option(help="exact or high.")] = None,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Tensors are channels_last_3d.")
     ] = False,
@@ -63,6 +63,7 @@ def explain(
         answer = explain_call(op, *arguments, backend=backend, precision=precision, **keywords)
     if as_json:
         facts = {"op": op, "chosen": answer.chosen, "source": answer.source, "backends": dict(answer.rows)}
+        facts |= answer.work._asdict()
         typer.echo(json.dumps(facts, indent=2))
         return
     words = f"{answer.chosen} runs" if answer.chosen else "no backend can run it"
@@ -70,7 +71,7 @@ def explain(
     console = stdout()
     console.print(
         f"[bold]{op}[/], {'×'.join(map(str, sizes))}, {dtype}, {layout}, {call.device}: [bold]{words}[/] "
-        f"(decided by {answer.source})",
+        f"(decided by {answer.source}; {answer.work})",
         soft_wrap=True,
     )
     table = Table()

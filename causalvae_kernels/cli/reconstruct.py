@@ -72,7 +72,7 @@ def reconstruct(
     backend: Annotated[
         str | None, typer.Option(help="Backend of the swapped ops; default: chosen per call.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="exact, high or fast.")] = None,
+    precision: Annotated[str | None, typer.Option(help="exact or high.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Timed rounds; default: 3, or 1 for long work.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
     output: Annotated[Path, typer.Option(help=f"Folder for {', '.join(OUTPUTS)}.")] = Path("reconstruction"),

@@ -20,6 +20,7 @@ from . import env
 from .overlap import check_destination
 from .precision import SETTING as PRECISION
 from .selection import SETTING as BACKEND
+from .traffic import Work
 
 if TYPE_CHECKING:
     from .op import Backend, Op
@@ -44,6 +45,7 @@ class Bound:
         options: The arguments that are no tensors, as the backend takes them.
         reads_state_in_place: Whether it reads the state and the frames where they lie.
         residual_may_be_out: Whether the residual may be the destination.
+        work: The operations and bytes that it needs.
         shape: Of the result.
         dtype: Of the result.
         memory_format: Of a fresh result.
@@ -58,6 +60,7 @@ class Bound:
     options: tuple[Any, ...]
     reads_state_in_place: bool
     residual_may_be_out: bool
+    work: Work
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.contiguous_format

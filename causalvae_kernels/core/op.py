@@ -122,8 +122,9 @@ class Op:
 
     Args:
         name: Name of the op; a trailing underscore means that it works in place, on `out`.
-        args: The record of its arguments, a NamedTuple annotated for `torch.library.infer_schema`. Unless the
-            op works in place it has the properties `out_shape` and `out_dtype`.
+        args: The record of its arguments, a NamedTuple annotated for `torch.library.infer_schema`. Its method
+            `work(out)` returns what a call needs. Unless the op works in place it has the properties
+            `out_shape` and `out_dtype`.
         reference: Pure PyTorch, defines the op: `reference(args)` returns the result; in place,
             `reference(out, args)`.
         prepare: Takes the public function's arguments; returns the record, checked, and `out`.
@@ -271,6 +272,7 @@ class Op:
             tuple(a for n, a in zip(self.names, args, strict=True) if n not in self.tensors),
             chosen.two_sources(args, precision),
             chosen.adds_in_place,
+            args.work(out),
         )
         if chosen.bind is not None:
             if not self.in_place:

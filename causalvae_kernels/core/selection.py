@@ -20,6 +20,7 @@ from . import env, native
 from .checks import check_choice
 from .errors import BackendUnavailable
 from .setting import Setting
+from .traffic import Work
 from .tuned import FASTER, Measurement
 
 if TYPE_CHECKING:
@@ -54,15 +55,17 @@ class Explanation:
         chosen: Name of the backend that runs it; None when the backend asked for cannot.
         source: What decided: "argument", "use_backend()", "environment" or "default".
         rows: For every backend, its name and a sentence.
+        work: The operations and bytes that the call needs, whatever runs it.
     """
 
     op: str
     chosen: str | None
     source: str
     rows: tuple[tuple[str, str], ...]
+    work: Work
 
     def __str__(self) -> str:
-        head = f"{self.op}: {self.chosen or 'nothing'} runs (decided by {self.source})"
+        head = f"{self.op}: {self.chosen or 'nothing'} runs (decided by {self.source}; {self.work})"
         return "\n".join([head, *(f"  {name}: {sentence}" for name, sentence in self.rows)])
 
 
@@ -109,7 +112,7 @@ def explain_selection(
     rows = tuple((b, _sentence(op, b, why, chosen, name, measured)) for b, why in reasons.items())
     if name != "auto" and name not in reasons:
         rows += ((name, f"cannot run this call: {op.name} has no such backend"),)
-    return Explanation(op.name, chosen, source, rows)
+    return Explanation(op.name, chosen, source, rows, args.work(out))
 
 
 def is_chosen_freely(op: Op, argument: str | None) -> bool:

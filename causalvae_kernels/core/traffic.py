@@ -29,6 +29,30 @@ class Pass(NamedTuple):
     convolution: bool = False
 
 
+class Work(NamedTuple):
+    """What a call must do, whatever runs it.
+
+    Attributes:
+        flops: Floating-point operations of the direct form, a multiply-add counted as two.
+        bytes: That are read and written where each tensor is touched as often as it must be.
+    """
+
+    flops: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{_short(self.flops)}FLOP, {_short(self.bytes)}B"
+
+
+def _short(number: int) -> str:
+    """Return a number with three digits and a prefix: "1.51 G"."""
+    size, prefixes = float(number), iter(("", "k", "M", "G", "T"))
+    prefix = next(prefixes)
+    while size >= 999.5 and prefix != "T":
+        size, prefix = size / 1000, next(prefixes)
+    return f"{size:.3g} {prefix}"
+
+
 def bytes_of(*tensors: Tensor | None) -> int:
     """Return the bytes under these tensors, None counting as none; what is expanded lies there once."""
     total = 0

@@ -489,7 +489,7 @@ def swap(
             they are run on a few random pixels, that they are causal convolutions (`models.generic`).
         backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
             at on every call.
-        precision: "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: "exact" or "high"; default: `use_precision()`, the environment, "high".
         packed_budget: How many bytes the packed weights of the process may take when this model adds its own;
             default: `use_packed_budget()`, the environment, a quarter of the machine's memory.
         frames: "any": as many frames come out as went in, whatever their number; the end of the clip is

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import causalvae_kernels
-from causalvae_kernels import FrameBuffer, InvalidInput
+from causalvae_kernels import FrameBuffer, InvalidInput, explain
 from causalvae_kernels.cli.example_calls import CallShape, call_arguments
 from causalvae_kernels.core.op import all_ops, call_of, op_named
 from causalvae_kernels.core.triton_runtime import interpreting
@@ -89,6 +89,18 @@ def test_every_op_refuses_a_destination_that_does_not_fit(name):
     ):
         with pytest.raises(InvalidInput, match=f"{name}: .*{sentence}"):
             function(*positional, **keywords, out=wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_explain_says_what_a_call_needs(name):
+    op, args, out = checked(name)
+    work = args.work(out)
+    assert (work.flops > 0) == ("pad" not in name)
+    least = 0 if op.in_place else args.x.nbytes + out.nbytes
+    assert least <= work.bytes < 10**6
+    positional, keywords = call_arguments(name, CallShape((1, 4, 3, 6, 4), 4, channels_last=True))
+    answer = explain(name, *positional, **keywords)
+    assert answer.work == work and f"FLOP, {work.bytes / 1000:.3g} kB)" in str(answer)
 
 
 @pytest.mark.parametrize("name", NAMES)

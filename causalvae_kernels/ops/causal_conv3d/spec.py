@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.layout import is_channels_last_3d
-from ...core.traffic import Pass, bytes_of, bytes_of_shape
+from ...core.traffic import Pass, Work, bytes_of, bytes_of_shape
 from ..causal_pad3d.spec import PadArgs
 from ..causal_pad3d.spec import moves as padding_moves
 
@@ -110,6 +110,12 @@ class ConvArgs(NamedTuple):
     def out_dtype(self) -> torch.dtype:
         """Of the output."""
         return self.x.dtype
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        options = (self.stride, self.dilation, self.temporal_mode, self.spatial_mode)
+        shapes = (self.x.shape, self.weight.shape)
+        return Work(flops(*shapes, *options), bytes_moved(*shapes, self.x.element_size(), *options))
 
 
 def flops(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass
+from ...core.traffic import Pass, Work
 from ...temporal.frame_buffer import body_of
 
 TIER = "exact"
@@ -50,6 +50,11 @@ class PadArgs(NamedTuple):
         """Of the padded frames."""
         return self.x.dtype
 
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        border = (self.causal_padding, self.spatial_padding)
+        return Work(0, bytes_moved(self.x.shape, *border, self.x.element_size(), in_place=False))
+
 
 class BorderArgs(NamedTuple):
     """The arguments of `causal_pad3d_` but the storage, whose border is filled."""
@@ -59,6 +64,12 @@ class BorderArgs(NamedTuple):
     spatial_padding: Sequence[int]
     temporal_mode: str
     spatial_mode: str
+
+    def work(self, out: Tensor) -> Work:
+        """Return what must be computed and moved for the border of `out`."""
+        border = (self.causal_padding, self.spatial_padding)
+        body = body_of(out, *border)
+        return Work(0, bytes_moved(body.shape, *border, out.element_size(), in_place=True))
 
 
 def bytes_moved(

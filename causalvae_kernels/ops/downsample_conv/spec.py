@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass, bytes_of, bytes_of_shape
+from ...core.traffic import Pass, Work, bytes_of, bytes_of_shape
 
 STRIDE = (1, 2, 2)
 HALO = (0, 1, 0, 1)  # zeros: top, bottom, left, right
@@ -31,6 +31,12 @@ class DownsampleArgs(NamedTuple):
     def out_dtype(self) -> torch.dtype:
         """Dtype of the result."""
         return self.x.dtype
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        shapes = (self.x.shape, self.weight.shape)
+        moved = bytes_moved(*shapes, self.x.element_size(), self.compress_time)
+        return Work(flops(*shapes, self.compress_time), moved)
 
 
 def output_size(shape: Sequence[int], compress_time: bool) -> tuple[int, int, int]:

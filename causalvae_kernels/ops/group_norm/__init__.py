@@ -51,7 +51,7 @@ def group_norm(
             with such a body, whose border is left as it is; `x` itself may be it, element for element,
             nothing else that is read may share memory with it.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
-        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
     Returns:
         `out` as it was given, or a tensor: shape and dtype of `x`; channels_last_3d if `x` is, else

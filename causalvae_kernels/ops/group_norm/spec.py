@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass
+from ...core.traffic import Pass, Work
 
 # Over x: one for the statistics of a group, one that writes. Their sum of bytes is the floor wherever a group
 # does not fit into a cache.
@@ -35,6 +35,10 @@ class GroupNormArgs(NamedTuple):
     def out_dtype(self) -> torch.dtype:
         """Of the result."""
         return self.x.dtype
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        return Work(flops(self.x.shape, silu=self.silu), bytes_moved(self.x.shape, self.x.element_size()))
 
 
 def flops(shape: Sequence[int], *, silu: bool = True) -> int:

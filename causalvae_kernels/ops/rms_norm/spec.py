@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass
+from ...core.traffic import Pass, Work
 
 # A pixel's channels are summed and written while they are in a cache, so x is read once.
 PASSES = 1
@@ -36,6 +36,10 @@ class RmsNormArgs(NamedTuple):
     def out_dtype(self) -> torch.dtype:
         """Of the result."""
         return torch.promote_types(self.x.dtype, self.weight.dtype)
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        return Work(flops(self.x.shape, silu=self.silu), bytes_moved(self.x.shape, self.x.element_size()))
 
 
 def flops(shape: Sequence[int], *, silu: bool = True) -> int:

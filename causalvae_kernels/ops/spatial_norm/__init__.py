@@ -57,7 +57,7 @@ def spatial_norm(
             with such a body, whose border is left as it is; `x` itself may be it, element for element,
             nothing else that is read may share memory with it.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
-        precision: Tier "exact", "high" or "fast"; default: `use_precision()`, the environment, "high".
+        precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
     Returns:
         `out` as it was given, or a tensor: shape of `x`, the dtype that `x` and `scale` promote to;

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass
+from ...core.traffic import Pass, Work
 from ..group_norm import spec as group_norm
 
 # Over x, as in `group_norm`; scale and shift are read once.
@@ -37,6 +37,11 @@ class SpatialNormArgs(NamedTuple):
     def out_dtype(self) -> torch.dtype:
         """Of the result."""
         return torch.promote_types(self.x.dtype, self.scale.dtype)
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        moved = bytes_moved(self.x.shape, self.scale.shape[2:], self.x.element_size())
+        return Work(flops(self.x.shape, silu=self.silu), moved)
 
 
 class Repeats(NamedTuple):

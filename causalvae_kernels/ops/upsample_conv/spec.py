@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.traffic import Pass, bytes_of, bytes_of_shape
+from ...core.traffic import Pass, Work, bytes_of, bytes_of_shape
 
 SCALES = ((1, 2, 2), (2, 2, 2), (2, 1, 1))
 TEMPORAL_MODES = ("replicate", "zeros")
@@ -45,6 +45,11 @@ class UpsampleArgs(NamedTuple):
     def folds_time(self) -> bool:
         """Whether the kernel sees frames that are equal in pairs."""
         return folds_time(self.weight.shape, self.scale)
+
+    def work(self, out: Tensor | None) -> Work:
+        """Return what must be computed and moved; `out` is the destination, if there is one."""
+        shapes, how = (self.x.shape, self.weight.shape), (self.scale, self.first_chunk)
+        return Work(flops(*shapes, *how), bytes_moved(*shapes, self.x.element_size(), *how))
 
 
 def state_frames(kernel_frames: int, scale: Sequence[int]) -> int:
