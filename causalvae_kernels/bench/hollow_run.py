@@ -18,8 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from ..core.backend import Backend, can_always
 from ..core.layout import memory_format_of
-from ..core.op import NAMESPACE, Backend, Call, Op, all_ops, call_of, can_always
+from ..core.op import NAMESPACE, Call, Op, all_ops, call_of
 
 Operator = torch._ops.OpOverload
 

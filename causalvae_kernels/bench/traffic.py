@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.op import Backend, Call, Op
+from ..core.backend import Backend
+from ..core.op import Call, Op
 from ..core.traffic import Pass, bytes_of
 from .hollow_run import HollowRun, Operator, arguments_of
 

@@ -17,18 +17,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import env
+from .backend import Backend, Write
 from .overlap import check_destination
 from .precision import SETTING as PRECISION
 from .selection import SETTING as BACKEND
 from .traffic import Work
 
 if TYPE_CHECKING:
-    from .op import Backend, Op
+    from .op import Op
 
 Key = tuple[Any, ...]
-Write = Callable[[Tensor, tuple[Any, ...]], bool]
-"""`write(out, tensors)` writes the result; False: it cannot now, for lack of room for packed weights."""
-
 # A model calls with few different shapes; who calls with ever new ones begins again.
 _MOST = 4096
 _PLAIN = (Tensor, torch.nn.Parameter)

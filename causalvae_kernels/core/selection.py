@@ -24,7 +24,8 @@ from .traffic import Work
 from .tuned import FASTER, Measurement
 
 if TYPE_CHECKING:
-    from .op import Backend, Op
+    from .backend import Backend
+    from .op import Op
 
 SETTING = Setting("causalvae_kernels_backend")
 _said_without_native = False

@@ -10,7 +10,8 @@ from causalvae_kernels.bench import tune as module
 from causalvae_kernels.bench.tune import WrongResult, check_comparable, measure, tune
 from causalvae_kernels.bench.tune_cells import DTYPES, KERNELS, Cell, cells
 from causalvae_kernels.core import native
-from causalvae_kernels.core.op import Backend, op_named
+from causalvae_kernels.core.backend import Backend
+from causalvae_kernels.core.op import op_named
 
 CELL = Cell(torch.float32, (1, 3, 2, 4, 5), 16, (1, 3, 3))
 OP = op_named("causal_conv3d")

@@ -20,8 +20,9 @@ from causalvae_kernels import (
     use_precision,
 )
 from causalvae_kernels.core import env, native
+from causalvae_kernels.core.backend import Backend
 from causalvae_kernels.core.known_issues import known_bad_versions, why_conv3d_is_broken
-from causalvae_kernels.core.op import Backend, Op, all_ops, op_named
+from causalvae_kernels.core.op import Op, all_ops, op_named
 from causalvae_kernels.core.precision import resolve_precision
 from causalvae_kernels.core.selection import requested_backend
 from tests.support.backends import replace_backend

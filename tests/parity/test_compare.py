@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from causalvae_kernels import BackendUnavailable, causal_conv3d, swap
-from causalvae_kernels.core.op import Backend, op_named
+from causalvae_kernels.core.backend import Backend
+from causalvae_kernels.core.op import op_named
 from causalvae_kernels.ops.causal_conv3d.spec import long_sum_error
 from causalvae_kernels.parity import (
     compare,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from causalvae_kernels.core import native
-from causalvae_kernels.core.op import Backend, Op
+from causalvae_kernels.core.backend import Backend
+from causalvae_kernels.core.op import Op
 from causalvae_kernels.core.triton_runtime import interpreting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....core.backend import Backend
 from ....core.known_issues import why_conv3d_is_broken
-from ....core.op import Backend
 from ...causal_pad3d.backends.aten import padded_copy
 from ...causal_pad3d.spec import PadArgs
 from ..framework import conv3d

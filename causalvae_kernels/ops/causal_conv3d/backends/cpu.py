@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....core import memory, native
-from ....core.op import Backend, always
+from ....core.backend import Backend, always
 from ....core.packed import find_packed, layout_key, recall
 from ....core.precision import why_not_exact
 from ..spec import ConvArgs, moves, takes_winograd

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ....core import native
+from ....core.backend import Backend
 from ....core.gpu_arch import GpuArch, arch_of_code
-from ....core.op import Backend
 from ....core.precision import why_not_exact
 from ...causal_pad3d.backends.cuda import padded_copy
 from ...causal_pad3d.backends.cuda import why_not as why_not_padded

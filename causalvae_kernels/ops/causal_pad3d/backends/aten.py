@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ....core.backend import Backend
 from ....core.layout import is_channels_last_3d
-from ....core.op import Backend
 from ....temporal.frame_buffer import FrameBuffer, body_of
 from ..spec import PadArgs
 

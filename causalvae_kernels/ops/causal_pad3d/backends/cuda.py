@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....core import native
-from ....core.op import Backend
+from ....core.backend import Backend
 from ..spec import BorderArgs, PadArgs, moves, moves_in_place
 from .cpu import described
 

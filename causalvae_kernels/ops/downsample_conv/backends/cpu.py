@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ....core import memory, native
+from ....core.backend import Backend
 from ....core.layout import memory_format_of
-from ....core.op import Backend
 from ...causal_conv3d.backends.cpu import DTYPES, why_not
 from ..spec import HALO, STRIDE, DownsampleArgs, moves
 from .aten import average_into

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....core import native
-from ....core.op import Backend
+from ....core.backend import Backend
 from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
 from ..spec import GroupNormArgs, moves
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ....core.op import Backend
+from ....core.backend import Backend
 from ...norms.group_norm import activate, activate_into, wide
 from ..reference import length
 from ..spec import RmsNormArgs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....core.op import Backend
+from ....core.backend import Backend
 from ...norms.group_norm import activate, activate_into, careful_group_norm
 from ..reference import upsample
 from ..spec import SpatialNormArgs, repeats

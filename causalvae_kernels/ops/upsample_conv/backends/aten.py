@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ....core.backend import Backend
 from ....core.layout import memory_format_of
-from ....core.op import Backend
 from ....temporal.frame_buffer import FrameBuffer
 from ...causal_conv3d.backends.aten import CONV
 from ...causal_conv3d.spec import ConvArgs

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ....core import memory, native
-from ....core.bind import Write
-from ....core.op import Backend
+from ....core.backend import Backend, Write
 from ....core.packed import find_packed
 from ...causal_conv3d.backends.cpu import DTYPES, why_not
 from ..spec import UpsampleArgs, folded_kernel, folds_time, moves, takes_winograd

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .....core.backend import Backend, always
 from .....core.gpu_arch import capability_of
-from .....core.op import Backend, always
 from .....core.overlap import is_same_memory
 from .....core.precision import why_not_exact
 from .....core.triton_runtime import why_no_triton

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .....core.backend import Backend
 from .....core.layout import memory_format_of
-from .....core.op import Backend
 from .....core.triton_runtime import why_no_triton
 from .....temporal.frame_buffer import body_of
 from ...spec import BorderArgs, PadArgs, moves, moves_in_place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .....core.op import Backend
+from .....core.backend import Backend
 from ....norms.backends.triton import why_not_norm
 from ...spec import SpatialNormArgs, moves, repeats, why_not_scale
 

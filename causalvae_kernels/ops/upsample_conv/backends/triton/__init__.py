@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .....core.backend import Backend
 from .....core.gpu_arch import capability_of
-from .....core.op import Backend
 from ....causal_conv3d.backends.triton import tuned_tile, why_not
 from ....causal_conv3d.backends.triton.call import Call
 from ....causal_conv3d.backends.triton.tiles import Tile
