@@ -15,13 +15,14 @@ ifeq ($(wildcard /dev/nvidia0),)
 export CAUSALVAE_KERNELS_CUDA_ARCH_LIST ?= none
 endif
 
-.PHONY: help demo test test-all test-random mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo test test-all test-random sanitize mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
 	@echo "make test    create $(VENV), install, build, lint and test: at most ten minutes"
 	@echo "make test-all      every instruction set, Triton's interpreter over all ops, slow cases: 25 minutes"
 	@echo "make test-random   the tests of make test, with fresh random inputs"
+	@echo "make sanitize      the kernels' own tests on a build with AddressSanitizer and UBSan"
 	@echo "make mutants       make small faults, one at a time, and see which of them no test notices"
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
@@ -89,6 +90,11 @@ test-all: $(VENV)/.installed-test lint emulation
 	@$(PYTEST) -m "" $(COVERAGE)
 	@echo "== all tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(PYTEST) -m "" $(INTERPRETED)
+
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer; needs GCC.
+sanitize: $(VENV)/.installed-test
+	@echo "== the kernels' own tests on a sanitized build"
+	@$(BIN)/python -m tests.support.sanitized
 
 # Fresh random inputs; a failure is repeated with the number that the first line prints.
 test-random: $(VENV)/.installed-test emulation
