@@ -90,6 +90,7 @@ test-all: $(VENV)/.installed-test lint emulation
 	@$(PYTEST) -m "" $(COVERAGE)
 	@echo "== all tests of the ops again, on Triton's kernels in its interpreter"
 	@TRITON_INTERPRET=1 $(PYTEST) -m "" $(INTERPRETED)
+	@test -n "$(SKIP)" || $(MAKE) --no-print-directory sanitize
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer; needs GCC.
 sanitize: $(VENV)/.installed-test
