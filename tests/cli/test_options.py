@@ -189,6 +189,7 @@ def test_a_terminal_without_unicode(command):
         assert "1x8x3x16x16" in text
 
 
+@pytest.mark.exhaustive
 def test_characters_that_no_encoding_has():
     code = "from causalvae_kernels.cli.console import accept_every_character as a; a(); "
     assert _python("-c", code + r"print('\xe9 \xd7 \u2192 \u2026\udc80')") == "? x -> ...?\n"

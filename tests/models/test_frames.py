@@ -71,7 +71,7 @@ def test_the_first_chunk_is_a_fact(count, chunk, tier, config_name, build, monke
     assert torch.allclose(got, expected, atol=2e-5 * expected.abs().max())
 
 
-@pytest.mark.parametrize("frames", COUNTS)
+@pytest.mark.parametrize("frames", quick(COUNTS, (1, 2, 3, 8, 9, 10, 16, 17, 33)))
 def test_as_many_come_out_as_went_in(frames, build):
     vae, clip = build(), clip_of(frames, batch=2)
     with torch.no_grad(), swap(vae, frames="any"):

@@ -156,6 +156,7 @@ def test_memory_format_follows_the_input(backend):
     assert causal_pad3d(body, 1, backend=backend).is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.exhaustive  # tests/ops/test_declaration.py checks one layout of every op
 @pytest.mark.one_backend
 @pairs(
     spatial_mode=["zeros", "replicate", "reflect"],
@@ -248,6 +249,7 @@ def test_in_place_takes_buffers_only():
         causal_pad3d_(torch.zeros(1, 1, 1, 1, 1))
 
 
+@pytest.mark.one_backend
 def test_64_bit_sizes(backend):
     """A tensor of more than 2**31 elements: a stride that 32 bits cannot hold."""
     frames, size = 2, 3

@@ -107,8 +107,9 @@ def test_gradients_of_everything(frames, compress_time):
     assert torch.autograd.gradgradcheck(conv, tensors, fast_mode=True)
 
 
+@pytest.mark.exhaustive  # tests/ops/test_declaration.py checks one layout of every op
 @pytest.mark.one_backend
-@pytest.mark.parametrize("layout", quick(["contiguous", "channels_last_3d", "sliced"], ["sliced"]))
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_3d", "sliced"])
 @pytest.mark.parametrize("compress_time", [False, True])
 def test_opcheck(layout, compress_time, backend):
     call = make_downsample_call(
@@ -210,6 +211,7 @@ def test_out_is_checked(compress_time, backend):
         downsample_conv(x, weight, out=out, **given)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_backend
 def test_opcheck_into(backend):
     call = make_downsample_call(DownsampleCase("o", (1, 4, 3, 5, 6), 5, True), torch.float32, 1)

@@ -176,6 +176,7 @@ def test_gradients_of_everything(kernel_frames, scale, options):
     assert torch.autograd.gradgradcheck(conv, tensors, fast_mode=True)
 
 
+@pytest.mark.exhaustive  # tests/ops/test_declaration.py checks one layout of every op
 @pytest.mark.one_backend
 @pairs(layout=["contiguous", "channels_last_3d", "sliced"], scale=spec.SCALES, backend=BACKENDS)
 def test_opcheck(layout, scale, backend):
@@ -307,6 +308,7 @@ def test_out_is_checked(backend):
     assert half.dtype == torch.bfloat16
 
 
+@pytest.mark.exhaustive
 @pytest.mark.one_backend
 def test_opcheck_into(backend):
     call = make_upsample_call(UpsampleCase("o", (1, 8, 3, 8, 8), 9, 3, BOTH), torch.float32, 1)
