@@ -230,6 +230,15 @@ def test_a_convolution_declares_its_tensors_and_its_residual_apart(backend):
     ) + (out.nbytes)
 
 
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1)])
+def test_contiguous_weights_are_packed_unless_they_are_one_tap(kernel, backend):
+    weight = torch.zeros(16, 8, *kernel, dtype=X.dtype)
+    passes = declared("causal_conv3d", backend, X, weight, None, None, None, *OPTIONS)
+    packed = [step for step in passes if step.name == "causal_conv3d, its weights"]
+    assert total(packed) == (0 if kernel == (1, 1, 1) else 2 * weight.nbytes)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_norms_declare_their_second_reading(backend):
     scale = torch.zeros(1, 8, 3, 3, 7, dtype=X.dtype)

@@ -80,3 +80,10 @@ def test_blocks_leave_few_lanes_idle(channels, block):
     assert covering_block(channels) == block
     if channels >= 100:
         assert -(-channels // block) * block <= 1.25 * channels
+
+
+@pytest.mark.parametrize("layouts", [(LAST, LAST), ("contiguous", "contiguous"), (LAST, "contiguous")])
+def test_a_tile_is_wide_along_what_is_next_to_one_another(layouts):
+    tensors = [with_layout(torch.empty(1, 160, 3, 5, 7), layout) for layout in layouts]
+    block = {(LAST, LAST): 64, ("contiguous", "contiguous"): 4}.get(layouts, 32)
+    assert PixelWalk.of(*tensors).tile(1024) == (block, 1024 // block)

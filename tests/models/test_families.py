@@ -106,6 +106,16 @@ def test_the_tier_exact_gives_the_bits_of_the_model(name, frames):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+# Convolutions that compute in the framework's order, whatever stands around them.
+EXACT = ("CogVideoX", "HunyuanVideo", "HunyuanVideo15", "HunyuanImageRefiner", "LTX", "Cosmos", "Mochi")
+
+
+def test_the_tier_exact_replaces_the_convolutions_that_can_be(name):
+    with swap(build(name), precision="exact") as handle:
+        replaced = {entry.type_name for entry in handle.report if entry.replaced}
+    assert any("CausalConv3d" in kind for kind in replaced) == name.startswith(EXACT)
+
+
 def test_restore_leaves_nothing_behind(name):
     vae, clip = build(name), clip_of(HERE[name], valid(name, 5))
     expected = round_trip(vae, clip)  # Wan's class sets attributes when it runs

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.models import FAMILIES
+from causalvae_kernels.models.fingerprint import Snapshot
 from causalvae_kernels.models.probe import Modes, probe
 from causalvae_kernels.parity import compare
 from causalvae_kernels.workloads import make_video
@@ -59,12 +60,18 @@ LEFT = {
         lambda: zoo.Counting(3, 5),
         "not the same twice",
     ),
+    "another number of frames": (lambda: zoo.Alternating(3, 5), "not the same twice"),
+    "weights in place": (lambda: zoo.Rescaling(3, 5), "its forward changes weight: it keeps a state"),
     "other weights": (lambda: zoo.Standardised(3, 5), "it is none of the convolutions"),
     "symmetric": (lambda: zoo.Symmetric(3, 5), "looks at frames that come later"),
     "symmetric as built": (lambda: nn.Conv3d(3, 5, 3, padding=1), "looks at frames that come later"),
     "one frame": (lambda: zoo.OddFirst(3, 5), "with 1 frames it computes something else"),
     "dropout": (lambda: zoo.Noisy(3, 5).eval(), "something else in training mode"),
     "a dtype": (lambda: zoo.Upcasting(3, 5), "none of the convolutions"),
+    "another dtype for its own": (
+        lambda: zoo.WideForHalf(3, 5).bfloat16(),
+        "its output is torch.float32 for torch.bfloat16",
+    ),
     "tuple": (lambda: zoo.Tuple(3, 5), "its forward returns a tuple"),
     "in place": (lambda: zoo.Overwriting(3, 5), "its forward changes its input"),
 }
@@ -340,6 +347,20 @@ def test_what_a_forward_can_read_decides_on_every_call(change, compiled, monkeyp
     assert torch.allclose(run(clip), expected, atol=1e-5)
     handle.refresh()
     assert torch.allclose(vae(clip), expected, atol=1e-5)
+
+
+def test_a_snapshot_holds_until_something_is_added_taken_away_or_replaced():
+    module = zoo.PaddedConv(3, 4)
+    before = Snapshot(module)
+    assert before.holds(module)
+    module.gain = 2.0
+    assert not before.holds(module)
+    del module.gain
+    assert before.holds(module)
+    module.time = "constant"
+    assert not before.holds(module)
+    del module.time
+    assert not before.holds(module)
 
 
 def test_a_list_of_the_class_that_is_filled_in_place_is_seen():

@@ -449,6 +449,18 @@ def test_a_configuration_that_no_rule_fits(name, change, path, reason, when):
     assert "decoder.conv_out" in replaced_names(handle)
 
 
+def test_an_upsampler_in_space_whose_channels_are_no_multiple_of_eight():
+    """Its shortcut repeats fours."""
+    vae = small("HunyuanVideo15")
+    module = video15.HunyuanVideo15Upsample(12, 12, add_temporal_upsample=False).eval().requires_grad_(False)
+    vae.decoder.up_blocks[0].upsamplers[0] = module
+    x = torch.randn(1, 12, 3, 4, 6)
+    expected = module(x)
+    with swap(vae, backend="aten") as handle:
+        assert "decoder.up_blocks.0.upsamplers.0" in replaced_names(handle)
+        assert torch.allclose(module(x), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [("HunyuanVideo", _zeros), ("HunyuanImageRefiner", _scale), ("HunyuanVideo", _activation)],

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
+from causalvae_kernels.bench.memory import peak_allocated
+from causalvae_kernels.core import native
 from tests.support.cover import quick
 from tests.support.models import assert_parity, replaced_names
 from tests.support.tiny_vaes import TINY_VAES
@@ -79,6 +81,34 @@ def test_swapped_in_the_middle_of_a_clip():
         got.append(vae.encoder(parts[1], caches[1]))
     got.append(vae.encoder(parts[2], caches[1]))
     assert torch.allclose(torch.cat(got, 2), torch.cat(expected, 2), atol=1e-4)
+
+
+@pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
+@torch.no_grad()
+def test_two_activations_in_a_block():
+    """Besides its input and the caches: what a convolution reads, and what it writes."""
+    vae, x = TINY.build(), torch.randn(1, 32, 8, 24, 24)
+    block = vae.encoder.mid.block_1
+
+    def work():
+        block(x, None, vae._make_encoder_cache()["mid_1"])
+
+    with swap(vae, backend="cpu"):
+        work()
+        caches = 2 * 2 * 26 * 26 * 32 * x.itemsize
+        assert peak_allocated(work) <= 2.5 * x.nbytes + caches
+
+
+@torch.no_grad()
+def test_an_odd_number_of_frames_behind_the_first_segment():
+    """The op would take the first of them for the first of a video, which has a latent of its own."""
+    plain, vae = TINY.build(), TINY.build()
+    swap(vae, backend="aten")
+    x, zq, found = torch.randn(1, 32, 9, 4, 6), torch.randn(1, 2, 3, 2, 3), []
+    for model in (plain, vae):
+        cache = {"norm": {"mean": 1, "var": 1}}
+        found.append(model.decoder.mid.block_1.norm1(x, zq, cache=cache))
+    assert torch.allclose(*found, atol=1e-4)
 
 
 @torch.no_grad()

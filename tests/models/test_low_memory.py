@@ -133,6 +133,15 @@ def test_gradients_are_those_of_the_normal_way(build):
     assert torch.equal(*grads)
 
 
+def test_autocast_runs_as_without(build, pairs):
+    """The convolutions' results are narrower than what they would write over."""
+    vae, z, results = build(), torch.randn(1, 16, 3, 2, 2), []
+    for memory in ("normal", "low"):
+        with swap(vae, backend="aten", memory=memory), torch.autocast("cpu", torch.bfloat16):
+            results.append(run(vae, "decode", z))
+    assert not pairs and torch.equal(*results)
+
+
 def test_any_number_of_frames_and_streams(build):
     vae = build()
     z = torch.randn(1, 16, 5, 4, 6)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
+from causalvae_kernels.bench.memory import peak_allocated
+from causalvae_kernels.core import native
 from causalvae_kernels.parity import round_trip
 from tests.support.models import assert_parity, replaced_names
 from tests.support.tiny_vaes import TINY_VAES
@@ -70,6 +72,36 @@ def test_norms_over_all_frames(frames):
     vae = copy.deepcopy(reference)
     swap(vae, backend="aten")
     assert_parity(reference, vae, TINY.video(frames))
+
+
+@pytest.mark.parametrize("frame_by_frame", [False, True])
+@torch.no_grad()
+def test_a_norm_of_another_class_is_called(frame_by_frame):
+    plain = TINY.build(spatial_group_norm=frame_by_frame)
+    plain.encoder.mid_block.convs[0].norm1 = (
+        torch.nn.BatchNorm2d(4) if frame_by_frame else torch.nn.Identity()
+    )
+    vae, x = copy.deepcopy(plain).eval(), torch.randn(1, 4, 3, 6, 8)
+    swap(vae, backend="aten")
+    blocks = [model.encoder.mid_block.convs[0].eval() for model in (plain, vae)]
+    assert torch.allclose(blocks[1](x), blocks[0](x), atol=1e-5)
+
+
+@pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
+@pytest.mark.parametrize("frame_by_frame", [False, True])
+@torch.no_grad()
+def test_two_activations_in_a_block(frame_by_frame):
+    """Besides its input and the frames that it keeps: what a convolution reads, and what it writes."""
+    vae, x = (
+        TINY.build(block_out_channels=(32,) * 4, spatial_group_norm=frame_by_frame),
+        torch.randn(1, 32, 8, 24, 24),
+    )
+    block = vae.encoder.mid_block.convs[0]
+    with swap(vae, backend="cpu"):
+        block(x)
+        block.conv1.prev_features = block.conv2.prev_features = None
+        kept = 2 * x[:, :, :2].nbytes
+        assert peak_allocated(lambda: block(x)) <= 2.25 * x.nbytes + kept
 
 
 @torch.no_grad()

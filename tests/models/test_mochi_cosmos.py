@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
+from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import conv
@@ -139,6 +140,31 @@ def test_cosmos_groups_and_padding(pad_mode, groups, backend):
         got = block(x)
     comparison = compare(got, expected, copy.deepcopy(block).double()(x.double()), 8.0, 13.7)
     assert comparison.passed, comparison
+
+
+def test_dropout_of_cosmos_drops():
+    """All of it: which part it draws depends on the layout that it sees."""
+    model = TINY_VAES["Cosmos8x8x8"].build()
+    block, x = model.decoder.up_blocks[0].resnets[0], torch.randn(1, 4, 3, 6, 8)
+    evaluated = block(x)
+    block.train().dropout.p = 1.0
+    expected = block(x)
+    with swap(model, backend="aten") as handle:
+        assert {e.name: e.replaced for e in handle.report}["decoder.up_blocks.0.resnets.0"]
+        assert torch.allclose(block(x), expected, atol=1e-5)
+    assert not torch.allclose(evaluated, expected, atol=1e-2)
+
+
+@needs_our_norms
+@torch.no_grad()
+def test_two_activations_in_a_block_of_cosmos():
+    """What a convolution reads, and what it writes: the storage of one is given to the next."""
+    model = TINY_VAES["Cosmos8x8x8"].build()
+    block = model.decoder.up_blocks[0].resnets[0]
+    x = torch.randn(1, 4, 9, 24, 24).contiguous(memory_format=torch.channels_last_3d)
+    with swap(model, backend="cpu"):
+        block(x)
+        assert peak_allocated(lambda: block(x)) <= 2.5 * x.nbytes
 
 
 @pairs(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.models.shuffles import channels_to_pixels, fits_blocks, pixels_to_channels
 
 FORMATS = (torch.contiguous_format, torch.channels_last_3d)
@@ -84,3 +87,11 @@ def test_pixels_to_channels_is_its_inverse(data):
 )
 def test_whole_blocks(shape, repeats, fits):
     assert fits_blocks(shape, (2, 2, 2), repeats) is fits
+
+
+def test_pixels_become_channels_in_one_write():
+    """In the layout that is asked for, without a copy in another one."""
+    x = torch.randn(1, 4, 5, 16, 16)
+    for layout in FORMATS:
+        fold = functools.partial(pixels_to_channels, x, (2, 2, 2), memory_format=layout, repeats_first=True)
+        assert peak_allocated(fold) <= 1.25 * fold().nbytes

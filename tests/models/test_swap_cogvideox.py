@@ -498,6 +498,26 @@ def test_clips_in_other_layouts(layout, tier, size, build):
     assert_parity(vae, other, clip)
 
 
+@torch.no_grad()
+def test_a_kernel_of_two_frames(build):
+    """Causal in time, it need not be odd there."""
+    vae = build()
+    conv = type(vae.decoder.conv_in)(16, 8, kernel_size=(2, 3, 3)).requires_grad_(False)
+    vae.decoder.conv_in = conv
+    chunks = torch.randn(1, 16, 5, 4, 6).split([2, 3], dim=2)
+
+    def run():
+        first, cache = conv(chunks[0])
+        second, cache = conv(chunks[1], cache)
+        return torch.cat([first, second], dim=2), cache
+
+    expected = run()
+    with swap(vae, backend="aten") as handle:
+        assert "decoder.conv_in" in replaced_names(handle)
+        for got, like in zip(run(), expected, strict=True):
+            assert torch.allclose(got, like, atol=1e-5)
+
+
 def test_autocast(build):
     vae = build()
     clip = clip_of(9)

@@ -245,3 +245,17 @@ def test_refresh_takes_in_what_became_free(build):
     handle.refresh()
     assert BLOCK in replaced_names(handle)
     assert_parity(build(), vae, clip_of(5))
+
+
+@pytest.mark.parametrize("kind", ["forward_pre", "forward", "full_backward_pre", "full_backward"])
+def test_each_kind_of_process_wide_hook_has_every_module_called(kind, build):
+    vae = build()
+    with swap(vae) as handle:
+        assert replaced_names(handle)
+        hook = getattr(torch.nn.modules.module, f"register_module_{kind}_hook")(lambda *_: None)
+        try:
+            assert not replaced_names(handle)
+            assert any("process-wide" in entry.reason for entry in handle.report)
+        finally:
+            hook.remove()
+        assert replaced_names(handle)

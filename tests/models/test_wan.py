@@ -332,6 +332,17 @@ def test_dropout_draws_the_same():
     assert not near(round_trip(build("2.1"), clip)[1], found[0])
 
 
+def test_the_factor_of_a_norm_in_another_dtype():
+    """The norm ops do not take it for float32; the model multiplies by it all the same."""
+    vae, z = build("2.1"), torch.randn(1, 5, 1, 3, 2)
+    block = vae.decoder.mid_block.resnets[0]
+    block.norm1.to(torch.bfloat16)
+    expected = run(vae.decoder, z, places(vae.decoder), True)
+    with swap(vae, backend="aten") as handle:
+        assert any(e.replaced and e.name == "decoder.mid_block.resnets.0" for e in handle.report)
+        assert near(run(vae.decoder, z, places(vae.decoder), True), expected)
+
+
 def test_autocast():
     clip, vae = torch.rand(1, 3, 5, 16, 16), build("2.2")
     clip = clip.repeat_interleave(2, 3).repeat_interleave(2, 4)

@@ -97,6 +97,13 @@ def test_an_image_in_a_buffer_on_aten(mode):
     assert buffer.storage[:, :, :2].isnan().all()
 
 
+@pytest.mark.parametrize("dilation", [2, (2, 1, 1)])
+def test_the_room_of_a_buffer_is_dilated_time_alone(dilation):
+    x, weight = torch.randn(1, 4, 3, 5, 6), torch.randn(3, 4, 3, 1, 1)
+    got = causal_conv3d(in_buffer(x, 4), weight, dilation=dilation, backend="reference")
+    assert torch.equal(got, causal_conv3d(x, weight, dilation=dilation, backend="reference"))
+
+
 def test_reference_is_what_a_causal_convolution_is(seed):
     """The definition, element by element, without any padding function."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput
+from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, group_norm
+from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.triton_runtime import interpreting
+from causalvae_kernels.ops.spatial_norm.spec import why_not_repeated
 from causalvae_kernels.parity import compare_norm
 from causalvae_kernels.parity.norms import NORMS
 from causalvae_kernels.workloads import NORM_CASES, NormCase, in_buffer, make_norm_call
@@ -432,3 +436,18 @@ def test_out_is_checked(op):
     ):
         with pytest.raises(InvalidInput, match=words):
             NORMS[op](**call, out=buffer)
+
+
+@torch.no_grad()
+def test_the_frameworks_silu_writes_over_the_norm():
+    x = torch.randn(1, 8, 3, 16, 16)
+    for activation in (None, "silu"):
+        norm = functools.partial(group_norm, x, 2, activation=activation, backend="aten")
+        norm()
+        assert peak_allocated(norm) <= 1.25 * x.nbytes
+
+
+def test_repeats_that_no_kernel_knows_name_the_first_frame_where_it_stands_alone():
+    assert "(5, 6, 6) behind the first frame by" in why_not_repeated((5, 6, 6), (2, 2, 2))
+    assert "(4, 6, 6) by" in why_not_repeated((4, 6, 6), (2, 2, 2))
+    assert "(1, 6, 6) by" in why_not_repeated((1, 6, 6), (1, 2, 2))

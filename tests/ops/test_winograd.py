@@ -155,6 +155,16 @@ def test_padding_saves_products(frames, mode, slices):
         assert out.isnan().any(), "a slice that enters was not read"
 
 
+@pytest.mark.parametrize("kernel_t", [1, 3])
+def test_no_weights_are_read_beyond_the_last_channel(kernel_t):
+    """The last block of channels is not full; behind the weights lies NaN."""
+    module, isa = native.cpu_module(), native.cpu_isa()
+    weight = torch.full((64, 3, kernel_t, 3, 3), float("nan"))[:40].fill_(1.0)
+    packed = torch.empty(module.winograd_packed_floats(native.describe(weight), isa))
+    module.winograd_pack(packed.data_ptr(), native.describe(weight), "float32", isa, 1)
+    assert packed.isfinite().all()
+
+
 def test_without_room_for_packed_weights():
     """The bits are the same where weights are transformed on every call; a small call goes direct instead."""
     large = make_conv_call(ConvCase("large", (1, 8, 2, 50, 50), 8), torch.float32, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from causalvae_kernels.parity import (
     compare_clips,
     compare_conv,
     compare_exactly,
+    compare_round_trips,
     report,
     run_in_chunks,
     verify_ops,
@@ -151,6 +153,39 @@ def test_a_broken_kernel_turns_the_report_red(monkeypatch):
     rows = verify_ops(quick=True, seed=1)
     failed = {(r.name, r.backend) for r in rows if not r.passed}
     assert failed == {("causal_conv3d", "aten")}
+
+
+@pytest.mark.parametrize("name", ["causal_pad3d", "downsample_conv", "upsample_conv"])
+def test_each_op_is_judged_by_its_own_results(name, monkeypatch):
+    op = op_named(name)
+    right = op.backends["aten"]
+    replace_backend(monkeypatch, op, Backend("aten", make=lambda *given: right.make(*given) + 0.1))
+    monkeypatch.setattr(report, "all_ops", lambda: [op])
+    rows = verify_ops(quick=True, seed=5)
+    assert {row.backend for row in rows if not row.passed} == {"aten"}
+
+
+class Rough(torch.nn.Module):
+    """A model that is further from the truth with two clips in the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def encode(self, x):
+        error = 0.0 if x.dtype == torch.float64 else 1e-5 if x.shape[0] == 1 else 1e-3
+        latents = x * (self.weight + error)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
+
+    def decode(self, z):
+        return SimpleNamespace(sample=z)
+
+
+def test_the_reference_is_drawn_with_two_clips_in_the_batch_as_well():
+    clip = torch.randn(1, 3, 2, 4, 4)
+    for error, passes in ((1e-3, True), (0.1, False)):
+        found = compare_round_trips(Rough(), Rough().double(), clip, (clip * (1 + error),) * 2)
+        assert [comparison.passed for _, comparison in found] == [passes] * 2
 
 
 def test_a_backend_that_cannot_run_is_reported_as_such(monkeypatch):

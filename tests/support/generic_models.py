@@ -265,3 +265,29 @@ class DetachesWhileTraining(PaddedConv):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.detach() if self.training else x)
+
+
+class Alternating(PaddedConv):
+    """Leaves the first frame out, every other time."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Alternating.calls += 1
+        return super().forward(x)[:, :, Alternating.calls % 2 :]
+
+
+class WideForHalf(PaddedConv):
+    """Gives float32 for half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y.float() if y.dtype == torch.bfloat16 else y
+
+
+class Rescaling(HeldConv):
+    """Writes its weight anew on every call, as power iterations do."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        self.inner.weight.mul_(1.0)
+        return super().forward(video)

@@ -272,6 +272,21 @@ def test_words_and_valid_counts(name):
             assert name in ("CogVideoX", "Allegro") and count % 4 == 0
 
 
+RATIOS = {"HunyuanImageRefiner": 1, "LTX0.9.0": 8, "LTX0.9.5": 8, "LTX2": 8, "Cosmos8x8x8": 8, "Mochi": 6}
+
+
+@pytest.mark.parametrize("name", TINY_VAES)
+def test_how_many_frames_a_latent_stands_for(name):
+    assert frame_rule(TINY_VAES[name].config_dict()).temporal_compression_ratio == RATIOS.get(name, 4)
+
+
+@torch.no_grad()
+def test_the_last_block_of_ltx_decides_how_many_blocks_there_are():
+    mixed = ("LTXVideoDownBlock3D",) * 3 + ("LTXVideo095DownBlock3D",)
+    model = TINY_VAES["LTX0.9.0"].build(down_block_types=mixed, spatio_temporal_scaling=(True,) * 4)
+    assert encode(model, torch.rand(1, 3, 17, 64, 64)).shape[2] == frame_rule(model).num_latents(17) == 3
+
+
 @torch.no_grad()
 def test_allegro_returns_zeros_where_no_window_lies():
     tiny = TINY_VAES["Allegro"]
