@@ -78,9 +78,8 @@ def test_norms_over_all_frames(frames):
 @torch.no_grad()
 def test_a_norm_of_another_class_is_called(frame_by_frame):
     plain = TINY.build(spatial_group_norm=frame_by_frame)
-    plain.encoder.mid_block.convs[0].norm1 = (
-        torch.nn.BatchNorm2d(4) if frame_by_frame else torch.nn.Identity()
-    )
+    norm = torch.nn.BatchNorm2d(4) if frame_by_frame else torch.nn.Identity()
+    plain.encoder.mid_block.convs[0].norm1 = norm
     vae, x = copy.deepcopy(plain).eval(), torch.randn(1, 4, 3, 6, 8)
     swap(vae, backend="aten")
     blocks = [model.encoder.mid_block.convs[0].eval() for model in (plain, vae)]
@@ -92,11 +91,8 @@ def test_a_norm_of_another_class_is_called(frame_by_frame):
 @torch.no_grad()
 def test_two_activations_in_a_block(frame_by_frame):
     """Besides its input and the frames that it keeps: what a convolution reads, and what it writes."""
-    vae, x = (
-        TINY.build(block_out_channels=(32,) * 4, spatial_group_norm=frame_by_frame),
-        torch.randn(1, 32, 8, 24, 24),
-    )
-    block = vae.encoder.mid_block.convs[0]
+    vae = TINY.build(block_out_channels=(32,) * 4, spatial_group_norm=frame_by_frame)
+    block, x = vae.encoder.mid_block.convs[0], torch.randn(1, 32, 8, 24, 24)
     with swap(vae, backend="cpu"):
         block(x)
         block.conv1.prev_features = block.conv2.prev_features = None
