@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from . import env
 from .backend import Backend, Write
+from .dry_run import PLAIN
 from .overlap import check_destination
 from .precision import SETTING as PRECISION
 from .selection import SETTING as BACKEND
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
 Key = tuple[Any, ...]
 # A model calls with few different shapes; who calls with ever new ones begins again.
 _MOST = 4096
-_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_watched() -> bool:
+    """Tell whether a compiler, a tracer, a dispatch mode or a transform has to see operators."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 @dataclass
@@ -102,7 +113,7 @@ class Bindings:
         backend: str | None,
         precision: str | None,
     ) -> Bound | None:
-        """Return the call with these arguments, bound; None where somebody looks on.
+        """Return the call with these arguments, bound; None where somebody looks on, or not on a CPU.
 
         Args:
             tensors: The fields of the op's record that are tensors or None, as the public function was given
@@ -116,19 +127,10 @@ class Bindings:
             InvalidInput: The op's check refuses it.
             BackendUnavailable: No backend runs it.
         """
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._get_tracing_state() is not None
-            or torch._C._is_any_autocast_enabled()
-            or forward_ad._current_level >= 0
-        ):
+        if is_watched() or torch._C._is_any_autocast_enabled():
             return None
         grad = torch.is_grad_enabled()
-        kinds = (
-            *[option.__class__ for option in options],
-        )  # 1, 1.0 and True are equal, and one of them is right
+        kinds = (*map(type, options),)  # 1, 1.0 and True are equal, and one of them is right
         asked = (backend, precision, BACKEND.current(), PRECISION.current(), env.state())
         key = (options, kinds, asked, out is None)
         try:
@@ -136,7 +138,8 @@ class Bindings:
                 if tensor is None:
                     key += (None,)
                 elif (
-                    tensor.__class__ not in _PLAIN
+                    tensor.__class__ not in PLAIN
+                    or tensor.device.type != "cpu"
                     or (grad and tensor.requires_grad)
                     or tensor.is_neg()
                     or (tensor.dtype.is_complex and tensor.is_conj())
@@ -148,9 +151,8 @@ class Bindings:
         except KeyError:
             return self._bind(key, tensors, options, out, backend, precision)
         except (RuntimeError, TypeError):
-            return (
-                None  # a tensor without strides, a word that cannot be looked up: the checks say what it is
-            )
+            # A tensor without strides, a word that cannot be looked up: the checks say what it is.
+            return None
         if out is not None:
             reads = dict(zip(self._op.names, tensors, strict=False))
             check_destination(self._op.name, "out", out, reads, may_be_out=self._op.may_be_out)
@@ -168,13 +170,10 @@ class Bindings:
         out: Tensor | None,
         backend: str | None,
         precision: str | None,
-    ) -> Bound | None:
+    ) -> Bound:
         op = self._op
         args = op.check(op.args(*tensors, *options))
-        out = op.check_out(out, args)
-        if tensors[0].device.type != "cpu" or any(a is not b for a, b in zip(args, tensors, strict=False)):
-            return None
-        bound, lasts = op.bind(args, out, backend, precision)
+        bound, lasts = op.bind(args, op.check_out(out, args), backend, precision)
         if lasts:
             if len(self._known) >= _MOST:
                 self._known.clear()

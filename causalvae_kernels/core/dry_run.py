@@ -27,7 +27,7 @@ from .errors import InvalidInput
 
 _current: ContextVar[DryRun | None] = ContextVar("causalvae_kernels_dry_run", default=None)
 _explaining: ContextVar[bool] = ContextVar("causalvae_kernels_explaining", default=False)
-_PLAIN = (Tensor, nn.Parameter)
+PLAIN = (Tensor, nn.Parameter)
 # A storage of a dry run has an address as far from the next one as no tensor is long.
 _APART = 2**44
 
@@ -54,7 +54,7 @@ def without_data() -> Any:
 
 def is_plain_tensor(x: object) -> bool:
     """Tell whether `x` is a tensor of torch's own class, or stands for one."""
-    if type(x) in _PLAIN:
+    if type(x) in PLAIN:
         return True
     return (current() is not None or _explaining.get()) and type(x) is _fake_class()
 
@@ -122,7 +122,7 @@ class DryRun(TorchDispatchMode):
         memo: dict[int, Any] = {}
         for name, module in model.named_modules():
             for tensor in _tensors([*module._parameters.values(), *_plain_state(module)]):
-                if type(tensor) not in _PLAIN:
+                if type(tensor) not in PLAIN:
                     raise InvalidInput(
                         f"plan: {name or 'the model'} ({type(module).__name__}) holds a "
                         f"{type(tensor).__name__}, expected plain tensors; plan the model before it is "

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import dry_run, memory
 from .backend import Backend, nothing_measured
-from .bind import Bindings, Bound
+from .bind import Bindings, Bound, is_watched
 from .checks import check_shape
 from .errors import InvalidInput
 from .layout import memory_format_of
@@ -75,8 +74,8 @@ class Op:
         reference: Pure PyTorch, defines the op: `reference(args)` returns the result; in place,
             `reference(out, args)`.
         prepare: Takes the public function's arguments; returns the record, checked, and `out`.
-        check: Takes the record as the public function was given it; returns it as backends take it. With it
-            calls are bound.
+        check: Takes the record as the public function was given it; returns it as backends take it, the
+            tensors as they are. With it calls are bound.
         backends: All but the reference.
         order: What `auto` tries, in turn; holds no kernel of ours.
         measured: `measured(args, precision, out)` returns what was measured for calls like this one, or None.
@@ -99,7 +98,7 @@ class Op:
         prepare: Callable[..., tuple[Any, Any]],
         check: Callable[[Any], Any] | None = None,
         backends: Sequence[Backend],
-        order: Sequence[str],
+        order: Sequence[str] = ("aten", "reference"),
         measured: Callable[[Any, str, Tensor | None], Measurement | None] = nothing_measured,
         layout: Sequence[str] = (),
         may_be_out: Sequence[str] = (),
@@ -380,18 +379,12 @@ def _nobody_looks(arguments: Sequence[Any]) -> bool:
     """
     if dry_run.current() is not None:
         return True
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
-    ):
+    if is_watched():
         return False
     grad = torch.is_grad_enabled()
     for argument in arguments:
         kind = type(argument)
-        if kind in _PLAIN:
+        if kind in dry_run.PLAIN:
             if (grad and argument.requires_grad) or argument.is_meta:
                 return False
             if argument.is_neg() or argument.is_conj():
@@ -399,9 +392,6 @@ def _nobody_looks(arguments: Sequence[Any]) -> bool:
         elif isinstance(argument, Tensor):
             return False
     return True
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def op_named(name: str) -> Op:

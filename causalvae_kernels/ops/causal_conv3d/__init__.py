@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.bind import Bound
 from ...core.checks import (
     check_choice,
     check_countable,
@@ -92,11 +93,13 @@ def causal_conv3d(
     tensors = (x, weight, bias, initial_state, residual)
     options = (stride, dilation, temporal_mode, spatial_mode)
     to = out.body if out.__class__ is FrameBuffer else out
+    choice = (to, backend, precision)
     if x.__class__ is FrameBuffer:
-        tensors, options, x = _read_from(x, tensors, options, to, return_final_state, backend, precision)
-    bound = _CONV.bindings.find(tensors, options, to, backend, precision)
+        tensors, options, x, bound = _read_from(x, tensors, options, return_final_state, *choice)
+    else:
+        bound = _CONV.bindings.find(tensors, options, *choice)
     if bound is None:
-        y = _watched(ConvArgs(*tensors, *options), to, backend, precision)
+        y = _watched(ConvArgs(*tensors, *options), *choice)
     else:
         y = bound.run(tensors, to)
         dilation = bound.options[1]
@@ -155,12 +158,12 @@ def _read_from(
     buffer: FrameBuffer,
     tensors: tuple[Any, ...],
     options: tuple[Any, ...],
-    out: Tensor | None,
     return_final_state: bool,
+    out: Tensor | None,
     backend: str | None,
     precision: str | None,
-) -> tuple[tuple[Any, ...], tuple[Any, ...], Tensor]:
-    """Return tensors and options of the call that reads a buffer, and what the final state is taken of.
+) -> tuple[tuple[Any, ...], tuple[Any, ...], Tensor, Bound | None]:
+    """Return tensors and options of the call that reads a buffer, what its state is taken of, and it, bound.
 
     Where the backend does not read body and state where they lie, the buffer's border is filled.
     """
@@ -183,10 +186,11 @@ def _read_from(
         else:
             reads_apart = bound.reads_state_in_place
         if reads_apart:
-            return apart, options, body
+            return apart, options, body, bound
     seen = body_of(buffer.storage, 0, buffer.halo)  # with the head-room: never too short for the state
     filled = _filled(call, backend)
-    return filled[:5], filled[5:], seen
+    tensors, options = filled[:5], filled[5:]
+    return tensors, options, seen, _CONV.bindings.find(tensors, options, out, backend, precision)
 
 
 def _check_room(buffer: FrameBuffer, call: ConvArgs) -> None:
@@ -309,7 +313,6 @@ _CONV = Op(
     check=_checked,
     prepare=_arguments,
     backends=(aten.CONV, cpu.CONV, triton.CONV, cuda.CONV),
-    order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),
     may_be_out=("residual",),

@@ -234,7 +234,6 @@ _PAD = Op(
     check=_checked,
     prepare=_pad_arguments,
     backends=(aten.PAD, cpu.PAD, triton.PAD, cuda.PAD),
-    order=("aten", "reference"),
     measured=measured,
     layout=("x",),
     vjp=causal_pad3d_vjp,
@@ -245,6 +244,5 @@ _PAD_ = Op(
     reference=causal_pad3d__reference,
     prepare=_border_arguments,
     backends=(aten.PAD_, cpu.PAD_, triton.PAD_, cuda.PAD_),
-    order=("aten", "reference"),
     measured=measured_in_place,
 )

@@ -112,7 +112,6 @@ _DOWNSAMPLE = Op(
     check=_checked,
     prepare=_arguments,
     backends=(aten.DOWNSAMPLE, cpu.DOWNSAMPLE, triton.DOWNSAMPLE),
-    order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),
     vjp=downsample_conv_vjp,

@@ -104,7 +104,6 @@ _NORM = Op(
     check=_checked,
     prepare=_prepare,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
-    order=("aten", "reference"),
     measured=GROUP_NORM.measured,
     layout=("x",),
     may_be_out=("x",),

@@ -128,7 +128,6 @@ _NORM = Op(
     check=_checked,
     prepare=_prepare,
     backends=(aten.NORM, cpu.NORM, triton.NORM),
-    order=("aten", "reference"),
     measured=SPATIAL_NORM.measured,
     layout=("x",),
     may_be_out=("x",),

@@ -179,7 +179,6 @@ _UPSAMPLE = Op(
     check=_checked,
     prepare=_arguments,
     backends=(aten.UPSAMPLE, cpu.UPSAMPLE, triton.UPSAMPLE),
-    order=("aten", "reference"),
     measured=measured,
     layout=("x", "weight"),
     vjp=upsample_conv_vjp,
