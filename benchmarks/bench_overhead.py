@@ -5,15 +5,11 @@ The convolution is so small that its kernel is a part of the time only; on a GPU
 
 from __future__ import annotations
 
-import cProfile
-import pstats
-import time
-
 import torch
 import torch.nn.functional as F
 
 from causalvae_kernels import causal_conv3d
-from causalvae_kernels.bench.timing import percentile
+from causalvae_kernels.bench.timing import percentile, python_calls, time_providers
 
 MOST_CALLS, MOST_TIMES = 40, 2.0
 ROUNDS, CALLS = 41, 500
@@ -33,13 +29,14 @@ def providers():
     return ours, frameworks
 
 
-def python_calls(work) -> int:
-    """Return how many functions are called, those written in C counted, `work` and the profiler's end not."""
-    profile = cProfile.Profile()
-    profile.enable()
-    work()
-    profile.disable()
-    return pstats.Stats(profile).total_calls - 2
+def many(work):
+    """Return so many calls as one: a single one is too short for a clock."""
+
+    def run():
+        for _ in range(CALLS):
+            work()
+
+    return run
 
 
 @torch.inference_mode()
@@ -47,21 +44,13 @@ def test_a_small_convolution_beside_cat_and_conv3d(benchmark):
     ours, frameworks = providers()
     assert torch.allclose(ours()[0], frameworks(), atol=1e-4)
     calls = python_calls(ours)
-
-    ratios, samples = [], []
-    for turn in range(ROUNDS):
-        seconds = {}
-        for work in (ours, frameworks)[:: 1 if turn % 2 else -1]:
-            begin = time.perf_counter()
-            for _ in range(CALLS):
-                work()
-            seconds[work] = (time.perf_counter() - begin) / CALLS
-        ratios.append(seconds[ours] / seconds[frameworks])
-        samples.append(seconds[ours])
+    timings = time_providers({"ours": many(ours), "cat and conv3d": many(frameworks)}, repeats=ROUNDS)
+    pairs = zip(*(timing.samples_ms for timing in timings.values()), strict=True)
+    ratios = [a / b for a, b in pairs]
     benchmark.extra_info |= {
         "python_calls": calls,
         "threads": torch.get_num_threads(),
-        "us": percentile(samples, 50) * 1e6,
+        "us": timings["ours"].p50_ms * 1e3 / CALLS,
         "times_cat_and_conv3d": {p: percentile(ratios, p) for p in (20, 50, 80)},
     }
     benchmark.pedantic(ours, rounds=5, iterations=CALLS)

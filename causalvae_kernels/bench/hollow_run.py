@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 from ..core.backend import Backend, can_always
 from ..core.layout import memory_format_of
-from ..core.op import NAMESPACE, Call, Op, all_ops, call_of
+from ..core.op import NAMESPACE, Call, all_ops, call_of
 
 Operator = torch._ops.OpOverload
 
@@ -38,13 +38,13 @@ class HollowRun(TorchDispatchMode):
     Args:
         see: Called for each operator of the framework that is not a view: with the operator, its positional
             and its keyword arguments, and what it returned.
-        see_kernel: Called for each kernel of ours: with its op, its backend, and the call.
+        see_kernel: Called for each kernel of ours: with its backend, and the call.
     """
 
     def __init__(
         self,
         see: Callable[[Operator, tuple[Any, ...], dict[str, Any], Any], None] = lambda *_: None,
-        see_kernel: Callable[[Op, Backend, Call], None] = lambda *_: None,
+        see_kernel: Callable[[Backend, Call], None] = lambda *_: None,
     ) -> None:
         super().__init__()
         self._see, self._see_kernel = see, see_kernel
@@ -73,7 +73,7 @@ class HollowRun(TorchDispatchMode):
         if chosen.moves is None:
             with self:
                 return call.run()
-        self._see_kernel(call.op, chosen, call)
+        self._see_kernel(chosen, call)
         return self._results(func, args, {})
 
     def _results(self, func: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,7 +7,9 @@ backwards, so that a drift that is linear in time falls on all of them alike.
 
 from __future__ import annotations
 
+import cProfile
 import math
+import pstats
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +75,15 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     below = math.floor(position)
     above = math.ceil(position)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def python_calls(fn: Callable[[], object]) -> int:
+    """Return how many functions a call runs, those written in C counted and `fn` itself not."""
+    profile = cProfile.Profile()
+    profile.enable()
+    fn()
+    profile.disable()
+    return pstats.Stats(profile).total_calls - 2  # `fn`, and the end of the profile
 
 
 def time_once(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.backend import Backend
-from ..core.op import Call, Op
+from ..core.op import Call
 from ..core.traffic import Pass, bytes_of
 from .hollow_run import HollowRun, Operator, arguments_of
 
@@ -123,7 +123,7 @@ def count_traffic(fn: Callable[[], object]) -> Traffic:
         if step is not None:
             traffic.add(step)
 
-    def see_kernel(op: Op, backend: Backend, call: Call) -> None:
+    def see_kernel(backend: Backend, call: Call) -> None:
         for step in backend.moves(call.args, call.out):
             traffic.add(step)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import cProfile
-import pstats
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,6 +17,7 @@ from causalvae_kernels import (
     use_packed_budget,
     use_precision,
 )
+from causalvae_kernels.bench.timing import python_calls
 from causalvae_kernels.core import native
 from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.triton_runtime import interpreting
@@ -46,25 +45,17 @@ def agrees(call: dict[str, torch.Tensor], **options: object) -> None:
     assert torch.allclose(got, causal_conv3d(**call, backend="reference"), atol=1e-4)
 
 
-def count_calls(work) -> int:
-    profile = cProfile.Profile()
-    profile.enable()
-    work()
-    profile.disable()
-    return pstats.Stats(profile).total_calls - 1  # its own end
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize("backend", [None, "cpu"])
 def test_a_small_convolution_takes_few_calls(backend):
     call = small_call()
     x, weight, bias, state = call.values()
 
-    def work():  # one call itself
+    def work():
         causal_conv3d(x, weight, bias, initial_state=state, return_final_state=True, backend=backend)
 
     work(), work()
-    assert count_calls(work) - 1 <= MOST_CALLS
+    assert python_calls(work) <= MOST_CALLS
 
 
 def test_weights_that_change_between_two_calls():
