@@ -74,6 +74,16 @@ CausalConv3d cpu_arguments(const char* op, const Tensor& out, const Tensor& x, c
   return conv;
 }
 
+// By Winograd's algorithm if there are packed weights, else by the direct one.
+void run(const CausalConv3d& conv, const Address& packed, Isa isa, int num_threads) {
+  py::gil_scoped_release unlocked;
+  if (packed) {
+    causal_conv3d_winograd(conv, reinterpret_cast<const float*>(*packed), isa, num_threads);
+  } else {
+    causal_conv3d_direct(conv, isa, num_threads);
+  }
+}
+
 void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optional<uintptr_t> bias,
           const std::optional<Tensor>& state, const std::optional<Tensor>& residual,
           const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
@@ -88,13 +98,7 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   std::copy(stride.begin(), stride.end(), conv.stride);
   std::copy(dilation.begin(), dilation.end(), conv.dilation);
   if (weight_dtype) conv.weight_dtype = parse_dtype(op, *weight_dtype);
-  const Isa chosen = parse_supported_isa(isa);
-  py::gil_scoped_release unlocked;
-  if (packed) {
-    causal_conv3d_winograd(conv, reinterpret_cast<const float*>(*packed), chosen, num_threads);
-  } else {
-    causal_conv3d_direct(conv, chosen, num_threads);
-  }
+  run(conv, packed, parse_supported_isa(isa), num_threads);
 }
 
 // A convolution that was checked, but for its addresses; the tensors given to begin with say sizes and
@@ -126,12 +130,7 @@ class ConvPlan {
     if (added) added->data = reinterpret_cast<void*>(residual);
     conv.state = pointer(past);
     conv.residual = pointer(added);
-    py::gil_scoped_release unlocked;
-    if (packed) {
-      causal_conv3d_winograd(conv, reinterpret_cast<const float*>(packed), isa_, num_threads);
-    } else {
-      causal_conv3d_direct(conv, isa_, num_threads);
-    }
+    cvk::run(conv, packed ? Address(packed) : std::nullopt, isa_, num_threads);
   }
 
   // Of weights at an address.
