@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.backend import Backend
 from ...core.bind import Bound
 from ...core.checks import (
     check_choice,
@@ -133,16 +134,23 @@ _CAST = ("x", "weight", "bias", "initial_state")
 
 
 def reads_two_sources(
-    *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
+    *arguments: Any,
+    out: Tensor | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+    **keywords: Any,
 ) -> bool:
     """Tell whether this call of `causal_conv3d` reads `x` and its state where they lie, copying neither.
 
     Then the state may stay apart from the frames, and a producer of `x` needs no head-room in front of it.
     """
-    if autocast_dtype(arguments[0]) is not None:
+    call = ConvArgs(*arguments, **keywords)
+    bound = _CONV.bindings.find(call[:5], call[5:], out, backend, precision)
+    if bound is not None:
+        return bound.reads_state_in_place
+    if autocast_dtype(call.x) is not None:
         return False  # a copy is made anyway
-    args, out = _arguments(*arguments, **keywords)
-    chosen = _CONV.choose(args, packed_or_aten(args.weight, backend), precision, out)
+    args, chosen = _choose(call, out, backend, precision)
     return chosen.two_sources(args, resolve_precision(precision))
 
 
@@ -150,8 +158,20 @@ def adds_in_place(
     *arguments: Any, backend: str | None = None, precision: str | None = None, **keywords: Any
 ) -> bool:
     """Tell whether in this call of `causal_conv3d` the `residual` may be `out` itself."""
-    args, out = _arguments(*arguments, **keywords)
-    return _CONV.choose(args, packed_or_aten(args.weight, backend), precision, out).adds_in_place
+    call = ConvArgs(*arguments, **keywords)
+    bound = _CONV.bindings.find(call[:5], call[5:], None, backend, precision)
+    if bound is not None:
+        return bound.residual_may_be_out
+    return _choose(call, None, backend, precision)[1].adds_in_place
+
+
+def _choose(
+    call: ConvArgs, out: Tensor | None, backend: str | None, precision: str | None
+) -> tuple[ConvArgs, Backend]:
+    """Return a call, checked, and the backend that it takes where somebody looks on."""
+    args = _checked(call)
+    backend = packed_or_aten(args.weight, backend)
+    return args, _CONV.choose(args, backend, precision, _CONV.check_out(out, args))
 
 
 def _read_from(
