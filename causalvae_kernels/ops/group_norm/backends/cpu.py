@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ....core import native
 from ....core.backend import Backend
-from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
+from ...norms.backends.cpu import DTYPES, NormPlan, why_not_norm, writer
 from ..spec import GroupNormArgs, moves
 
 
@@ -15,15 +14,12 @@ def _why_not(args: GroupNormArgs, precision: str, out: Tensor | None) -> str | N
     return why_not_norm(args.x, args.out_dtype, precision)
 
 
-def _write(out: Tensor, args: GroupNormArgs, precision: str) -> None:
-    weight, bias = as_floats(args.weight), as_floats(args.bias)
-    native.cpu_module().group_norm(
+def _bind(args: GroupNormArgs, out: Tensor, must_keep: bool = False) -> NormPlan:
+    plan = native.cpu_module().GroupNormPlan(
         native.describe(out),
         native.describe(args.x),
         None,
         None,
-        address(weight),
-        address(bias),
         args.num_groups,
         args.eps,
         args.silu,
@@ -31,8 +27,8 @@ def _write(out: Tensor, args: GroupNormArgs, precision: str) -> None:
         (1, 1, 1),
         DTYPES[args.x.dtype],
         native.cpu_isa(),
-        torch.get_num_threads(),
     )
+    return NormPlan(plan, between=(0, 0))
 
 
-NORM = Backend("cpu", _write, why_not=_why_not, moves=moves)
+NORM = Backend("cpu", writer(_bind), why_not=_why_not, bind=_bind, moves=moves)

@@ -6,12 +6,11 @@ rounds as well after scaling, multiplying, adding and activating, each of which 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ....core import native
 from ....core.backend import Backend
-from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
+from ...norms.backends.cpu import DTYPES, NormPlan, why_not_norm, writer
 from ..spec import RmsNormArgs, moves
 
 
@@ -19,19 +18,16 @@ def _why_not(args: RmsNormArgs, precision: str, out: Tensor | None) -> str | Non
     return why_not_norm(args.x, args.out_dtype, precision)
 
 
-def _write(out: Tensor, args: RmsNormArgs, precision: str) -> None:
-    weight, bias = as_floats(args.weight), as_floats(args.bias)
-    native.cpu_module().rms_norm(
+def _bind(args: RmsNormArgs, out: Tensor, must_keep: bool = False) -> NormPlan:
+    plan = native.cpu_module().RmsNormPlan(
         native.describe(out),
         native.describe(args.x),
-        address(weight),
-        address(bias),
         args.eps,
         args.silu,
         DTYPES[args.x.dtype],
         native.cpu_isa(),
-        torch.get_num_threads(),
     )
+    return NormPlan(plan)
 
 
-NORM = Backend("cpu", _write, why_not=_why_not, moves=moves)
+NORM = Backend("cpu", writer(_bind), why_not=_why_not, bind=_bind, moves=moves)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ....core import native
 from ....core.backend import Backend
-from ...norms.backends.cpu import DTYPES, address, as_floats, why_not_norm
+from ...norms.backends.cpu import DTYPES, NormPlan, why_not_norm, writer
 from ..spec import SpatialNormArgs, moves, repeats, why_not_scale
 
 
@@ -15,16 +14,13 @@ def _why_not(args: SpatialNormArgs, precision: str, out: Tensor | None) -> str |
     return why_not_norm(args.x, args.out_dtype, precision) or why_not_scale(args.x, args.scale)
 
 
-def _write(out: Tensor, args: SpatialNormArgs, precision: str) -> None:
-    weight, bias = as_floats(args.weight), as_floats(args.bias)
+def _bind(args: SpatialNormArgs, out: Tensor, must_keep: bool = False) -> NormPlan:
     lone_first, *times = repeats(args.x.shape[2:], args.scale.shape[2:])
-    native.cpu_module().group_norm(
+    plan = native.cpu_module().GroupNormPlan(
         native.describe(out),
         native.describe(args.x),
         native.describe(args.scale),
         native.describe(args.shift),
-        address(weight),
-        address(bias),
         args.num_groups,
         args.eps,
         args.silu,
@@ -32,8 +28,8 @@ def _write(out: Tensor, args: SpatialNormArgs, precision: str) -> None:
         tuple(times),
         DTYPES[args.x.dtype],
         native.cpu_isa(),
-        torch.get_num_threads(),
     )
+    return NormPlan(plan, latents=2)
 
 
-NORM = Backend("cpu", _write, why_not=_why_not, moves=moves)
+NORM = Backend("cpu", writer(_bind), why_not=_why_not, bind=_bind, moves=moves)
