@@ -47,6 +47,18 @@ def explaining() -> Iterator[None]:
         _explaining.reset(token)
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Count nothing that is allocated within this context and gone at its end, if this is a dry run."""
+    run = current()
+    peak = 0 if run is None else run.peak
+    try:
+        yield
+    finally:
+        if run is not None:
+            run.peak = peak
+
+
 def without_data() -> Any:
     """Return a context in which tensors that are made have sizes, strides, dtype, device and no memory."""
     return _fake_mode()
@@ -81,6 +93,7 @@ class DryRun(TorchDispatchMode):
         device: Where the tensors would be.
         packs: What `core.packed` keeps in this run, and nowhere else.
         waits: What waits for room there.
+        peak: The most bytes that lived at a time since it was last set.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -89,7 +102,7 @@ class DryRun(TorchDispatchMode):
         self.device = torch.device(device)
         self.packs: dict[Any, Any] = {}
         self.waits: dict[Any, Any] = {}
-        self._live = self._peak = 0
+        self._live = self.peak = 0
         self._numbers: dict[int, int] = {}
         self._excluded: set[int] = set()
         self._count = 0
@@ -145,19 +158,19 @@ class DryRun(TorchDispatchMode):
 
         Its result is dropped at the end. Packed weights that are kept (`packed_size`) are not in it.
         """
-        before = self._peak = self._live
+        before = self.peak = self._live
         work()
-        return self._peak - before
+        return self.peak - before
 
     def uncounted(self, make: Callable[[], Tensor]) -> Tensor:
         """Return what `make` makes, in this run; neither it nor what it takes to make it is counted."""
-        peak = self._peak
+        peak = self.peak
         tensor = make()
         storage = tensor.untyped_storage()
         if storage._cdata not in self._excluded:
             self._excluded.add(storage._cdata)
             self._live -= storage.nbytes()
-        self._peak = peak
+        self.peak = peak
         return tensor
 
     def address(self, x: Tensor) -> int:
@@ -177,7 +190,7 @@ class DryRun(TorchDispatchMode):
             return result
         result, extra = inside(func, args, kwargs)
         self._note_all(result)
-        self._peak = max(self._peak, self._live + extra)
+        self.peak = max(self.peak, self._live + extra)
         return result
 
     def _note_all(self, result: Any) -> None:
@@ -201,7 +214,7 @@ class DryRun(TorchDispatchMode):
 
     def _add(self, size: int) -> None:
         self._live += size
-        self._peak = max(self._peak, self._live)
+        self.peak = max(self.peak, self._live)
 
     def _drop(self, key: int, size: int) -> None:
         self._numbers.pop(key, None)

@@ -64,8 +64,3 @@ def next_chunk(link: Any) -> Low | None:
         return Low()
     chunks.begun += 1
     return Low(owns_cache=True, last=chunks.begun % chunks.total == 0)
-
-
-def take(cache: dict[str, Any], key: str, low: Low | None) -> Any:
-    """Return a part of a cache, and let the cache go of it where nobody needs it any more."""
-    return cache.pop(key, None) if low is not None and low.owns_cache else cache.get(key)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
-from .chunk_count import Low, take
 from .conv import Conv, convolve, is_small, why_conv3d_left
 from .swap import Link
 
@@ -42,11 +39,6 @@ def conv_of(module: nn.Module) -> Conv:
 def state_of(conv: Conv, conv_cache: Tensor | None) -> Tensor | None:
     """Return what a convolution takes of its cache: one that does not stream ignores it."""
     return conv_cache if conv.streams else None
-
-
-def take_state(conv: Conv, cache: dict[str, Any], key: str, low: Low | None) -> Tensor | None:
-    """Return what a convolution takes of its parent's cache, which may let go of it then."""
-    return state_of(conv, take(cache, key, low))
 
 
 def cache_fits(module: nn.Module, x: Tensor, conv_cache: Tensor | None) -> bool:

@@ -87,10 +87,14 @@ def backend_options(link: Link) -> dict[str, Any]:
 
 def takes(parameters: Iterable[Tensor | None], x: Tensor) -> bool:
     """Whether the norm ops take these parameters for `x`; otherwise the framework says what is wrong."""
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    allowed = (x.dtype, torch.float32) if half else (x.dtype,)
+    return x.numel() > 0 and takes_values(parameters, x.dtype)
+
+
+def takes_values(parameters: Iterable[Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether the norm ops take these parameters for an input of this dtype."""
+    allowed = (dtype, torch.float32) if dtype in (torch.bfloat16, torch.float16) else (dtype,)
     given = [p for p in parameters if p is not None]
-    return x.numel() > 0 and all(is_plain_tensor(p) and p.dtype in allowed for p in given)
+    return all(is_plain_tensor(p) and p.dtype in allowed for p in given)
 
 
 def takes_norms(norms: Iterable[nn.GroupNorm], x: Tensor) -> bool:

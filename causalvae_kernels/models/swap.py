@@ -29,6 +29,7 @@ from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .plan import STEPS, MemoryPlan
+from .scheduled import Coders
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
 from .tiling import TILINGS, model_for
 
@@ -67,6 +68,7 @@ class Family:
         needs_no_rule: Classes of modules that are left on purpose, with the reason.
         adapted: Further rules, for a model that takes any number of frames.
         chunks: How an adapted model runs chunk by chunk.
+        has_schedules: Whether its encoder and decoder run as schedules, whose memory is kept between chunks.
         unknown: What the report says of a module with parameters that neither a rule nor the list names.
         count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
             `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
@@ -81,6 +83,7 @@ class Family:
     chunks: ChunkCodec | None = None
     count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
     clip: Callable[[nn.Module], AbstractContextManager[nn.Module]] | None = None
+    has_schedules: bool = False
     unknown: str = "no rule names this class; it runs as it is"
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
@@ -111,6 +114,7 @@ class Link:
     active: bool = True
     warned: bool = False
     own: Family | None = None
+    coders: Coders = field(default_factory=Coders)
 
     @property
     def rules(self) -> Family:
@@ -210,6 +214,8 @@ def _run_loop(model: nn.Module, link: Link, name: str, args: tuple[Any, ...], kw
         if _counts_chunks(link):
             total = rules.count_chunks(model, name.removeprefix("_"), _first(args, kwargs))
             stack.enter_context(chunks_of(link, total))
+        if rules.has_schedules:
+            stack.enter_context(link.coders.clip())
         clip = model if rules.clip is None else stack.enter_context(rules.clip(model))
         return own(clip, *args, **kwargs)
 
@@ -227,7 +233,8 @@ def _replaced_methods(link: Link) -> tuple[str, ...]:
     """Return the methods of the model that this swap replaces."""
     names = tuple(METHODS) if link.frames == "any" else ()
     tiled = STEPS if link.tiling == "auto" else ()
-    loops = _LOOPS if _counts_chunks(link) or link.rules.clip is not None else ()
+    rules = link.rules
+    loops = _LOOPS if _counts_chunks(link) or rules.clip is not None or rules.has_schedules else ()
     return tuple(dict.fromkeys((*names, *tiled, *loops)))
 
 
@@ -383,6 +390,7 @@ class Swap:
         if not self._link.active:
             raise InvalidInput("refresh: this swap was restored; call swap() again")
         release_packed_weights(self.model.parameters())
+        self._link.coders.forget()
         self._family.look_at(self.model)
         for module in self.model.modules():
             rule = self._family.rule_of(module, self._link)
@@ -404,6 +412,7 @@ class Swap:
         if self.active:
             self._replaced = sum(entry.replaced for entry in self._entries())
         self._link.active = False
+        self._link.coders.forget()
         release_packed_weights(self.model.parameters())
         for module in self.model.modules():
             _take_out(module, self._link)

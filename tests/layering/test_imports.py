@@ -14,11 +14,12 @@ import pytest
 import causalvae_kernels
 
 PACKAGE = Path(causalvae_kernels.__file__).parent
-# core <- temporal <- ops <- workloads <- parity, bench <- models <- demo <- cli
+# core <- temporal <- ops <- coder, workloads <- parity, bench <- models <- demo <- cli
 RANKS = {
     "core": 0,
     "temporal": 1,
     "ops": 2,
+    "coder": 3,
     "workloads": 3,
     "parity": 4,
     "bench": 4,

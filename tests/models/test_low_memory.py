@@ -8,11 +8,10 @@ import torch
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.bench.memory import peak_allocated
-from causalvae_kernels.models import cogvideox_blocks, low_memory
-from causalvae_kernels.models.chunk_count import Low
-from causalvae_kernels.models.cogvideox_blocks import residual_block
+from causalvae_kernels.coder import Steps, overlay
+from causalvae_kernels.coder import build as build_schedule
+from causalvae_kernels.models.cogvideox_coders import _Reader
 from causalvae_kernels.models.plan import call, plan_step
-from causalvae_kernels.models.producers import Held
 
 
 @torch.no_grad()
@@ -23,12 +22,14 @@ def run(vae, step, x):
 
 @pytest.fixture
 def pairs(monkeypatch):
-    """Count the residual blocks that run in place."""
-    seen = []
-    original = low_memory.residual_pair
-    monkeypatch.setattr(
-        cogvideox_blocks, "residual_pair", lambda *a, **k: seen.append(1) or original(*a, **k)
-    )
+    """Count the convolutions that write over what they read."""
+    seen, original = [], overlay.Overlay
+
+    def counted(*arguments):
+        seen.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(overlay, "Overlay", counted)
     return seen
 
 
@@ -75,25 +76,26 @@ def test_the_peak_is_lower_and_planned(build, step, shape):
     assert peaks["low"] < 0.75 * peaks["normal"]
 
 
-def test_two_activations_and_two_frames_in_a_block(build):
+@pytest.mark.parametrize("first", [True, False])
+def test_two_activations_and_two_frames_in_a_block(build, first):
+    """A residual block takes its input, which is the residual, and a buffer of two frames more."""
     vae = build()
     block = vae.decoder.mid_block.resnets[0]
     assert block.in_channels == block.out_channels
-    z = torch.randn(1, 16, 3, 2, 2)
+    shape = (1, block.in_channels, 9, 16, 16)
     frame = 4 * block.in_channels * 16 * 16
     handle = swap(vae, backend="cpu", memory="low")
-
-    def work():
-        x = torch.zeros(1, 9, 16, 16, block.in_channels).permute(0, 4, 1, 2, 3)
-        held = Held(x, owned=True)
-        del x
-        residual_block(block, handle._link, held, None, z, {}, None, Low(last=True))
-
-    with torch.no_grad():
-        work()
-        # the residual and the buffer, 9 and 11 frames; two frames in front of a pair; scales and shifts
-        factors = 4 * 4 * block.in_channels * z[0, 0].numel()
-        assert peak_allocated(work) <= (9 + 11 + 2) * frame + factors
+    steps = Steps(torch.channels_last_3d, first)
+    x, z = steps.new(shape, torch.float32), steps.take(torch.randn(1, 16, 3, 2, 2))
+    x = steps.call("made", lambda *_: None, x, keeps=False)
+    reader = _Reader(handle._link, steps, z, adapts=False)
+    x = reader.norm(block.norm1, x, "before", None)  # what lies in the arena
+    for key in (("a",), ("b",)):
+        x = reader.resnet(block, x, key)
+    steps.returns(reader.norm(block.norm1, x, "behind", None), torch.contiguous_format)
+    schedule = build_schedule(steps, torch.device("cpu"), backend="cpu", precision="high", low=True)
+    factors = 4 * 2 * block.in_channels * 3 * 2 * 2
+    assert schedule.size <= (9 + 11) * frame + factors
 
 
 def test_tiles_and_slices(build):

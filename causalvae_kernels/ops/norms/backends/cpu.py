@@ -33,7 +33,7 @@ class NormPlan:
     """
 
     def __init__(self, plan: Any, between: tuple[int, ...] = (), latents: int = 0) -> None:
-        self._run, self._between, self._read = plan.run, between, 1 + latents
+        self._plan, self._between, self._read = plan, between, 1 + latents
 
     def __call__(self, out: Tensor, tensors: tuple[Any, ...]) -> bool:
         """Compute the norm of tensors like those of the plan."""
@@ -47,7 +47,7 @@ class NormPlan:
                 kept += (tensor,)  # while its address is in use
             places += (tensor.data_ptr(),)
         read = tuple([t.data_ptr() for t in tensors[: self._read]])
-        self._run(out.data_ptr(), *read, *self._between, *places, torch.get_num_threads())
+        self._plan.run(out.data_ptr(), *read, *self._between, *places, torch.get_num_threads())
         return True
 
 

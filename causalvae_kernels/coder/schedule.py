@@ -1,0 +1,331 @@
+"""A coder that was built for one shape: its steps run one after another in one block of memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import dry_run, memory
+from ..core.dry_run import is_plain_tensor
+from ..ops import causal_pad3d_
+from ..temporal.frame_buffer import FrameBuffer
+from ..temporal.state import final_state
+from .arena import Arena, is_shown
+from .steps import CallStep, CopyStep, Operand, OpStep, State, Steps, Value, View, Weight
+
+
+class Mismatch(Exception):
+    """A module that was called made something else than was read from it: the schedule does not hold."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies in the arena.
+
+    Attributes:
+        offset: Bytes.
+        shape: Of the storage, which may have room in front and behind.
+        strides: Of the storage.
+        start: The frame of the storage at which the value begins.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step, and what was decided for it.
+
+    Attributes:
+        step: The step.
+        drops: The values outside of the arena that nobody reads afterwards.
+    """
+
+    step: OpStep | CallStep | CopyStep
+    drops: tuple[int, ...]
+
+
+Values = list[Tensor | None]
+States = list[Any]
+Run = Callable[[Values, States, States | None], None]
+
+
+class Schedule:
+    """Steps with their memory.
+
+    Attributes:
+        planned: The steps.
+        places: Of the values that lie in the arena, by number.
+        size: Of the arena in bytes.
+        slots: What each state belongs to.
+        states: Shape, dtype and device of each state that is read; None where there is none, or a module that
+            is called knows what it is.
+        lasts: Whether the same backends would be chosen again; not while packed weights lack room.
+    """
+
+    def __init__(
+        self,
+        read: Steps,
+        planned: Sequence[Planned],
+        places: dict[int, Place],
+        size: int,
+        device: torch.device,
+        choice: tuple[str | None, str],
+        lasts: bool,
+    ) -> None:
+        self.planned, self.places, self.size, self.lasts = tuple(planned), places, size, lasts
+        self.slots = tuple(read.slots)
+        self.states: list[tuple[tuple[int, ...], torch.dtype, torch.device] | None] = [None] * len(self.slots)
+        for step in read.steps:
+            if isinstance(step, OpStep) and step.state is not None and step.state.given:
+                self.states[step.state.slot] = (step.state.shape, step.state.dtype, device)
+        self._given, self._count = tuple(read.given), read.count
+        self._result, self._result_format = read.result
+        self._memory_format, self._device, self._choice = read.memory_format, device, choice
+        self._ready: dict[int, tuple[Arena, list[Run]]] = {}
+
+    def run(
+        self, arena: Arena, given: Sequence[Tensor], old: States, *, keeps: bool = True
+    ) -> tuple[Tensor, States | None]:
+        """Run all steps.
+
+        Args:
+            arena: Nobody else's meanwhile.
+            given: The inputs.
+            old: The states of the chunk before, by slot; emptied on the way, so that what nobody else holds
+                goes when it was read.
+            keeps: Whether another chunk follows.
+
+        Returns:
+            The result, in memory of its own, and the new states, or None.
+
+        Raises:
+            Mismatch: A module made something that was not expected.
+        """
+        arena.reserve(self.size)
+        values: Values = [None] * self._count
+        for value, tensor in zip(self._given, given, strict=True):
+            values[value.index] = tensor.contiguous(memory_format=self._memory_format)
+        new: States | None = [None] * len(self.slots) if keeps else None
+        for run in self._runs(arena):
+            run(values, old, new)
+        return values[self._result.index], new
+
+    def _runs(self, arena: Arena) -> list[Run]:
+        """Return the steps with their addresses in an arena; where a mode looks on, it sees operators."""
+        if is_shown():
+            with dry_run.aside():
+                return self._bind(arena, seen=True)
+        found = self._ready.get(id(arena))
+        if found is None or found[0] is not arena:
+            found = self._ready[id(arena)] = arena, self._bind(arena, seen=False)
+        return found[1]
+
+    def _bind(self, arena: Arena, *, seen: bool) -> list[Run]:
+        dtypes = {p.step.result.index: p.step.result.dtype for p in self.planned}
+        frames = {p.step.result.index: p.step.result.shape[2] for p in self.planned}
+        storages = {
+            index: arena.view(place.offset, place.shape, place.strides, dtypes[index])
+            for index, place in self.places.items()
+        }
+        views = {
+            index: storage.narrow(2, self.places[index].start, frames[index])
+            for index, storage in storages.items()
+        }
+        there = _Memory(self.places, storages, views, self._memory_format, self._device)
+        runs: list[Run] = []
+        for planned in self.planned:
+            step = planned.step
+            if isinstance(step, CallStep):
+                runs.append(functools.partial(_call, step, views, self._memory_format, planned.drops))
+            elif isinstance(step, CopyStep):
+                runs.append(
+                    functools.partial(
+                        _copy, views[step.result.index].narrow(2, *step.part), views[step.source.index]
+                    )
+                )
+            else:
+                own = self._result_format if step.result.index == self._result.index else None
+                runs.append(_OpRun(planned, there, own, self._choice, seen))
+        return runs
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What values lie in.
+
+    Attributes:
+        places: By value.
+        storages: The memory around each, room included.
+        views: The values themselves.
+        memory_format: Of all of them.
+        device: Of all of them.
+    """
+
+    places: dict[int, Place]
+    storages: dict[int, Tensor]
+    views: dict[int, Tensor]
+    memory_format: torch.memory_format
+    device: torch.device
+
+
+class _OpRun:
+    """A call of an op whose activations have addresses."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        there: _Memory,
+        result_format: torch.memory_format | None,
+        choice: tuple[str | None, str],
+        seen: bool,
+    ) -> None:
+        step = planned.step
+        self._drops, self._seen, self._choice = planned.drops, seen, choice
+        self._tensors: list[Tensor | None] = [None] * len(step.operands)
+        self._made: list[tuple[int, int]] = []
+        self._weights: list[tuple[int, dict[str, Any], str]] = []
+        self._images: list[tuple[int, Weight]] = []
+        self._past: tuple[int, int] | None = None
+        like: list[Tensor | None] = []
+        for at, operand in enumerate(step.operands):
+            like.append(self._take(at, operand, there))
+        self._state, self._body = step.state, None
+        x = step.operands[0]
+        if isinstance(x, View):
+            self._body = there.views[x.value.index]
+        self._fill, self._buffer, self._filled_from = None, None, None
+        if step.temporal_mode is not None:
+            self._buffer = FrameBuffer(self._tensors[0], -x.start)
+            self._fill = {"temporal_mode": step.temporal_mode, "backend": choice[0]}
+            self._filled_from = step.past
+        self._format = there.memory_format if result_format is None else result_format
+        self._past_format = there.memory_format
+        self._result, self._out, self._empty = step.result.index, there.views.get(step.result.index), None
+        if self._out is not None and step.part is not None:
+            self._out = self._out.narrow(2, *step.part)
+        out, options = self._out, {"dtype": step.result.dtype, "device": there.device}
+        if out is None:
+            out = torch.empty(step.result.shape, memory_format=self._format, **options)
+        op = step.op
+        self._bound, _ = op.bind(op.check(op.args(*like, *step.options)), out, *choice)
+        self._write = None if seen else self._bound.write
+        if self._out is None and self._bound.backend.write is not None:
+            self._empty = functools.partial(
+                memory.empty, step.result.shape, memory_format=self._format, **options
+            )
+
+    def _take(self, at: int, operand: Operand, there: _Memory) -> Tensor | None:
+        """Note where an operand comes from; return something like it."""
+        if isinstance(operand, Weight):
+            if operand.frames:
+                self._images.append((at, operand))
+            else:
+                self._weights.append((at, operand.parameters, operand.name))
+            return operand.get()
+        if isinstance(operand, State):
+            if not operand.given:
+                return None
+            self._past = (at, operand.slot)
+            return _blank(operand.shape, operand.dtype, there)
+        if isinstance(operand, View):
+            index = operand.value.index
+            self._tensors[at] = operand.of(there.storages[index], there.places[index].start)
+        elif isinstance(operand, Value):
+            self._tensors[at] = there.views.get(operand.index)
+            if self._tensors[at] is None:
+                self._made.append((at, operand.index))
+                return _blank(operand.shape, operand.dtype, there)
+        return self._tensors[at]
+
+    def __call__(self, values: Values, old: States, new: States | None) -> None:
+        tensors, past = self._tensors.copy(), None
+        for at, index in self._made:
+            tensors[at] = values[index]
+        for at, parameters, name in self._weights:
+            tensors[at] = parameters[name]
+        for at, weight in self._images:
+            tensors[at] = weight.get()
+        if self._past is not None:
+            at, slot = self._past
+            past, old[slot] = old[slot], None
+            past = tensors[at] = past.contiguous(memory_format=self._past_format)
+        elif self._fill is not None:
+            state = self._filled_from
+            if state is not None and state.given:
+                past, old[state.slot] = old[state.slot], None
+            causal_pad3d_(self._buffer, initial_state=past, **self._fill)
+        out = self._out
+        if self._empty is not None:
+            out = values[self._result] = self._empty()
+        if self._write is None or not self._write(out, tensors):
+            made = self._otherwise(tensors, out)
+            if out is None:
+                values[self._result] = made.contiguous(memory_format=self._format)
+        state = self._state
+        if state is not None and new is not None:
+            x = tensors[0] if self._body is None else self._body
+            new[state.slot] = final_state(
+                x, state.shape[2], initial_state=past, temporal_mode=state.temporal_mode
+            )
+        for index in self._drops:
+            values[index] = None
+
+    def _otherwise(self, tensors: list[Tensor | None], out: Tensor | None) -> Tensor | None:
+        """Run a backend that takes the record; another one where packed weights have no room now."""
+        bound = self._bound
+        args = bound.op.args(*tensors, *bound.options)
+        if self._seen:
+            return bound.op(args, out, backend=self._choice[0], precision=self._choice[1])
+        backend = bound.backend if self._write is None else bound.otherwise
+        return bound.op.run_on(backend, args, out, bound.precision)
+
+
+def _blank(shape: tuple[int, ...], dtype: torch.dtype, there: _Memory) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=there.device, memory_format=there.memory_format)
+
+
+def _copy(out: Tensor, source: Tensor, values: Values, old: States, new: States | None) -> None:
+    out.copy_(source)
+
+
+def _call(
+    step: CallStep,
+    views: dict[int, Tensor],
+    memory_format: torch.memory_format,
+    drops: tuple[int, ...],
+    values: Values,
+    old: States,
+    new: States | None,
+) -> None:
+    """Call a module: what it is given and may keep is a copy, what it makes must be what was expected."""
+    given = []
+    for value in step.reads:
+        tensor = views.get(value.index)
+        if tensor is None:
+            tensor = values[value.index]
+        given.append(tensor.clone() if step.keeps else tensor)
+    past = None
+    if step.state is not None:
+        past, old[step.state] = old[step.state], None
+    made, left = step.call(*given, past)
+    expected = step.result
+    if not is_plain_tensor(made):
+        raise Mismatch(f"{step.path} made a {type(made).__name__}")
+    if tuple(made.shape) != expected.shape or made.dtype != expected.dtype:
+        raise Mismatch(
+            f"{step.path} made {tuple(made.shape)}, {made.dtype}, not {expected.shape}, {expected.dtype}"
+        )
+    values[expected.index] = made.contiguous(memory_format=memory_format)
+    if step.state is not None and new is not None:
+        new[step.state] = left
+    for index in drops:
+        values[index] = None

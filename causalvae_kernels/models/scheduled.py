@@ -1,0 +1,194 @@
+"""The schedules of a swap: one for each encoder or decoder, each shape, and what else decides.
+
+They are kept with the swap and looked up on every call. What is asked on the way is cheap; what has changed
+since a coder was read makes it be read again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from ..coder import Arena, Mismatch, Schedule, Steps, Value, Watch, build
+from ..core import dry_run, env
+from ..core.dry_run import is_plain_tensor
+from ..core.precision import SETTING as PRECISION
+from ..core.precision import resolve_precision
+from ..core.selection import SETTING as BACKEND
+from .hooks import why_globally_hooked
+
+Read = Callable[[Steps, Value], None]
+"""`read(steps, x)` records what a coder makes of `x`; raises `Unreadable` where it cannot tell."""
+
+# Shapes that a coder is kept built for: those of the chunks and tiles of a few clips.
+_MOST = 64
+
+
+class Unreadable(Exception):
+    """A coder holds something whose result nobody can foresee: its modules run one by one."""
+
+
+@dataclass
+class _Known:
+    watch: Watch
+    schedule: Schedule | None  # None: unreadable, as long as nothing changes
+
+
+@dataclass
+class Coders:
+    """What a swap keeps of its coders; copies and pickles of the model begin without it."""
+
+    known: dict[tuple[Any, ...], _Known] = field(default_factory=dict)
+    idle: list[Arena] = field(default_factory=list)
+    clips: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Coders:
+        """Return an empty one: schedules know the weights that they were read from."""
+        return Coders()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as an empty one."""
+        return Coders, ()
+
+    def forget(self) -> None:
+        """Read every coder anew."""
+        self.known.clear()
+        self.idle.clear()
+
+    @contextmanager
+    def clip(self) -> Iterator[None]:
+        """Keep memory from one chunk to the next, until the last of the clips that run now is done."""
+        with self.lock:
+            self.clips += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.clips -= 1
+                if not self.clips:
+                    for arena in self.idle:
+                        arena.release()
+
+    @contextmanager
+    def arena(self, device: torch.device) -> Iterator[Arena]:
+        """Lend memory that nobody else uses meanwhile."""
+        with self.lock:
+            at = next((i for i, arena in enumerate(self.idle) if arena.device == device), None)
+            arena = Arena(device) if at is None else self.idle.pop(at)
+        try:
+            yield arena
+        finally:
+            with self.lock:
+                if not self.clips:
+                    arena.release()
+                self.idle.append(arena)
+
+
+def find(
+    module: nn.Module,
+    link: Any,
+    x: Tensor,
+    read: Read,
+    *,
+    first: bool,
+    memory_format: Callable[[], torch.memory_format],
+    others: tuple[Any, ...] = (),
+) -> Schedule | None:
+    """Return the schedule of a coder for an input like this one; None: its modules run one by one.
+
+    Args:
+        module: The coder.
+        link: Of its swap.
+        x: The input.
+        read: Reads the coder.
+        first: Whether this is a first chunk, without states.
+        memory_format: Returns that of the activations.
+        others: What else decides.
+    """
+    if _is_looked_on(x) or why_globally_hooked() is not None:
+        return None
+    if resolve_precision(link.precision) == "exact":
+        return None
+    settings = (BACKEND.current(), PRECISION.current(), env.state(), dry_run.current() is None)
+    key = (id(module), x.shape, x.dtype, x.device, first, settings, *others)
+    known = link.coders.known.get(key)
+    if known is None or not known.watch.holds():
+        with dry_run.aside():
+            known = _read(module, link, x, read, first, memory_format)
+        if known.schedule is None or known.schedule.lasts:
+            if len(link.coders.known) >= _MOST:
+                link.coders.known.clear()
+            link.coders.known[key] = known
+    if known.schedule is not None and torch.is_grad_enabled():
+        if x.requires_grad or any(p.requires_grad for p in known.watch.parameters):
+            return None
+    return known.schedule
+
+
+def run(
+    schedule: Schedule, module: nn.Module, link: Any, x: Tensor, old: list[Any], *, keeps: bool = True
+) -> tuple[Tensor, list[Any]] | None:
+    """Run a schedule; None: a module on the way made something unforeseen, and all of them run one by one."""
+    try:
+        with link.coders.arena(x.device) as arena:
+            return schedule.run(arena, (x,), old, keeps=keeps)
+    except Mismatch:
+        for known in link.coders.known.values():
+            if known.schedule is schedule:
+                known.schedule = None
+        return None
+
+
+def _read(
+    module: nn.Module,
+    link: Any,
+    x: Tensor,
+    read: Read,
+    first: bool,
+    memory_format: Callable[[], torch.memory_format],
+) -> _Known:
+    watch = Watch(module)
+    steps = Steps(memory_format(), first)
+    try:
+        read(steps, steps.take(x))
+        precision = resolve_precision(link.precision)
+        low = link.memory == "low"
+        schedule = build(steps, x.device, backend=link.backend, precision=precision, low=low)
+        return _Known(watch, schedule)
+    except Unreadable:
+        return _Known(watch, None)
+
+
+def _is_looked_on(x: Tensor) -> bool:
+    """Whether a compiler, a transform or autocast has to see each module's own calls."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return True
+    return (
+        not is_plain_tensor(x)
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def states_fit(schedule: Schedule, old: Sequence[Any]) -> bool:
+    """Whether states are those that a schedule reads; diffusers also takes others."""
+    for expected, state in zip(schedule.states, old, strict=True):
+        if expected is None:
+            continue
+        if not isinstance(state, Tensor) or not is_plain_tensor(state):
+            return False
+        shape, dtype, device = expected
+        if state.shape != shape or state.dtype != dtype or state.device != device:
+            return False
+        if torch.is_grad_enabled() and state.requires_grad:
+            return False
+    return True
