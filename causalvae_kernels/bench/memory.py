@@ -8,10 +8,13 @@ from collections.abc import Callable
 import torch
 
 from ..core.allocations import cpu_allocations
+from ..core.memory import release_kept
 
 
 def peak_allocated(fn: Callable[[], object], device: torch.device | str = "cpu") -> int:
     """Peak of the bytes of tensors allocated while `fn` runs, over those that live when it starts.
+
+    Memory that swapped models keep from call to call is given back first, and so counts.
 
     On CUDA this is what the caching allocator handed out (``torch.cuda.max_memory_allocated``). On a CPU
     the call runs under ``torch.profiler`` and the signed sizes of its allocations and releases are summed;
@@ -31,6 +34,7 @@ def peak_allocated(fn: Callable[[], object], device: torch.device | str = "cpu")
         Bytes, at least 0.
     """
     device = torch.device(device)
+    release_kept()
     gc.collect()
     if device.type == "cuda":
         return _peak_on_cuda(fn, device)

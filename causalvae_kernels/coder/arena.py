@@ -65,6 +65,10 @@ class Arena:
         self._bytes = self._empty(0)
         self._shown: Tensor | None = None
 
+    def __len__(self) -> int:
+        """Return how many bytes there are."""
+        return self._bytes.untyped_storage().nbytes()
+
     def reserve(self, size: int) -> None:
         """Have at least so many bytes; what was in there is lost if there were fewer."""
         if is_shown():  # to a mode, which counts what is allocated by an operator

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,16 @@ def empty(
     ):
         native.cpu_module().advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
+
+
+# What keeps memory from call to call; each has a method `release`.
+KEEPERS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def release_kept() -> None:
+    """Give back all memory that is kept from call to call and not in use."""
+    for keeper in tuple(KEEPERS):
+        keeper.release()
 
 
 def cut(x: Tensor, dim: int, start: int, length: int) -> Tensor:

@@ -382,6 +382,13 @@ class Swap:
         left = (f"  {e.name} ({e.type_name}): {e.reason}" for e in self.report if not e.replaced)
         return "\n".join([self.summary(), *left])
 
+    def release_memory(self) -> None:
+        """Give back the memory of activations that is kept from call to call; the next call takes it anew.
+
+        Packed weights stay (`release_packed_weights`).
+        """
+        self._link.coders.release()
+
     def refresh(self) -> None:
         """Look at the model again: replace what has become replaceable since (modules added, hooks gone).
 
@@ -513,7 +520,9 @@ def swap(
             environment, what is free on the device.
         memory: "low": where no gradient is recorded, a residual block of CogVideoX takes the smallest peak
             that its order of work allows, one activation and its buffer, and caches go as soon as they are
-            read (docs/memory.md); other families take what they take. "normal": an output beside them.
+            read (docs/memory.md); other families take what they take. No memory of activations is kept
+            between calls. "normal": an output beside them, and on a CPU the memory stays for the next call, up
+            to an eighth of the machine's (`handle.release_memory()`).
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
@@ -543,6 +552,7 @@ def swap(
             )
     link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
     link.own = own
+    link.coders.keeps = memory != "low"
     _check_adaptable(vae, family, link)
     _warn_of_dropped_options(vae, link)
     restore(vae)
@@ -608,6 +618,7 @@ def restore(vae: nn.Module) -> None:
             link = _link_of(module, name)
             if link is not None:
                 link.active = False
+                link.coders.forget()
                 _take_out(module, link)
 
 

@@ -96,7 +96,8 @@ def _budget(link: Any, device: torch.device) -> int:
     if link.memory_budget is not None:
         return link.memory_budget
     given = env.MEMORY_MIB.get()
-    return machine_memory.free(device) if given is None else int(given) * 2**20
+    # What is kept for the next call is what that call will use.
+    return machine_memory.free(device) + link.coders.kept if given is None else int(given) * 2**20
 
 
 def _mib(size: int) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from causalvae_kernels import swap
 from causalvae_kernels.coder import Arena, OpStep, Schedule
-from causalvae_kernels.core import native
+from causalvae_kernels.core import machine_memory, native
 from causalvae_kernels.parity import compare
 from tests.models.conftest import build  # noqa: F401  (a fixture)
 
@@ -181,17 +181,32 @@ def test_an_interrupt_in_any_step_leaves_nothing_behind(build):  # noqa: F811
 
 
 @torch.no_grad()
-def test_no_memory_is_kept_between_clips(build):  # noqa: F811
+def test_memory_is_kept_between_calls_until_it_is_given_back(build, monkeypatch):  # noqa: F811
     vae, z = build(), torch.randn(1, 16, 5, 4, 6)
     with swap(vae) as handle:
-        vae.decode(z)
-        vae.decoder(z)
         coders = handle._link.coders
-        assert coders.idle and not coders.clips
-        assert all(arena._bytes.untyped_storage().nbytes() == 0 for arena in coders.idle)
+        vae.decode(z)
+        assert coders.kept > 0 and not coders.clips
+        handle.release_memory()
+        assert coders.kept == 0
+        monkeypatch.setattr(machine_memory, "total", lambda: 0)  # more than an eighth of the machine's
+        vae.decode(z)
+        assert coders.kept == 0
         with coders.clip():
             vae.decoder(z)
-            assert any(arena._bytes.untyped_storage().nbytes() > 0 for arena in coders.idle)
+            assert coders.kept > 0
+        assert coders.kept == 0
+        monkeypatch.undo()
+        vae.decode(z)
+    assert coders.kept == 0, "restore gives it back"
+
+
+@torch.no_grad()
+def test_little_memory_is_not_kept(build):  # noqa: F811
+    vae = build()
+    with swap(vae, memory="low") as handle:
+        vae.decode(torch.randn(1, 16, 5, 4, 6))
+        assert handle._link.coders.idle and handle._link.coders.kept == 0
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import math
+import pstats
 
 import pytest
 import torch
@@ -44,6 +46,23 @@ def test_nothing_is_copied_but_the_state_and_the_layout_of_the_input(coder, buil
     state = sum(t.numel() for t in tensors_in(cache))
     layout = x.numel()  # into channels_last_3d; the last convolution writes the layout of the result
     assert counted.elements == state + layout + sum(math.prod(shape) for shape in REPEATED[coder])
+
+
+@NATIVE
+@torch.inference_mode()
+@pytest.mark.parametrize(("coder", "shape"), [("encoder", (1, 3, 9, 16, 24)), ("decoder", (1, 16, 3, 4, 6))])
+def test_a_run_makes_fewer_calls_than_the_unmodified_model(coder, shape, build):
+    """Measured: 0.6 to 0.7 times as many; without schedules it was nine times as many."""
+    vae, x, counts = build(), torch.randn(shape), []
+    root = getattr(vae, coder)
+    for swapped in (False, True):
+        if swapped:
+            swap(vae, backend="cpu")
+            root(x)
+        profile = cProfile.Profile()
+        profile.runcall(root, x)
+        counts.append(pstats.Stats(profile).total_calls)
+    assert counts[1] <= 0.8 * counts[0], counts
 
 
 @pytest.mark.parametrize(("backend", "low"), [("aten", torch.float32), ("cpu", torch.bfloat16)])
