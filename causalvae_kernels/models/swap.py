@@ -521,8 +521,8 @@ def swap(
         memory: "low": where no gradient is recorded, a residual block of CogVideoX takes the smallest peak
             that its order of work allows, one activation and its buffer, and caches go as soon as they are
             read (docs/memory.md); other families take what they take. No memory of activations is kept
-            between calls. "normal": an output beside them, and on a CPU the memory stays for the next call, up
-            to an eighth of the machine's (`handle.release_memory()`).
+            between calls. "normal": an output beside them, and on a CPU the memory stays for the next call,
+            up to an eighth of the machine's (`handle.release_memory()`).
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
