@@ -8,18 +8,20 @@ tells whether the modules are still what was read.
 from .arena import Arena
 from .build import build
 from .schedule import Mismatch, Schedule
-from .steps import CallStep, OpStep, State, Steps, Value, Weight
+from .steps import CallStep, KeepStep, OpStep, State, Steps, Value, View, Weight
 from .watch import Watch
 
 __all__ = [
     "Arena",
     "CallStep",
+    "KeepStep",
     "Mismatch",
     "OpStep",
     "Schedule",
     "State",
     "Steps",
     "Value",
+    "View",
     "Watch",
     "Weight",
     "build",

@@ -13,9 +13,9 @@ from ..core.bind import Bound
 from .arena import Span, place
 from .overlay import Overlay, overlaid
 from .schedule import Place, Planned, Schedule
-from .steps import CallStep, CopyStep, Operand, OpStep, State, Steps, Value, View, Weight
+from .steps import CallStep, CopyStep, KeepStep, Operand, OpStep, State, Steps, Value, View, Weight, part_of
 
-Step = OpStep | CallStep | CopyStep
+Step = OpStep | CallStep | KeepStep | CopyStep
 _CONV = "causal_conv3d"
 # Of a record of `causal_conv3d`: x, and the options behind the tensors.
 _TEMPORAL_MODE = 2
@@ -87,15 +87,26 @@ class _Builder:
         result = self._read.result[0].index
         bounds = {s.result.index: self._bind(s) for s in steps if isinstance(s, OpStep)}
         # What an op writes where it is told to lies in the arena, but for the result, which is the caller's.
+        # So does what is made in parts, or needs room in front.
+        must = {s.result.index for s in steps if isinstance(s, OpStep) and s.part is not None}
+        views = (o for s in steps if isinstance(s, OpStep) for o in s.operands if isinstance(o, View))
+        must |= {view.value.index for view in views}
         self._placed = {
-            i for i, b in bounds.items() if i != result and (self._low or b.backend.write is not None)
+            i
+            for i, b in bounds.items()
+            if i != result and (self._low or b.backend.write is not None or i in must)
         }
+        self._overlap(steps)
         overlays: dict[int, Overlay] = {}
         if self._low:
             steps, overlays = self._overlay(steps)
         last = self._last_reads(steps)
         planned = []
         for number, step in enumerate(steps):
+            if isinstance(step, KeepStep):
+                drops = {v.index for v in step.reads if last[v.index] == number} - self._placed
+                planned.append(Planned(step, tuple(sorted(drops))))
+                continue
             self._values[step.result.index] = step.result
             bound, filled = None, None
             if isinstance(step, OpStep):
@@ -103,6 +114,9 @@ class _Builder:
                 if bound is None or step.part is not None:
                     bound = self._bind(step)
                 filled = self._filled(step, bound)
+                for view in (o for o in step.operands if isinstance(o, View) and o.start < 0):
+                    buffer = self._buffers[view.value.index]
+                    buffer.front = max(buffer.front, -view.start)
             self._give_memory(step, bound, number, last, overlays)
             drops = {v.index for v in step.reads if last[v.index] == number} - self._placed
             planned.append(Planned(filled or step, tuple(sorted(drops))))
@@ -112,11 +126,18 @@ class _Builder:
         places = {index: self._place(index, b, at[id(b)]) for index, b in self._buffers.items()}
         return Schedule(self._read, planned, places, size, self._device, self._choice, self._lasts)
 
+    def _overlap(self, steps: Sequence[Step]) -> None:
+        """What a call changes in place lies where it lay."""
+        for step in steps:
+            if isinstance(step, CallStep) and step.over and step.reads[0].index in self._placed:
+                self._placed.add(step.result.index)
+
     def _last_reads(self, steps: Sequence[Step]) -> dict[int, int]:
         """Return for each value the step that reads it last; one that nobody reads goes at once."""
         last: dict[int, int] = {}
         for number, step in enumerate(steps):
-            last[step.result.index] = number
+            if not isinstance(step, KeepStep):
+                last[step.result.index] = number
             for value in step.reads:
                 last[value.index] = number
         last[self._read.result[0].index] = len(steps)
@@ -154,7 +175,11 @@ class _Builder:
             else:
                 buffer.inside[index] = overlay.offset
         else:
-            over = None if bound is None else self._overwritten(step, bound, number, last)
+            over = None
+            if isinstance(step, CallStep):
+                over = step.reads[0].index
+            elif bound is not None:
+                over = self._overwritten(step, bound, number, last)
             if over is None:
                 buffer = _Buffer(step.result, number, number, lags={index: 0})
             else:
@@ -198,8 +223,6 @@ class _Builder:
         if buffer.lags[x.index] or buffer.value.shape != x.shape:
             return None
         buffer.front = max(buffer.front, frames)
-        if buffer.front != frames:
-            return None
         stride, dilation, mode, spatial = step.options
         whole = View(x, -frames, x.shape[2] + frames)
         return replace(
@@ -221,7 +244,7 @@ class _Builder:
             memory_format if step.result.index == value.index else None,
         )
         if step.part is not None:
-            like = like.narrow(2, *step.part)
+            like = part_of(like, step.part)
         bound, lasts = op.bind(args, like, *self._choice)
         self._lasts &= lasts
         return bound

@@ -70,9 +70,9 @@ def overlaid(step: OpStep, read: Steps) -> Overlay | None:
             # It would lie over inputs of its own group.
             beside = read.new((batch, made, count, height, width), x.dtype)
             pieces.append(replace(piece, result=beside))
-            waiting.append(CopyStep(step.path, beside, step.result, (first, count)))
+            waiting.append(CopyStep(step.path, beside, step.result, (first, count, 1)))
         else:
-            pieces.append(replace(piece, part=(first, count)))
+            pieces.append(replace(piece, part=(first, count, 1)))
         keeps = None  # taken before anything is overwritten
     lag = GROUP if made == channels else 0
     return Overlay([*pieces, *waiting], x, lag, start)

@@ -16,7 +16,7 @@ from ..ops import causal_pad3d_
 from ..temporal.frame_buffer import FrameBuffer
 from ..temporal.state import final_state
 from .arena import Arena, is_shown
-from .steps import CallStep, CopyStep, Operand, OpStep, State, Steps, Value, View, Weight
+from .steps import CallStep, CopyStep, KeepStep, Operand, OpStep, State, Steps, Value, View, Weight, part_of
 
 
 class Mismatch(Exception):
@@ -49,7 +49,7 @@ class Planned:
         drops: The values outside of the arena that nobody reads afterwards.
     """
 
-    step: OpStep | CallStep | CopyStep
+    step: OpStep | CallStep | KeepStep | CopyStep
     drops: tuple[int, ...]
 
 
@@ -87,6 +87,13 @@ class Schedule:
         for step in read.steps:
             if isinstance(step, OpStep) and step.state is not None and step.state.given:
                 self.states[step.state.slot] = (step.state.shape, step.state.dtype, device)
+        # The last one to read a state lets go of it.
+        self._readers: dict[int, int] = {}
+        for number, step in enumerate(p.step for p in planned):
+            if isinstance(step, OpStep):
+                for state in (*step.operands, step.past):
+                    if isinstance(state, State) and state.given:
+                        self._readers[state.slot] = number
         self._given, self._count = tuple(read.given), read.count
         self._result, self._result_format = read.result
         self._memory_format, self._device, self._choice = read.memory_format, device, choice
@@ -130,31 +137,30 @@ class Schedule:
         return found[1]
 
     def _bind(self, arena: Arena, *, seen: bool) -> list[Run]:
-        dtypes = {p.step.result.index: p.step.result.dtype for p in self.planned}
-        frames = {p.step.result.index: p.step.result.shape[2] for p in self.planned}
+        made = {p.step.result.index: p.step.result for p in self.planned if not isinstance(p.step, KeepStep)}
         storages = {
-            index: arena.view(place.offset, place.shape, place.strides, dtypes[index])
+            index: arena.view(place.offset, place.shape, place.strides, made[index].dtype)
             for index, place in self.places.items()
         }
         views = {
-            index: storage.narrow(2, self.places[index].start, frames[index])
+            index: storage.narrow(2, self.places[index].start, made[index].shape[2])
             for index, storage in storages.items()
         }
         there = _Memory(self.places, storages, views, self._memory_format, self._device)
         runs: list[Run] = []
-        for planned in self.planned:
+        for number, planned in enumerate(self.planned):
             step = planned.step
             if isinstance(step, CallStep):
                 runs.append(functools.partial(_call, step, views, self._memory_format, planned.drops))
+            elif isinstance(step, KeepStep):
+                runs.append(functools.partial(_keep, step, views, planned.drops))
             elif isinstance(step, CopyStep):
-                runs.append(
-                    functools.partial(
-                        _copy, views[step.result.index].narrow(2, *step.part), views[step.source.index]
-                    )
-                )
+                out = part_of(views[step.result.index], step.part)
+                runs.append(functools.partial(_copy, out, views[step.source.index]))
             else:
                 own = self._result_format if step.result.index == self._result.index else None
-                runs.append(_OpRun(planned, there, own, self._choice, seen))
+                goes = {slot for slot, reader in self._readers.items() if reader == number}
+                runs.append(_OpRun(planned, there, own, self._choice, goes, seen))
         return runs
 
 
@@ -186,14 +192,16 @@ class _OpRun:
         there: _Memory,
         result_format: torch.memory_format | None,
         choice: tuple[str | None, str],
+        goes: set[int],
         seen: bool,
     ) -> None:
         step = planned.step
+        self._goes = bool(goes)
         self._drops, self._seen, self._choice = planned.drops, seen, choice
         self._tensors: list[Tensor | None] = [None] * len(step.operands)
         self._made: list[tuple[int, int]] = []
         self._weights: list[tuple[int, dict[str, Any], str]] = []
-        self._images: list[tuple[int, Weight]] = []
+        self._parts: list[tuple[int, Weight]] = []
         self._past: tuple[int, int] | None = None
         like: list[Tensor | None] = []
         for at, operand in enumerate(step.operands):
@@ -211,7 +219,7 @@ class _OpRun:
         self._past_format = there.memory_format
         self._result, self._out, self._empty = step.result.index, there.views.get(step.result.index), None
         if self._out is not None and step.part is not None:
-            self._out = self._out.narrow(2, *step.part)
+            self._out = part_of(self._out, step.part)
         out, options = self._out, {"dtype": step.result.dtype, "device": there.device}
         if out is None:
             out = torch.empty(step.result.shape, memory_format=self._format, **options)
@@ -226,8 +234,8 @@ class _OpRun:
     def _take(self, at: int, operand: Operand, there: _Memory) -> Tensor | None:
         """Note where an operand comes from; return something like it."""
         if isinstance(operand, Weight):
-            if operand.frames:
-                self._images.append((at, operand))
+            if operand.view is not None:
+                self._parts.append((at, operand))
             else:
                 self._weights.append((at, operand.parameters, operand.name))
             return operand.get()
@@ -252,16 +260,20 @@ class _OpRun:
             tensors[at] = values[index]
         for at, parameters, name in self._weights:
             tensors[at] = parameters[name]
-        for at, weight in self._images:
+        for at, weight in self._parts:
             tensors[at] = weight.get()
         if self._past is not None:
             at, slot = self._past
-            past, old[slot] = old[slot], None
+            past = old[slot]
+            if self._goes:
+                old[slot] = None
             past = tensors[at] = past.contiguous(memory_format=self._past_format)
         elif self._fill is not None:
             state = self._filled_from
             if state is not None and state.given:
-                past, old[state.slot] = old[state.slot], None
+                past = old[state.slot]
+                if self._goes:
+                    old[state.slot] = None
             causal_pad3d_(self._buffer, initial_state=past, **self._fill)
         out = self._out
         if self._empty is not None:
@@ -297,6 +309,28 @@ def _copy(out: Tensor, source: Tensor, values: Values, old: States, new: States 
     out.copy_(source)
 
 
+def _keep(
+    step: KeepStep,
+    views: dict[int, Tensor],
+    drops: tuple[int, ...],
+    values: Values,
+    old: States,
+    new: States | None,
+) -> None:
+    """Leave frames for the next chunk."""
+    if new is not None:
+        x = views.get(step.source.index)
+        x = values[step.source.index] if x is None else x
+        count = step.state.shape[2]
+        if step.zeros:
+            left = torch.zeros_like(x[:, :, :1].expand(-1, -1, count, -1, -1))
+        else:
+            left = final_state(x, count)
+        new[step.state.slot] = left
+    for index in drops:
+        values[index] = None
+
+
 def _call(
     step: CallStep,
     views: dict[int, Tensor],
@@ -313,19 +347,28 @@ def _call(
         if tensor is None:
             tensor = values[value.index]
         given.append(tensor.clone() if step.keeps else tensor)
-    past = None
-    if step.state is not None:
-        past, old[step.state] = old[step.state], None
-    made, left = step.call(*given, past)
+    past = []
+    for slot in step.slots:
+        past.append(old[slot])
+        old[slot] = None
     expected = step.result
+    if step.over and expected.index not in views:
+        given[0] = given[0].clone()  # somebody may hold what a module has made
+    made, left = step.call(*given, past)
+    if step.over:
+        made = given[0]
     if not is_plain_tensor(made):
         raise Mismatch(f"{step.path} made a {type(made).__name__}")
-    if tuple(made.shape) != expected.shape or made.dtype != expected.dtype:
-        raise Mismatch(
-            f"{step.path} made {tuple(made.shape)}, {made.dtype}, not {expected.shape}, {expected.dtype}"
-        )
-    values[expected.index] = made.contiguous(memory_format=memory_format)
-    if step.state is not None and new is not None:
-        new[step.state] = left
+    if not step.loose:
+        if tuple(made.shape) != expected.shape or made.dtype != expected.dtype:
+            found, wanted = (tuple(made.shape), made.dtype), (expected.shape, expected.dtype)
+            raise Mismatch(f"{step.path} made {found}, not {wanted}")
+        if expected.index not in views:
+            made = made.contiguous(memory_format=memory_format)
+    if expected.index not in views:
+        values[expected.index] = made
+    if new is not None:
+        for slot, state in zip(step.slots, left, strict=True):
+            new[slot] = state
     for index in drops:
         values[index] = None

@@ -6,7 +6,7 @@ those would compute. What it gets back are values: shapes and dtypes of activati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,17 +36,17 @@ class Weight(NamedTuple):
     Attributes:
         parameters: Of the module, by name.
         name: Of this one.
-        frames: Whether it is the kernel of images, which as one of videos has one frame.
+        view: Returns it as an op takes it; None: it is taken as it is.
     """
 
     parameters: dict[str, Tensor | None]
     name: str
-    frames: bool = False
+    view: Callable[[Tensor], Tensor] | None = None
 
-    def get(self) -> Tensor | None:
-        """Return the parameter as it is now, or None if the module has none."""
+    def get(self) -> Tensor:
+        """Return the parameter as it is now."""
         tensor = self.parameters[self.name]
-        return tensor.unsqueeze(2) if self.frames and tensor is not None else tensor
+        return tensor if self.view is None else self.view(tensor)
 
 
 class State(NamedTuple):
@@ -105,7 +105,8 @@ class OpStep:
         options: The others, as the public function takes them.
         result: What it makes.
         state: What it leaves of its frames for the next chunk, or None.
-        part: The frames of `result` that it makes, the first one and their number; None: all.
+        part: The frames of `result` that it makes: the first one, their number, and every how manyth it is;
+            None: all.
         past: The state that is put into the room in front of its frames before it runs, or None.
         temporal_mode: What is put there of a first chunk; None: nothing is.
     """
@@ -116,7 +117,7 @@ class OpStep:
     options: tuple[Any, ...]
     result: Value
     state: State | None = None
-    part: tuple[int, int] | None = None
+    part: tuple[int, int, int] | None = None
     past: State | None = None
     temporal_mode: str | None = None
 
@@ -133,19 +134,46 @@ class CallStep:
 
     Attributes:
         path: Of the module.
-        call: `call(*values, state)` returns the result and the new state.
+        call: `call(*values, past)` returns the result and a list of what it leaves for the next chunk, `past`
+            being what it left of the one before.
         reads: What it is given.
         result: What it makes; another shape or dtype ends the run with `Mismatch`.
-        state: The slot of what it takes and leaves, whatever that is, or None.
+        slots: Of what it takes and leaves.
         keeps: Whether somebody may keep what it is given: then it gets a copy.
+        over: Whether it changes the first thing that it reads, which nobody reads then, and returns None.
+        loose: Whether the result may have any shape: only other calls read it.
     """
 
     path: str
-    call: Callable[..., tuple[Tensor, Any]]
+    call: Callable[..., tuple[Tensor | None, list[Any]]]
     reads: tuple[Value, ...]
     result: Value
-    state: int | None = None
+    slots: tuple[int, ...] = ()
     keeps: bool = True
+    over: bool = False
+    loose: bool = False
+
+
+@dataclass(frozen=True)
+class KeepStep:
+    """What is left for the next chunk without being read now.
+
+    Attributes:
+        path: Of the module that it stands for.
+        source: The frames.
+        state: What is kept of them.
+        zeros: Whether zeros are kept in their place.
+    """
+
+    path: str
+    source: Value
+    state: State
+    zeros: bool = False
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """The frames."""
+        return (self.source,)
 
 
 @dataclass(frozen=True)
@@ -156,18 +184,26 @@ class CopyStep:
         path: Of the module that it stands for.
         source: What is copied.
         result: Where it goes.
-        part: Into which frames: the first one and their number.
+        part: Into which frames, as in `OpStep`.
     """
 
     path: str
     source: Value
     result: Value
-    part: tuple[int, int]
+    part: tuple[int, int, int]
 
     @property
     def reads(self) -> tuple[Value, ...]:
         """What is copied."""
         return (self.source,)
+
+
+def part_of(tensor: Tensor, part: tuple[int, int, int] | None) -> Tensor:
+    """Return the frames of a tensor that `OpStep.part` names."""
+    if part is None:
+        return tensor
+    first, count, stride = part
+    return tensor[:, :, first : first + (count - 1) * stride + 1 : stride]
 
 
 @dataclass
@@ -185,7 +221,7 @@ class Steps:
 
     memory_format: torch.memory_format
     first: bool
-    steps: list[OpStep | CallStep] = field(default_factory=list)
+    steps: list[OpStep | CallStep | KeepStep] = field(default_factory=list)
     given: list[Value] = field(default_factory=list)
     result: tuple[Value, torch.memory_format] | None = None
     slots: list[Any] = field(default_factory=list)
@@ -204,27 +240,33 @@ class Steps:
         operands: tuple[Operand, ...],
         options: tuple[Any, ...],
         state: State | None = None,
+        **more: Any,
     ) -> Value:
-        """Record a call of an op; return what it makes."""
-        like = op.args(*map(_like, operands), *options)
-        result = self.new(tuple(like.out_shape), like.out_dtype)
-        self.steps.append(OpStep(path, op, operands, options, result, state))
-        return result
+        """Record a call of an op; return what it makes. `more` are the other attributes of the step."""
+        if "result" not in more:
+            like = op.args(*map(_like, operands), *options)
+            more["result"] = self.new(tuple(like.out_shape), like.out_dtype)
+        self.steps.append(OpStep(path, op, operands, options, state=state, **more))
+        return more["result"]
 
     def call(
         self,
         path: str,
-        call: Callable[..., tuple[Tensor, Any]],
+        call: Callable[..., tuple[Tensor | None, list[Any]]],
         *reads: Value,
         shape: tuple[int, ...] | None = None,
-        key: Any = None,
-        keeps: bool = True,
+        keys: Sequence[Any] = (),
+        **more: Any,
     ) -> Value:
         """Record a call of a module; what it makes is like the first thing read, but for the shape."""
         result = self.new(reads[0].shape if shape is None else shape, reads[0].dtype)
-        slot = None if key is None else self.slot(key)
-        self.steps.append(CallStep(path, call, reads, result, slot, keeps))
+        slots = tuple(self.slot(key) for key in keys)
+        self.steps.append(CallStep(path, call, reads, result, slots, **more))
         return result
+
+    def keep(self, path: str, source: Value, state: State, *, zeros: bool = False) -> None:
+        """Record what is left for the next chunk."""
+        self.steps.append(KeepStep(path, source, state, zeros))
 
     def slot(self, key: Any) -> int:
         """Return the number of a new state."""
@@ -247,13 +289,17 @@ class Steps:
         return Value(self.count - 1, shape, dtype)
 
 
-def weights(module: nn.Module, *names: str, frames: bool = False) -> tuple[Weight | None, ...]:
-    """Return parameters of a module; None for those that it does not have."""
-    found = module._parameters
-    return tuple(
-        Weight(found, name, frames and name == "weight") if found.get(name) is not None else None
-        for name in names
-    )
+def weights(
+    module: nn.Module, *names: str, views: dict[str, Callable[[Tensor], Tensor]] | None = None
+) -> tuple[Weight | None, ...]:
+    """Return parameters of a module, some as views; None for those that it does not have."""
+    found, views = module._parameters, views or {}
+    return tuple(None if found.get(name) is None else Weight(found, name, views.get(name)) for name in names)
+
+
+def of_one_frame(weight: Tensor) -> Tensor:
+    """Return the kernel of a convolution of images as one of videos."""
+    return weight.unsqueeze(2)
 
 
 def _like(operand: Operand) -> Tensor | None:
@@ -262,4 +308,8 @@ def _like(operand: Operand) -> Tensor | None:
         return None
     if isinstance(operand, Weight):
         return operand.get()
-    return torch.empty(operand.shape, dtype=operand.dtype, device="meta")
+    value = operand.value if isinstance(operand, View) else operand
+    shape = value.shape
+    if isinstance(operand, View):
+        shape = (*shape[:2], operand.frames * operand.repeats, *shape[3:])
+    return torch.empty(shape, dtype=value.dtype, device="meta")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coder import Schedule, Steps, Value
-from ..coder.steps import weights
+from ..coder.steps import of_one_frame, weights
 from ..core.layout import memory_format_of
 from ..core.op import op_named
 from . import scheduled
@@ -169,7 +169,7 @@ class _Reader:
             return self.conv(shortcut, x, key, module.out_channels)
         if not self.trusts and not is_pointwise(shortcut):
             shape = (x.shape[0], module.out_channels, *x.shape[2:])
-            return self.steps.call(".".join(key), lambda x, _: (shortcut(x), None), x, shape=shape)
+            return self.steps.call(".".join(key), lambda x, _: (shortcut(x), []), x, shape=shape)
         return self.pointwise(shortcut, x, ".".join(key))
 
     def pointwise(self, module: nn.Module, x: Value, path: str) -> Value:
@@ -208,7 +208,7 @@ class _Reader:
             y = self.called(x, key, x.shape, lambda x, _: (norm(x), None))
         else:
             y = self.called(x, key, x.shape, lambda x, zq, cache: norm(x, zq, conv_cache=cache), self.zq)
-        return self.steps.call(".".join(key), lambda x, _: (silu(x), None), y, keeps=not fused)
+        return self.steps.call(".".join(key), lambda x, _: (silu(x), []), y, keeps=not fused)
 
     def is_norm(self, norm: nn.Module, x: Value) -> bool:
         """Whether a norm need not be called."""
@@ -245,8 +245,8 @@ class _Reader:
             if self.adapts:
                 raise Unreadable(f"{path} must be called, which takes an odd chunk for the first one")
             shape = self.shape_of(lambda r, x: r.resample(module, x, key), x)
-            return self.steps.call(path, lambda x, _: (module(x), None), x, shape=shape)
-        operands = (x, *weights(module.conv, "weight", "bias", frames=True))
+            return self.steps.call(path, lambda x, _: (module(x), []), x, shape=shape)
+        operands = (x, *weights(module.conv, "weight", "bias", views=_IMAGE))
         if "Downsample" in type_name(module):
             return self.steps.op(path, op_named("downsample_conv"), operands, (module.compress_time,))
         first = self.steps.first if self.adapts else x.shape[2] % 2 == 1
@@ -254,7 +254,7 @@ class _Reader:
         return self.steps.op(path, op_named("upsample_conv"), (*operands, None), options)
 
     def added(self, y: Value, residual: Value, key: Key) -> Value:
-        return self.steps.call(".".join(key), lambda y, r, _: (y + r, None), y, residual, keeps=False)
+        return self.steps.call(".".join(key), lambda y, r, _: (y + r, []), y, residual, keeps=False)
 
     def part(self, module: nn.Module, x: Value, key: Key, read: Callable[[_Reader, Value], Value]) -> Value:
         """A block that must be called; there is no time embedding."""
@@ -272,7 +272,13 @@ class _Reader:
         *others: Value,
     ) -> Value:
         """What must be called, with its part of the cache."""
-        return self.steps.call(".".join(key), call, x, *others, shape=shape, key=key)
+
+        def with_cache(*arguments: Any) -> tuple[Tensor, list[Any]]:
+            *values, (cache,) = arguments
+            y, cache = call(*values, cache)
+            return y, [cache]
+
+        return self.steps.call(".".join(key), with_cache, x, *others, shape=shape, keys=(key,))
 
     def shape_of(self, read: Callable[[_Reader, Value], Value], x: Value) -> tuple[int, ...]:
         """Return the shape of what would be read."""
@@ -296,5 +302,6 @@ def _draws(dropout: nn.Module) -> bool:
 
 _CONV = "CogVideoXCausalConv3d"
 _BLOCKS = ("CogVideoXDownBlock3D", "CogVideoXMidBlock3D", "CogVideoXUpBlock3D")
+_IMAGE = {"weight": of_one_frame}
 _ONES = (1, 1, 1)
 _POINTWISE = (_ONES, _ONES, "replicate", "zeros")
