@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import causal_conv3d
-from ..ops.causal_conv3d import adds_in_place
-from ..temporal import BufferPool, FrameBuffer
-from .conv import Conv, convolve, is_small, may_write, why_conv3d_left
-from .producers import give
+from .conv import Conv, convolve, is_small, why_conv3d_left
 from .swap import Link
+
+FeatCache = list[Any] | None
+FeatIdx = list[int] | None
 
 
 def causal_conv(module: nn.Module, link: Link, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
@@ -31,7 +30,7 @@ def causal_conv(module: nn.Module, link: Link, x: Tensor, cache_x: Tensor | None
 def conv_of(module: nn.Module) -> Conv:
     """Return what a `WanCausalConv3d`, or its form for single images, computes."""
     weight, stride = module.weight, module.stride
-    if _is_2d(module):
+    if is_2d(module):
         weight, stride = weight.unsqueeze(2), (1, *stride)
     pads_time = _frames_in_front(module) > 0 or weight.shape[2] == 1
     return Conv(weight, module.bias, tuple(stride), temporal_mode="zeros" if pads_time else "valid")
@@ -53,7 +52,7 @@ def fits(module: nn.Module, conv: Conv, x: Tensor, cached: Tensor | None) -> boo
     if x.dim() != 5 or x.numel() == 0:
         return False
     batch, channels, frames, height, width = x.shape
-    if _is_2d(module) and (frames > 1 or cached is not None):
+    if is_2d(module) and (frames > 1 or cached is not None):
         return False
     if conv.temporal_mode == "valid":
         return frames >= conv.weight.shape[2]
@@ -75,113 +74,25 @@ def _behind_zeros(frames: Tensor, count: int) -> Tensor:
     return torch.cat([torch.zeros_like(frames[:, :, :1])] * missing + [frames], dim=2) if missing else frames
 
 
-def _is_2d(module: nn.Module) -> bool:
+def is_2d(module: nn.Module) -> bool:
     """Whether it convolves single images: Qwen-Image 2.1's is an `nn.Conv2d`."""
     return module.weight.dim() == 4
 
 
 def _frames_in_front(module: nn.Module) -> int:
-    return 0 if _is_2d(module) else module._padding[4]
+    return 0 if is_2d(module) else module._padding[4]
 
 
 def _both_sides(size: int) -> tuple[int, int]:
     return (size - 1) // 2, (size - 1) // 2
 
 
-class Features:
-    """The feature cache, as a module is given it.
-
-    Attributes:
-        cache: A list with a place for every convolution; None: nothing is cached.
-        index: A list of one number: the place of the convolution that is visited next.
-    """
-
-    def __init__(self, cache: list[Any] | None, index: list[int] | None) -> None:
-        """Wrap what diffusers passes; `index` counts from zero if it is None."""
-        self.cache, self.index = cache, [0] if index is None else index
-
-    @property
-    def kept(self) -> bool:
-        """Whether frames are kept for the next chunk."""
-        return self.cache is not None
-
-    @property
-    def found(self) -> Any:
-        """What is in the place of the convolution that is visited next."""
-        return None if self.cache is None else self.cache[self.index[0]]
-
-    def keep(self, value: Any) -> None:
-        """Fill that place and go to the next one."""
-        self.cache[self.index[0]] = value
-        self.index[0] += 1
-
-    def convolve(
-        self,
-        module: nn.Module,
-        link: Link,
-        x: Tensor | FrameBuffer,
-        residual: Tensor | None = None,
-        pool: BufferPool | None = None,
-        *,
-        owned: bool = False,
-        over: bool = False,
-    ) -> Tensor:
-        """Convolve a chunk behind the cached frames, and cache its own last ones.
-
-        Args:
-            module: A `WanCausalConv3d`.
-            link: Of the swap.
-            x: The chunk.
-            residual: Added to the output, or None.
-            pool: Where the output's storage comes from, and that of `x` goes to, or None.
-            owned: Whether `x` is in nobody else's hands, and is not needed any more.
-            over: Whether the same holds for the residual: the output takes its place where it can.
-        """
-        frames = x.body if isinstance(x, FrameBuffer) else x
-        conv, past = conv_of(module), self.found
-        if fits(module, conv, frames, past):
-            y = _convolved(conv, link, x, state_of(conv, frames, past), residual, pool, over)
-        else:
-            y = type(module).forward(module, frames, past)
-            y = y if residual is None else y + residual
-        if self.kept:
-            last = last_frames(frames, past, owned=owned and frames is x)
-            self.keep(last)
-            owned = owned and last is not frames
-        if owned:
-            give(pool, x)
-        return y
-
-
-def _convolved(
-    conv: Conv,
-    link: Link,
-    x: Tensor | FrameBuffer,
-    state: Tensor | None,
-    residual: Tensor | None,
-    pool: BufferPool | None,
-    over: bool,
-) -> Tensor:
-    """Convolve; with a pool the output lies over the residual, if it may and nothing is copied for it."""
-    options = conv.options(link)
-    fits_op = over and pool is not None and not isinstance(x, FrameBuffer) and conv.stride == (1, 1, 1)
-    if fits_op and may_write(x, state, residual, conv.weight, conv.bias):
-        if adds_in_place(x, conv.weight, conv.bias, **options):
-            options |= {"initial_state": state, "residual": residual}
-            return causal_conv3d(x, conv.weight, conv.bias, out=residual, **options)
-    y, _ = convolve(conv, link, x, state, residual, pool)
-    if over:
-        give(pool, residual)
-    return y
-
-
-def last_frames(x: Tensor, past: Tensor | None, *, owned: bool = False) -> Tensor:
+def last_frames(x: Tensor, past: Tensor | None) -> Tensor:
     """Return the last two frames of a stream, or the only one.
 
     Args:
         x: The chunk, shape (B, C, T, H, W).
         past: The last frames before it, or None.
-        owned: Whether `x` itself may be returned.
 
     Returns:
         Shape (B, C, 1 or 2, H, W); in nobody else's hands.
@@ -189,6 +100,4 @@ def last_frames(x: Tensor, past: Tensor | None, *, owned: bool = False) -> Tenso
     count = x.shape[2]
     if count == 1 and past is not None:
         return torch.cat([past[:, :, -1:].to(x.device), x], dim=2)
-    if owned and count <= 2:
-        return x
     return x[:, :, -2:].clone()

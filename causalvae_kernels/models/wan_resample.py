@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
-from ..core import memory
 from ..core.layout import memory_format_of
-from ..ops import causal_conv3d, downsample_conv, upsample_conv
-from .conv import convolve, may_write, needs_no_room, why_conv2d_left
+from ..ops import downsample_conv, upsample_conv
+from .conv import why_conv2d_left
 from .hooks import has_foreign_method, type_name, why_hooked
 from .norms import backend_options
-from .producers import Held
 from .swap import Link, run
-from .wan_blocks import STEPS, FeatCache, FeatIdx, Way, alone
-from .wan_conv import conv_of, fits, last_frames, state_of, why_conv_left
+from .wan_conv import FeatCache, FeatIdx, last_frames, why_conv_left
 
-_FIRST = "Rep"
+FIRST = "Rep"
 """What diffusers leaves in the place of a doubling convolution at the first chunk, which is not doubled."""
 
 
@@ -26,27 +21,21 @@ def resample(
     module: nn.Module, link: Link, x: Tensor, feat_cache: FeatCache = None, feat_idx: FeatIdx = None
 ) -> Tensor:
     """`WanResample`: pixels are neither repeated nor padded before they are convolved."""
-    return alone(resampled, module, link, x, feat_cache, feat_idx)
-
-
-def resampled(module: nn.Module, way: Way, held: Held) -> None:
-    """Run a change of resolution; what comes out has another size, so that the pool has no use for it."""
-    if way.pool is not None:
-        way.pool.clear()
+    index = [0] if feat_idx is None else feat_idx
     conv, mode = module.resample[1], module.mode
-    arguments, options = (conv.weight.unsqueeze(2), conv.bias), backend_options(way.link)
+    arguments, options = (conv.weight.unsqueeze(2), conv.bias), backend_options(link)
     if mode.startswith("up"):
-        if mode == "upsample3d":
-            _double_frames(module, way, held)
-        x = held.take()
+        if mode == "upsample3d" and feat_cache is not None:
+            x = _doubled(module.time_conv, x, feat_cache, index)
         if x.dtype == torch.float64:
             x = x.float().double()  # the model repeats pixels in float32
-        held.tensor = upsample_conv(x, *arguments, **options)
-    else:
-        held.tensor = downsample_conv(held.take(), *arguments, **options)
-        if mode == "downsample3d":
-            _halve_frames(module, way, held)
-    held.owned = True
+        return upsample_conv(x, *arguments, **options)
+    y = downsample_conv(x, *arguments, **options)
+    return (
+        _halved(module.time_conv, y, feat_cache, index)
+        if mode == "downsample3d" and feat_cache is not None
+        else y
+    )
 
 
 def why_resample_left(module: nn.Module) -> str | None:
@@ -72,42 +61,17 @@ def why_resample_left(module: nn.Module) -> str | None:
 _UPSAMPLES = ("WanUpsample", "QwenImageUpsample", "QwenImage21Upsample")
 
 
-def _double_frames(module: nn.Module, way: Way, held: Held) -> None:
-    """Make two frames of each, the first one of the video excepted: two convolutions, interleaved."""
-    features, x = way.features, held.tensor
-    if not features.kept:
-        return
-    found = features.found
+def _doubled(time_conv: nn.Module, x: Tensor, cache: list[object], index: list[int]) -> Tensor:
+    """Make two frames of each, the first one of the video excepted."""
+    found = cache[index[0]]
     if found is None:
-        features.keep(_FIRST)
-        return
-    past = None if isinstance(found, str) else found
-    held.tensor = _interleaved(module.time_conv, way, x, past)
-    features.keep(last_frames(x, torch.zeros_like(x) if past is None else past, owned=held.owned))
-
-
-def _interleaved(module: nn.Module, way: Way, x: Tensor, past: Tensor | None) -> Tensor:
-    conv = conv_of(module)
-    if not fits(module, conv, x, past):
-        return interleaved(type(module).forward(module, x, past))
-    past = state_of(conv, x, past)
-    biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
-    halves = [replace(conv, weight=w, bias=b) for w, b in zip(conv.weight.chunk(2), biases, strict=True)]
-    on_cpu = x.device.type == "cpu" and may_write(x, past, conv.weight, conv.bias)
-    if not (on_cpu and needs_no_room(halves[0], way.link, x, first=past is None)):
-        return interleaved(convolve(conv, way.link, x, past)[0])
-    # Each half of the channels goes straight into its frames.
-    batch, _, frames, height, width = x.shape
-    out = memory.empty(
-        (batch, halves[0].weight.shape[0], 2 * frames, height, width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=memory_format_of(x, conv.weight),
-    )
-    for turn, half in enumerate(halves):
-        options = {**half.options(way.link), "initial_state": past}
-        causal_conv3d(x, half.weight, half.bias, out=out[:, :, turn::2], **options)
-    return out
+        cache[index[0]] = FIRST
+    else:
+        past = None if isinstance(found, str) else found
+        cache[index[0]] = last_frames(x, torch.zeros_like(x) if past is None else past)
+        x = interleaved(time_conv(x, past))
+    index[0] += 1
+    return x
 
 
 def interleaved(y: Tensor) -> Tensor:
@@ -118,27 +82,13 @@ def interleaved(y: Tensor) -> Tensor:
     return halves.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
 
-def _halve_frames(module: nn.Module, way: Way, held: Held) -> None:
+def _halved(time_conv: nn.Module, y: Tensor, cache: list[object], index: list[int]) -> Tensor:
     """Make one frame of two and the one before, the first frame of the video excepted."""
-    features, y = way.features, held.tensor
-    if not features.kept:
-        return
-    found = features.found
+    found = cache[index[0]]
     if found is None:
-        features.keep(y.clone())
-        return
-    held.tensor = _halved(module.time_conv, way, y, found[:, :, -1:])
-    features.keep(y[:, :, -1:].clone())
-
-
-def _halved(module: nn.Module, way: Way, y: Tensor, past: Tensor) -> Tensor:
-    conv = conv_of(module)
-    fits_op = conv.temporal_mode == "valid" and conv.weight.shape[2] == 3 and y.shape[2] > 1
-    if not fits_op or past.dtype != y.dtype:
-        return type(module).forward(module, torch.cat([past, y], dim=2))
-    # The first window is the frame before and two of the chunk; as a state, the op wants two frames.
-    state, conv = torch.cat([past.to(y.device), y[:, :, :1]], dim=2), replace(conv, temporal_mode="zeros")
-    return convolve(conv, way.link, y[:, :, 1:], state)[0]
-
-
-STEPS[resample] = resampled
+        cache[index[0]] = y.clone()
+    else:
+        cache[index[0]] = y[:, :, -1:].clone()
+        y = time_conv(torch.cat([found[:, :, -1:].to(y.device), y], dim=2))
+    index[0] += 1
+    return y

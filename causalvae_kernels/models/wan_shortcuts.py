@@ -1,4 +1,4 @@
-"""Wan 2.2's blocks, whose shortcuts average or repeat what goes in, and the shortcuts, which copy nothing.
+"""The shortcuts of Wan 2.2's blocks, which average or repeat what goes in; here they copy nothing.
 
 Both count the elements (c, t, h, w) of frames and pixels folded into channels, (C, factor_t, factor_s,
 factor_s). `AvgDown3D` averages `group_size` of the input's in a row; in `DupUp3D` as many as `repeats` of the
@@ -9,62 +9,6 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .conv import may_write
-from .producers import Held
-from .swap import Link
-from .wan_blocks import STEPS, FeatCache, FeatIdx, Way, alone, visit
-
-
-def down_block(
-    module: nn.Module, link: Link, x: Tensor, feat_cache: FeatCache = None, feat_idx: FeatIdx = None
-) -> Tensor:
-    """`WanResidualDownBlock`: its shortcut is added where the main path has written."""
-    return alone(downwards, module, link, x, feat_cache, feat_idx)
-
-
-def up_block(
-    module: nn.Module,
-    link: Link,
-    x: Tensor,
-    feat_cache: FeatCache = None,
-    feat_idx: FeatIdx = None,
-    first_chunk: bool = False,
-) -> Tensor:
-    """`WanResidualUpBlock`: its shortcut is added where the main path has written."""
-    return alone(upwards, module, link, x, feat_cache, feat_idx, first_chunk=first_chunk)
-
-
-def downwards(module: nn.Module, way: Way, held: Held) -> None:
-    """Run a downsampling block: the shortcut first, which is small, so that the input can go."""
-    shortcut, sizes = averaged(module.avg_shortcut, held.tensor)
-    if module.avg_shortcut.group_size == 1:
-        held.owned = False  # a view of it is needed at the end
-    for block in module.resnets:
-        visit(block, way, held)
-    if module.downsampler is not None:
-        visit(module.downsampler, way, held)
-    owned, y = held.owned, held.take()
-    if owned and y.dtype == shortcut.dtype and may_write(y, shortcut):
-        y.unflatten(1, sizes).add_(shortcut)
-    else:
-        y = (y.unflatten(1, sizes) + shortcut).flatten(1, 4)
-    held.tensor, held.owned = y, True
-
-
-def upwards(module: nn.Module, way: Way, held: Held, first_chunk: bool = False) -> None:
-    """Run an upsampling block."""
-    x, held.owned = held.tensor, False  # it is needed at the end
-    for block in module.resnets:
-        visit(block, way, held)
-    if module.upsampler is not None:
-        visit(module.upsampler, way, held)
-    if module.avg_shortcut is None:
-        return
-    owned, y = held.owned, held.take()
-    if not (owned and may_write(y, x) and add_repeated(y, module.avg_shortcut, x, first_chunk)):
-        y = y + module.avg_shortcut(x, first_chunk=first_chunk)
-    held.tensor, held.owned = y, True
 
 
 def averaged(module: nn.Module, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -88,6 +32,11 @@ def averaged(module: nn.Module, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     reduced = [dim for dim in (2, 4, 6, 8) if parts.shape[dim] > 1]
     parts = parts.mean(reduced, keepdim=True) if reduced else parts
     return parts.squeeze((2, 4, 6, 8)), sizes
+
+
+def add_averaged(y: Tensor, module: nn.Module, small: Tensor) -> None:
+    """Add what `averaged` returned to `y`, shape (B, C', T', H', W'), in place."""
+    y.unflatten(1, small.shape[1:5]).add_(small)
 
 
 def add_repeated(y: Tensor, module: nn.Module, x: Tensor, first_chunk: bool) -> bool:
@@ -150,6 +99,3 @@ def _split(x: Tensor, factors: tuple[int, ...], sizes: tuple[int, ...]) -> Tenso
     for dim, factor, size in zip((4, 3, 2, 1), reversed(factors), reversed(sizes), strict=True):
         x = x.unflatten(dim, (size, factor // size))
     return x
-
-
-STEPS |= {down_block: downwards, up_block: upwards}

@@ -33,11 +33,6 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "last": (lambda: wan.WanRMS_norm(4, channel_first=False), "its channels come last"),
     "scale": (lambda: _changed(wan.WanRMS_norm(4, images=False), "", scale=3.0), "its scale is 3.0"),
     "bias": (lambda: _changed(wan.WanRMS_norm(4, images=False), "", bias=0.5), "its bias is 0.5"),
-    "block": (
-        lambda: _changed(wan.WanResidualBlock(4, 4), "norm2", scale=3.0),
-        "its scale is 3.0",
-    ),
-    "gelu": (lambda: wan.WanResidualBlock(4, 4, non_linearity="gelu"), "its nonlinearity is a GELU"),
     "none": (lambda: wan.WanResample(4, "none"), "its resample is a Identity, expected Sequential"),
     "bilinear": (
         lambda: _changed(wan.WanResample(4, "upsample2d"), "resample.0", mode="bilinear"),
