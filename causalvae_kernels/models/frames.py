@@ -106,7 +106,7 @@ def decode(
     more = f", and ask a compiled decoder for no more than {held} frames" if asked > held else ""
     check_made("decode", latents, "latents", frames.shape[rule.time_dim], "frames", expected, more)
     frames = memory.cut(frames, rule.time_dim, 0 if asked <= held else shipped - asked, asked)
-    return _decoder_output(frames) if return_dict else (frames,)
+    return decoder_output(frames) if return_dict else (frames,)
 
 
 def forward(model: nn.Module, link: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -173,7 +173,8 @@ def _warn_once(link: Any, latents: int, held: int, shipped: int | None) -> None:
     )
 
 
-def _decoder_output(frames: Tensor) -> Any:
+def decoder_output(frames: Tensor) -> Any:
+    """Return decoded frames as diffusers does."""
     from diffusers.models.autoencoders.vae import DecoderOutput
 
     return DecoderOutput(sample=frames)

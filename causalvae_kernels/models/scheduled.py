@@ -80,6 +80,11 @@ class Coders:
         self.release()
 
     @property
+    def most(self) -> int:
+        """How many bytes may be kept."""
+        return machine_memory.total() // 8 if self.keeps else 0
+
+    @property
     def kept(self) -> int:
         """How many bytes are kept and not in use."""
         return sum(map(len, self.idle))
@@ -119,7 +124,7 @@ class Coders:
         """Give back what is not to be kept, the largest first."""
         if self.clips:
             return
-        most = machine_memory.total() // 8 if self.keeps else 0
+        most = self.most
         for arena in sorted(self.idle, key=len):
             if arena.device.type == "cpu" and len(arena) <= most:
                 most -= len(arena)

@@ -9,6 +9,7 @@ deep copy computes with its own weights and a pickle finds it by name.
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -26,7 +27,7 @@ from ..core.packed import release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
 from ..temporal import frame_rule
 from .chunk_count import chunks_of
-from .frames import FRAMES, METHODS, num_frames_of
+from .frames import FRAMES, METHODS, decoder_output, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .plan import STEPS, MemoryPlan
 from .scheduled import Coders
@@ -69,6 +70,8 @@ class Family:
         adapted: Further rules, for a model that takes any number of frames.
         chunks: How an adapted model runs chunk by chunk.
         has_schedules: Whether its encoder and decoder run as schedules, whose memory is kept between chunks.
+        merged: (model, link, "encode" or "decode", input) to what `_encode` returns, or the sample of
+            `_decode`, several latents at a time; or to None where the model's own loop is due.
         unknown: What the report says of a module with parameters that neither a rule nor the list names.
         count_chunks: (model, "encode" or "decode", input) to the number of chunks in which the model's own
             `_encode` or `_decode` takes a sample; None: there are none, or a chunk is not told the last one.
@@ -84,6 +87,7 @@ class Family:
     count_chunks: Callable[[nn.Module, str, Tensor], int] | None = None
     clip: Callable[[nn.Module], AbstractContextManager[nn.Module]] | None = None
     has_schedules: bool = False
+    merged: Callable[[nn.Module, Link, str, Tensor], Tensor | None] | None = None
     unknown: str = "no rule names this class; it runs as it is"
 
     def rule_of(self, module: nn.Module, link: Link) -> Rule | None:
@@ -110,6 +114,7 @@ class Link:
     memory: str = "normal"
     tiling: str = "as_is"
     memory_budget: int | None = None
+    chunk: str | int = "auto"
     plans: dict[Any, MemoryPlan | None] = field(default_factory=dict)
     active: bool = True
     warned: bool = False
@@ -144,6 +149,7 @@ class ReportEntry:
 
 FAMILIES: dict[str, Family] = {}
 MEMORY = ("normal", "low")
+CHUNKS = ("auto", "as_is")
 
 
 def register_family(family: Family) -> None:
@@ -217,7 +223,21 @@ def _run_loop(model: nn.Module, link: Link, name: str, args: tuple[Any, ...], kw
         if rules.has_schedules:
             stack.enter_context(link.coders.clip())
         clip = model if rules.clip is None else stack.enter_context(rules.clip(model))
+        x = _first(args, kwargs)
+        if rules.merged is not None and not _is_empty(x) and _why_transformed() is None:
+            done = rules.merged(clip, link, name.removeprefix("_"), x)
+            if done is not None:
+                return done if name == "_encode" else _as_asked(done, own, model, args, kwargs)
         return own(clip, *args, **kwargs)
+
+
+def _as_asked(
+    sample: Tensor, own: Callable[..., Any], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return decoded frames as the model's own method does."""
+    if inspect.signature(own).bind(model, *args, **kwargs).arguments.get("return_dict", True):
+        return decoder_output(sample)
+    return (sample,)
 
 
 def _counts_chunks(link: Link) -> bool:
@@ -489,6 +509,7 @@ def swap(
     memory: str = "normal",
     tiling: str = "as_is",
     memory_budget: int | None = None,
+    chunk: str | int = "auto",
 ) -> Swap:
     """Put the package's ops into a diffusers VAE, in place.
 
@@ -524,6 +545,12 @@ def swap(
             between calls. "normal": an output beside them, and on a CPU the memory stays for the next call,
             up to an eighth of the machine's (`handle.release_memory()`).
 
+        chunk: How many latents Wan's and Qwen-Image's encoders and decoders take at a time, behind the first
+            one; diffusers gives them one. The numbers are the same up to rounding, a convolution has more to
+            do at once (docs/performance.md), and activations take more memory. "auto": up to four, as long as
+            they fit into an eighth of the machine's memory and `memory_budget`. "as_is": one. Tiled calls
+            take one, and so do others in the tier "exact" and with gradients.
+
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
         end.
@@ -545,18 +572,32 @@ def swap(
     check_choice("swap", "tiling", tiling, TILINGS)
     if memory_budget is not None:
         check_bytes("swap", "memory_budget", memory_budget)
-        if tiling != "auto":
+        if tiling != "auto" and (family.merged is None or chunk != "auto"):
             raise InvalidInput(
                 f"swap: memory_budget is {memory_budget} and tiling {tiling!r}, expected "
                 'tiling="auto", which compares with it; without it leave memory_budget out'
             )
-    link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget)
+    _check_chunk(family, chunk)
+    link = Link(family.model, backend, precision, packed_budget, frames, memory, tiling, memory_budget, chunk)
     link.own = own
     link.coders.keeps = memory != "low"
     _check_adaptable(vae, family, link)
     _warn_of_dropped_options(vae, link)
     restore(vae)
     return Swap(vae, family, link)
+
+
+def _check_chunk(family: Family, chunk: object) -> None:
+    """Require a word, or a number of latents where the family takes several at a time."""
+    if isinstance(chunk, str):
+        check_choice("swap", "chunk", chunk, CHUNKS)
+        return
+    check_count("swap", "chunk", chunk)
+    if family.merged is None:
+        raise InvalidInput(
+            f"swap: chunk is {chunk}, and a {family.model} takes as many latents at a time as it was trained "
+            "with; leave chunk out"
+        )
 
 
 def _warn_of_dropped_options(vae: nn.Module, link: Link) -> None:
@@ -580,7 +621,7 @@ def _warn_of_dropped_options(vae: nn.Module, link: Link) -> None:
         )
 
 
-_OPTIONS = ("backend", "precision", "packed_budget", "frames", "memory", "tiling", "memory_budget")
+_OPTIONS = ("backend", "precision", "packed_budget", "frames", "memory", "tiling", "memory_budget", "chunk")
 
 
 def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:

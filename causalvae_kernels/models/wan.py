@@ -5,7 +5,7 @@ from __future__ import annotations
 from .clip_state import on_a_clone
 from .stream import ChunkCodec
 from .swap import Family, Rule, register_family
-from .wan_chunks import channels, chunk_sizes, decode_chunk, encode_chunk
+from .wan_chunks import channels, chunk_sizes, decode_chunk, encode_chunk, merged
 from .wan_coders import decoder, encoder, why_coder_left
 from .wan_conv import causal_conv, why_conv_left
 from .wan_norm import norm, why_norm_left
@@ -44,6 +44,7 @@ for _model, _prefix, _chunks in (
             chunks=_chunks,
             clip=on_a_clone,
             has_schedules=True,
+            merged=None if _chunks is None else merged,
             needs_no_rule={"Conv2d": "a projection of an attention block, or of a resampler that is left"},
         )
     )

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
+from ..core.precision import resolve_precision
 from ..temporal import frame_rule
 from .clip_state import Carried
+from .swap import Link
 from .tiles import Caches, Tiles, run_parts
+from .wan_coders import schedule_of
 
 _FRAMES, _LATENTS = 4, 1
 
@@ -96,11 +99,46 @@ def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
     return out if tiles is not None and not _is_wan(model) else out.clamp(-1.0, 1.0)
 
 
-def _encode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    lengths, start = [_FRAMES] * (x.shape[2] // _FRAMES), 0
+def merged(model: nn.Module, link: Link, step: str, x: Tensor) -> Tensor | None:
+    """Run a sample in one piece, several latents at a time; None: the model's own loop is due.
+
+    No layer of these models looks at time but through its convolutions, which keep their past: with more
+    frames at a time the numbers are the same up to rounding, and a convolution has more to do at once.
+
+    Args:
+        model: The model.
+        link: Of its swap.
+        step: "encode" or "decode".
+        x: Frames or latents.
+
+    Returns:
+        What `_encode` returns, or the sample of `_decode`.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
+
+    per_pass = link.chunk
+    if per_pass == "as_is" or resolve_precision(link.precision) == "exact":
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters())):
+        return None
+    size = _sample_tiles(model)[0]
+    if step == "decode":
+        size = tuple(length // model.spatial_compression_ratio for length in size)
+    if _is_tiled(model, x, size) or frame_rule(model).temporal_compression_ratio != _FRAMES:
+        return None
+    if step == "encode":
+        x = patchify(x, _patch(model))
+        x = x[:, :, : 1 + (x.shape[2] - 1) // _FRAMES * _FRAMES]  # as the model does it
+        return _encode(model, x, None, link)[0]
+    return unpatchify(_decode(model, x, None, link)[0], _patch(model)).clamp(-1.0, 1.0)
+
+
+def _encode(model: nn.Module, x: Tensor, cache: Any, link: Link | None = None) -> tuple[Tensor, Any]:
+    lengths, start, done = [], 0, []
     if cache is None:
-        lengths, cache = [1, *lengths], _empty_cache(model.encoder)
-    done = []
+        lengths, cache = [1], _empty_cache(model, "encoder")
+    left = (x.shape[2] - sum(lengths)) // _FRAMES
+    lengths += [_FRAMES * n for n in _passes(model.encoder, link, x[:, :, :1], left, _FRAMES)]
     for length in lengths:
         part = x[:, :, start : start + length]
         done.append(model.encoder(part, feat_cache=cache, feat_idx=Carried([0])))
@@ -108,19 +146,46 @@ def _encode(model: nn.Module, x: Tensor, cache: Any) -> tuple[Tensor, Any]:
     return model.quant_conv(torch.cat(done, dim=2)), cache
 
 
-def _decode(model: nn.Module, z: Tensor, cache: Any) -> tuple[Tensor, Any]:
+def _decode(model: nn.Module, z: Tensor, cache: Any, link: Link | None = None) -> tuple[Tensor, Any]:
     first = cache is None
-    cache = _empty_cache(model.decoder) if first else cache
-    done = []
-    for latent in model.post_quant_conv(z).split(_LATENTS, dim=2):
+    cache = _empty_cache(model, "decoder") if first else cache
+    z, lengths, done = model.post_quant_conv(z), [1] if first else [], []
+    lengths += _passes(model.decoder, link, z[:, :, :1], z.shape[2] - len(lengths), _LATENTS)
+    for latents in z.split(lengths, dim=2):
         options = {"first_chunk": True} if first and not done and _is_wan(model) else {}
-        done.append(model.decoder(latent, feat_cache=cache, feat_idx=Carried([0]), **options))
+        done.append(model.decoder(latents, feat_cache=cache, feat_idx=Carried([0]), **options))
     return torch.cat(done, dim=2), cache
 
 
-def _empty_cache(coder: nn.Module) -> Carried:
+def _passes(coder: nn.Module, link: Link | None, x: Tensor, latents: int, frames: int) -> list[int]:
+    """Return how many latents each pass behind the first one takes, each of so many frames of the input."""
+    per_pass = 1
+    if link is not None and latents > 1:
+        per_pass = _most_per_pass(coder, link, x, latents, frames) if link.chunk == "auto" else link.chunk
+    whole, rest = divmod(latents, per_pass)
+    return [per_pass] * whole + [rest] * (rest > 0)
+
+
+def _most_per_pass(coder: nn.Module, link: Link, x: Tensor, latents: int, frames: int) -> int:
+    """Return how many latents at a time fit into the memory that is kept from call to call."""
+    if link.memory == "low":
+        return 1
+    most = link.coders.most if link.memory_budget is None else min(link.coders.most, link.memory_budget)
+    for count in (4, 2):
+        if count <= latents:
+            schedule = schedule_of(coder, link, x.expand(-1, -1, count * frames, -1, -1))
+            if schedule is not None and schedule.size <= most:
+                return count
+    return 1
+
+
+def _empty_cache(model: nn.Module, name: str) -> Carried:
+    """Return a feature cache with a place for every convolution of the encoder or decoder."""
+    coder, counted = getattr(model, name), getattr(model, "_cached_conv_counts", {})
     kind = type(coder.conv_in)
-    return Carried([None] * sum(isinstance(module, kind) for module in coder.modules()))
+    # The model counted them when it was built; one of them may have been exchanged since.
+    count = counted.get(name, 0) or sum(isinstance(module, kind) for module in coder.modules())
+    return Carried([None] * count)
 
 
 def _patch(model: nn.Module) -> int:

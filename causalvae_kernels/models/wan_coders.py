@@ -30,7 +30,7 @@ def encoder(
     module: nn.Module, link: Link, x: Tensor, feat_cache: FeatCache = None, feat_idx: FeatIdx = None
 ) -> Tensor:
     """`WanEncoder3d`."""
-    return _run(module, link, x, feat_cache, feat_idx, [*module.down_blocks, module.mid_block], {})
+    return _run(module, link, x, feat_cache, feat_idx, {})
 
 
 def decoder(
@@ -43,7 +43,31 @@ def decoder(
 ) -> Tensor:
     """`WanDecoder3d`; Qwen-Image's knows no `first_chunk`."""
     options = {} if first_chunk is None else {"first_chunk": first_chunk}
-    return _run(module, link, x, feat_cache, feat_idx, [module.mid_block, *module.up_blocks], options)
+    return _run(module, link, x, feat_cache, feat_idx, options)
+
+
+def schedule_of(
+    module: nn.Module, link: Link, x: Tensor, *, first: bool = False, first_chunk: bool | None = None
+) -> Schedule | None:
+    """Return the schedule of an encoder or decoder for a chunk like this one, or None.
+
+    Args:
+        module: The encoder or decoder.
+        link: Of its swap.
+        x: The chunk.
+        first: Whether nothing is cached yet.
+        first_chunk: What the decoder is told, or None.
+    """
+    if rule_at_work(module, link) is None:
+        return None
+
+    def read(steps: Steps, x: Value) -> None:
+        if draws(module):
+            raise Unreadable("dropout draws in the layout that it sees")
+        _Reader(link, steps, first_chunk).coder(module, x)
+
+    others = (first_chunk,)
+    return scheduled.find(*(module, link, x, read), first=first, memory_format=_channels_last, others=others)
 
 
 def why_coder_left(module: nn.Module) -> str | None:
@@ -57,23 +81,13 @@ def _run(
     x: Tensor,
     cache: FeatCache,
     index: FeatIdx,
-    blocks: Sequence[nn.Module],
     options: dict[str, bool],
 ) -> Tensor:
     index = [0] if index is None else index
     if cache is not None:
         places = cache[index[0] :]
         first = all(place is None for place in places)
-        given = options.get("first_chunk")
-
-        def read(steps: Steps, x: Value) -> None:
-            if draws(module):
-                raise Unreadable("dropout draws in the layout that it sees")
-            _Reader(link, steps, given).coder(module, x, blocks)
-
-        schedule = scheduled.find(
-            *(module, link, x, read), first=first, memory_format=_channels_last, others=(given,)
-        )
+        schedule = schedule_of(module, link, x, first=first, **options)
         states = None if schedule is None else _states(schedule, places, first)
         done = None if states is None else scheduled.run(schedule, module, link, x, states)
         if done is not None:
@@ -129,7 +143,11 @@ class _Reader:
     first_chunk: bool | None
     trusts: bool = False
 
-    def coder(self, module: nn.Module, x: Value, blocks: Sequence[nn.Module]) -> None:
+    def coder(self, module: nn.Module, x: Value) -> None:
+        if hasattr(module, "up_blocks"):
+            blocks = [module.mid_block, *module.up_blocks]
+        else:
+            blocks = [*module.down_blocks, module.mid_block]
         x = self.conv(module.conv_in, x, "conv_in")
         for number, block in enumerate(blocks):
             x = self.visit(block, x, f"block_{number}")

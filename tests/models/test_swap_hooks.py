@@ -11,6 +11,7 @@ from tests.support.cover import quick
 from tests.support.models import assert_parity, clip_of, replaced_names, round_trip
 
 BLOCK = "decoder.up_blocks.0.resnets.0"
+CONV = f"{BLOCK}.conv1"
 
 
 @pytest.fixture(params=["before", "after"])
@@ -53,7 +54,8 @@ def test_forward_hooks_fire_and_see_what_they_saw(path, when, build):
         assert a.shape == b.shape and torch.allclose(a, b, atol=1e-4)
     assert torch.allclose(got, expected, atol=1e-4)
     hooked = {e.name: e.reason for e in handle.report if not e.replaced and "hook" in e.reason}
-    assert hooked, "the report must say which modules rest because of the hook"
+    if path not in ("", ".nonlinearity"):  # for which there is no rule
+        assert hooked, "the report must say which modules rest because of the hook"
     hook.remove()
     assert not [e for e in handle.report if "hook" in e.reason and not e.replaced]
 
@@ -89,7 +91,7 @@ def test_parametrization(when, build):
     handle, _ = _swapped(vae, when, parametrize)
     assert torch.allclose(round_trip(vae, clip_of(5))[1], round_trip(plain, clip_of(5))[1], atol=1e-4)
     reasons = {e.name: e.reason for e in handle.report}
-    assert "Parametrized" in reasons[BLOCK]
+    assert "Parametrized" in reasons[f"{BLOCK}.conv2"]
 
 
 def test_a_foreign_child_is_called(when, build):
@@ -210,18 +212,18 @@ def test_diffusers_hook_around_ours_is_taken_out_cleanly(build):
     plain, vae = build(), build()
     handle = swap(vae)
     for model in (plain, vae):
-        block = model.get_submodule(BLOCK)
-        HookRegistry.check_if_exists_or_initialize(block).register_hook(Plus(), "plus")
+        conv = model.get_submodule(CONV)
+        HookRegistry.check_if_exists_or_initialize(conv).register_hook(Plus(), "plus")
     clip = clip_of(5)
     expected = round_trip(plain, clip)[1]
     assert torch.allclose(round_trip(vae, clip)[1], expected, atol=1e-4)
     handle.restore()
     assert torch.equal(round_trip(vae, clip)[1], expected)
     for model in (plain, vae):
-        model.get_submodule(BLOCK)._diffusers_hook.remove_hook("plus", recurse=False)
+        model.get_submodule(CONV)._diffusers_hook.remove_hook("plus", recurse=False)
     assert torch.equal(round_trip(vae, clip)[1], round_trip(plain, clip)[1])
     again = swap(vae)
-    assert BLOCK in replaced_names(again)
+    assert CONV in replaced_names(again)
     assert_parity(build(), vae, clip)
     restore(vae)
 
@@ -236,14 +238,14 @@ def test_only_the_modules_of_torch_nn_go_by_their_short_name():
 
 def test_refresh_takes_in_what_became_free(build):
     vae = build()
-    block = vae.get_submodule(BLOCK)
-    original = block.forward
-    block.forward = lambda *args, **kwargs: original(*args, **kwargs)
+    conv = vae.get_submodule(CONV)
+    original = conv.forward
+    conv.forward = lambda *args, **kwargs: original(*args, **kwargs)
     handle = swap(vae)
-    assert BLOCK not in replaced_names(handle)
-    del block.forward
+    assert CONV not in replaced_names(handle)
+    del conv.forward
     handle.refresh()
-    assert BLOCK in replaced_names(handle)
+    assert CONV in replaced_names(handle)
     assert_parity(build(), vae, clip_of(5))
 
 

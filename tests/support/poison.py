@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from causalvae_kernels.coder import Arena
 from causalvae_kernels.temporal import BufferPool
 
 _SOURCE = Path(__file__).with_name("poisoned_malloc.c")
@@ -19,21 +20,29 @@ _SOURCE = Path(__file__).with_name("poisoned_malloc.c")
 
 @contextmanager
 def fresh_memory(poisoned: bool) -> Iterator[None]:
-    """Fill what torch allocates and does not write, and what is given back to a pool, with NaN; or nothing.
+    """Fill what torch allocates and does not write, arenas, and what a pool is given with NaN; or nothing.
 
     The framework's algorithms are the deterministic ones in both cases, so that bits can be compared.
     """
-    settings, give = torch.utils.deterministic, BufferPool.give
+    settings, give, reserve = torch.utils.deterministic, BufferPool.give, Arena.reserve
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
 
     def overwrite_and_give(pool: BufferPool, tensor: Tensor) -> None:
         overwrite(tensor)
         give(pool, tensor)
 
+    def reserve_and_overwrite(arena: Arena, size: int) -> None:
+        reserve(arena, size)
+        if len(arena):
+            overwrite(arena.view(0, (len(arena),), (1,), torch.uint8))
+
     torch.use_deterministic_algorithms(True)
     settings.fill_uninitialized_memory = poisoned
     try:
-        with patch.object(BufferPool, "give", overwrite_and_give if poisoned else give):
+        with (
+            patch.object(BufferPool, "give", overwrite_and_give if poisoned else give),
+            patch.object(Arena, "reserve", reserve_and_overwrite if poisoned else reserve),
+        ):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0])
