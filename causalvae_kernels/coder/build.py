@@ -119,7 +119,8 @@ class _Builder:
                     buffer.front = max(buffer.front, -view.start)
             self._give_memory(step, bound, number, last, overlays)
             drops = {v.index for v in step.reads if last[v.index] == number} - self._placed
-            planned.append(Planned(filled or step, tuple(sorted(drops))))
+            name, work = (None, None) if bound is None else (bound.backend.name, bound.work)
+            planned.append(Planned(filled or step, tuple(sorted(drops)), name, work))
         buffers = list({id(b): b for b in self._buffers.values()}.values())
         offsets, size = place([Span(b.bytes, b.first, b.last) for b in buffers])
         at = {id(b): offset for b, offset in zip(buffers, offsets, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..core import dry_run, memory
 from ..core.dry_run import is_plain_tensor
+from ..core.traffic import Work
 from ..ops import causal_pad3d_
 from ..temporal.frame_buffer import FrameBuffer
 from ..temporal.state import final_state
@@ -47,15 +49,22 @@ class Planned:
     Attributes:
         step: The step.
         drops: The values outside of the arena that nobody reads afterwards.
+        backend: What runs it, if it is an op.
+        work: What it must compute and move, if it is an op.
     """
 
     step: OpStep | CallStep | KeepStep | CopyStep
     drops: tuple[int, ...]
+    backend: str | None = None
+    work: Work | None = None
 
 
 Values = list[Tensor | None]
 States = list[Any]
 Run = Callable[[Values, States, States | None], None]
+
+
+_first_runs = itertools.count()
 
 
 class Schedule:
@@ -69,6 +78,8 @@ class Schedule:
         states: Shape, dtype and device of each state that is read; None where there is none, or a module that
             is called knows what it is.
         lasts: Whether the same backends would be chosen again; not while packed weights lack room.
+        runs: How often it was run.
+        since: When it was first run, counted in such events of all schedules.
     """
 
     def __init__(
@@ -82,7 +93,7 @@ class Schedule:
         lasts: bool,
     ) -> None:
         self.planned, self.places, self.size, self.lasts = tuple(planned), places, size, lasts
-        self.slots = tuple(read.slots)
+        self.slots, self.runs, self.since = tuple(read.slots), 0, -1
         self.states: list[tuple[tuple[int, ...], torch.dtype, torch.device] | None] = [None] * len(self.slots)
         for step in read.steps:
             if isinstance(step, OpStep) and step.state is not None and step.state.given:
@@ -117,6 +128,9 @@ class Schedule:
         Raises:
             Mismatch: A module made something that was not expected.
         """
+        if not self.runs:
+            self.since = next(_first_runs)
+        self.runs += 1
         arena.reserve(self.size)
         values: Values = [None] * self._count
         for value, tensor in zip(self._given, given, strict=True):
@@ -125,6 +139,11 @@ class Schedule:
         for run in self._runs(arena):
             run(values, old, new)
         return values[self._result.index], new
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Shape of the first input."""
+        return self._given[0].shape
 
     def _runs(self, arena: Arena) -> list[Run]:
         """Return the steps with their addresses in an arena; where a mode looks on, it sees operators."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,7 +141,7 @@ class _Reader:
     def block(self, module: nn.Module, x: Value, key: Key) -> Value:
         """A down, middle or up block: residual blocks, and what changes the resolution."""
         if type_name(module) not in _BLOCKS:
-            raise Unreadable(f"{'.'.join(key)} is a {type_name(module)}")
+            raise Unreadable(f"{_path(key)} is a {type_name(module)}")
         if not (self.trusts or is_bypassable(module)):
             return self.part(module, x, key, lambda r, x: r.block(module, x, key))
         for i, resnet in enumerate(module.resnets):
@@ -152,7 +153,7 @@ class _Reader:
     def resnet(self, module: nn.Module, x: Value, key: Key) -> Value:
         """A residual block; where the number of channels changes, the shortcut's output is the residual."""
         if type_name(module) != "CogVideoXResnetBlock3D":
-            raise Unreadable(f"{'.'.join(key)} is a {type_name(module)}")
+            raise Unreadable(f"{_path(key)} is a {type_name(module)}")
         if not self.trusts and (not is_bypassable(module) or _draws(module.dropout)):
             return self.part(module, x, key, lambda r, x: r.resnet(module, x, key))
         residual = x
@@ -169,8 +170,8 @@ class _Reader:
             return self.conv(shortcut, x, key, module.out_channels)
         if not self.trusts and not is_pointwise(shortcut):
             shape = (x.shape[0], module.out_channels, *x.shape[2:])
-            return self.steps.call(".".join(key), lambda x, _: (shortcut(x), []), x, shape=shape)
-        return self.pointwise(shortcut, x, ".".join(key))
+            return self.steps.call(_path(key), lambda x, _: (shortcut(x), []), x, shape=shape)
+        return self.pointwise(shortcut, x, _path(key))
 
     def pointwise(self, module: nn.Module, x: Value, path: str) -> Value:
         operands = (x, *weights(module, "weight", "bias"), None, None)
@@ -183,7 +184,7 @@ class _Reader:
         if not (self.trusts or (rule_at_work(module, self.link) is not None and is_bypassable(module))):
             if channels is None:
                 if type_name(module) != _CONV:
-                    raise Unreadable(f"{'.'.join(key)} is a {type_name(module)}")
+                    raise Unreadable(f"{_path(key)} is a {type_name(module)}")
                 channels = module.conv.out_channels
             shape = (x.shape[0], channels, *x.shape[2:])
             y = self.called(x, key, shape, lambda x, cache: module(x, conv_cache=cache))
@@ -194,21 +195,21 @@ class _Reader:
             state = self.steps.state(key, x, conv.head_room, conv.temporal_mode)
         operands = (x, *weights(module.conv, "weight", "bias"), state, residual)
         options = (conv.stride, _ONES, conv.temporal_mode, conv.spatial_mode)
-        return self.steps.op(".".join(key), op_named("causal_conv3d"), operands, options, state)
+        return self.steps.op(_path(key), op_named("causal_conv3d"), operands, options, state)
 
     def activated(self, parent: nn.Module, name: str, silu: nn.Module, x: Value, key: Key) -> Value:
         """A norm of `parent` with SiLU behind it."""
         norm, key = getattr(parent, name), (*key, name)
         fused = self.trusts or (type_name(silu) == "SiLU" and is_bypassable(silu))
         if self.trusts or self.is_norm(norm, x):
-            y = self.norm(norm, x, ".".join(key), "silu" if fused else None)
+            y = self.norm(norm, x, _path(key), "silu" if fused else None)
             if fused:
                 return y
         elif self.zq is None:
             y = self.called(x, key, x.shape, lambda x, _: (norm(x), None))
         else:
             y = self.called(x, key, x.shape, lambda x, zq, cache: norm(x, zq, conv_cache=cache), self.zq)
-        return self.steps.call(".".join(key), lambda x, _: (silu(x), []), y, keeps=not fused)
+        return self.steps.call(_path(key), lambda x, _: (silu(x), []), y, keeps=not fused)
 
     def is_norm(self, norm: nn.Module, x: Value) -> bool:
         """Whether a norm need not be called."""
@@ -240,7 +241,7 @@ class _Reader:
         return self.steps.op(path, op_named("spatial_norm"), operands, options)
 
     def resample(self, module: nn.Module, x: Value, key: Key) -> Value:
-        path = ".".join((*key, "resample"))
+        path = f"{_path(key)}.{'down' if 'Downsample' in type_name(module) else 'up'}samplers.0"
         if not (self.trusts or (rule_at_work(module, self.link) is not None and is_bypassable(module))):
             if self.adapts:
                 raise Unreadable(f"{path} must be called, which takes an odd chunk for the first one")
@@ -254,7 +255,7 @@ class _Reader:
         return self.steps.op(path, op_named("upsample_conv"), (*operands, None), options)
 
     def added(self, y: Value, residual: Value, key: Key) -> Value:
-        return self.steps.call(".".join(key), lambda y, r, _: (y + r, []), y, residual, keeps=False)
+        return self.steps.call(_path(key), lambda y, r, _: (y + r, []), y, residual, keeps=False)
 
     def part(self, module: nn.Module, x: Value, key: Key, read: Callable[[_Reader, Value], Value]) -> Value:
         """A block that must be called; there is no time embedding."""
@@ -278,12 +279,20 @@ class _Reader:
             y, cache = call(*values, cache)
             return y, [cache]
 
-        return self.steps.call(".".join(key), with_cache, x, *others, shape=shape, keys=(key,))
+        return self.steps.call(_path(key), with_cache, x, *others, shape=shape, keys=(key,))
 
     def shape_of(self, read: Callable[[_Reader, Value], Value], x: Value) -> tuple[int, ...]:
         """Return the shape of what would be read."""
         trial = Steps(self.steps.memory_format, self.steps.first, count=self.steps.count)
         return read(replace(self, steps=trial, trusts=True), x).shape
+
+
+def _path(key: Key) -> str:
+    """Return the path of the module that a key of the cache stands for: up_block_0 is up_blocks.0."""
+    return ".".join(_NUMBERED.sub(r"\1s.\2", name) for name in key)
+
+
+_NUMBERED = re.compile(r"(.+_block|resnet)_(\d+)")
 
 
 def is_pointwise(module: nn.Module) -> bool:

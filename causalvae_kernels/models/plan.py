@@ -172,10 +172,10 @@ def plan_step(
     dtype = dtype or dtype_of(vae, step)
     tiled_peak, reason = None, None if tiled else "it was not asked for"
     with DryRun(device) as run:
-        model = _copy_of(vae, run)
+        model = copy_without_data(vae, run)
         x = torch.empty(shape, dtype=dtype, device=device)
         _say(progress, f"{step} untiled")
-        untiled_peak, made = _run(run, in_one_piece(model), step, x)
+        untiled_peak, made = run_step(run, in_one_piece(model), step, x)
         if tiled and not has_tiling(model):
             reason = f"{type(vae).__name__} has no tiling"
         elif tiled:
@@ -214,9 +214,9 @@ _ENTRANCES = {"encode": ("encoder",), "decode": ("post_quant_conv", "decoder")}
 def latent_shape(vae: nn.Module, clip: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the latents of a clip, as the model's encoder makes them."""
     with DryRun() as run:
-        model = in_one_piece(_copy_of(vae, run))
+        model = in_one_piece(copy_without_data(vae, run))
         x = torch.empty(clip, dtype=dtype_of(vae, "encode"), device="cpu")
-        return _run(run, model, "encode", x)[1]
+        return run_step(run, model, "encode", x)[1]
 
 
 def call(model: nn.Module, step: str, x: Tensor) -> Any:
@@ -225,7 +225,7 @@ def call(model: nn.Module, step: str, x: Tensor) -> Any:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _run(run: DryRun, model: nn.Module, step: str, x: Tensor) -> tuple[int, tuple[int, ...]]:
+def run_step(run: DryRun, model: nn.Module, step: str, x: Tensor) -> tuple[int, tuple[int, ...]]:
     """Return the peak of a step and the shape of what it makes; whatever a model raises becomes our error."""
     try:
         results: list[Any] = []
@@ -247,7 +247,7 @@ def _run_tiled(
     """Return the peak with tiles, or why the tiles that are set do not give the result's shape."""
     name = type(model).__name__
     try:
-        peak, made = _run(run, in_tiles(model), step, x)
+        peak, made = run_step(run, in_tiles(model), step, x)
     except InvalidInput as error:
         return None, f"{name} fails with tiling as it is set: {_words(error.__cause__ or error)}"
     if made != expected:
@@ -255,7 +255,7 @@ def _run_tiled(
     return peak, None
 
 
-def _copy_of(vae: nn.Module, run: DryRun) -> nn.Module:
+def copy_without_data(vae: nn.Module, run: DryRun) -> nn.Module:
     """Return a copy without data of a model whose weights stay where they are."""
     for name, module in vae.named_modules():
         reason = why_moved(module)

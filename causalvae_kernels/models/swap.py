@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..coder.show import Shown
 from ..core.checks import check_bytes, check_choice, check_count
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
@@ -30,6 +31,7 @@ from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, decoder_output, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
 from .plan import STEPS, MemoryPlan
+from .schedule_plan import schedule_of_clip
 from .scheduled import Coders
 from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
 from .tiling import TILINGS, model_for
@@ -401,6 +403,33 @@ class Swap:
         """Return the summary and a line per module that was left, with the reason."""
         left = (f"  {e.name} ({e.type_name}): {e.reason}" for e in self.report if not e.replaced)
         return "\n".join([self.summary(), *left])
+
+    def schedule(
+        self, num_frames: int, height: int, width: int, *, step: str = "decode", batch: int = 1
+    ) -> Shown:
+        """Tell how a clip is run: each step, what it runs on, what it moves, and where its memory lies.
+
+        Nothing is computed. Printing it gives tables, `draw("memory.png")` a picture of the memory over the
+        steps. For families whose encoders and decoders run as schedules: CogVideoX, Wan, Qwen-Image.
+
+        Args:
+            num_frames: Frames of the clip.
+            height: Of a frame.
+            width: Of a frame.
+            step: "encode" or "decode".
+            batch: Clips at a time.
+
+        Raises:
+            InvalidInput: A number or a word does not fit, the model refuses such a clip, or its modules run
+                one by one.
+        """
+        if not (self.active and self._family.has_schedules):
+            raise InvalidInput(
+                f"schedule: a {type(self.model).__name__} runs its modules one by one"
+                if self.active
+                else "schedule: this swap was taken out again"
+            )
+        return schedule_of_clip(self.model, self._link, num_frames, height, width, step, batch)
 
     def release_memory(self) -> None:
         """Give back the memory of activations that is kept from call to call; the next call takes it anew.

@@ -144,13 +144,14 @@ class _Reader:
     trusts: bool = False
 
     def coder(self, module: nn.Module, x: Value) -> None:
+        blocks = {"mid_block": module.mid_block}
         if hasattr(module, "up_blocks"):
-            blocks = [module.mid_block, *module.up_blocks]
+            blocks |= {f"up_blocks.{i}": block for i, block in enumerate(module.up_blocks)}
         else:
-            blocks = [*module.down_blocks, module.mid_block]
+            blocks = {f"down_blocks.{i}": block for i, block in enumerate(module.down_blocks)} | blocks
         x = self.conv(module.conv_in, x, "conv_in")
-        for number, block in enumerate(blocks):
-            x = self.visit(block, x, f"block_{number}")
+        for path, block in blocks.items():
+            x = self.visit(block, x, path)
         y = self.norm(module.norm_out, x, "norm_out")
         y = self.conv(module.conv_out, y, "conv_out")
         self.steps.returns(y, memory_format_of(module.conv_out.weight))

@@ -41,17 +41,18 @@ def recorded(vae, coder, x):
 
     root = getattr(vae, coder)
     blocks = {"mid_block": root.mid_block}
-    for name in ("down_block", "up_block"):
-        blocks |= {f"{name}_{i}": b for i, b in enumerate(getattr(root, f"{name}s", ()))}
+    for name in ("down_blocks", "up_blocks"):
+        blocks |= {f"{name}.{i}": b for i, b in enumerate(getattr(root, name, ()))}
     watched = {"conv_in": root.conv_in, "conv_out": root.conv_out}
     normed = {"norm_out": root.norm_out}
     for name, block in blocks.items():
         for i, resnet in enumerate(block.resnets):
-            key = f"{name}.resnet_{i}"
+            key = f"{name}.resnets.{i}"
             watched |= {f"{key}.conv1": resnet.conv1, f"{key}.conv2": resnet}
             normed |= {f"{key}.norm1": resnet.norm1, f"{key}.norm2": resnet.norm2}
-        for sampler in getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ():
-            watched[f"{name}.resample"] = sampler
+        for kind in ("upsamplers", "downsamplers"):
+            for sampler in getattr(block, kind, None) or ():
+                watched[f"{name}.{kind}.0"] = sampler
     for path, module in watched.items():
         handles.append(module.register_forward_hook(keep(path)))
     for path, module in normed.items():
