@@ -339,8 +339,10 @@ class _Reader:
         if mode.startswith("up"):
             options = ((1, 2, 2), True, "replicate", "zeros")
             return self.steps.op(path, op_named("upsample_conv"), (*operands, None), options)
-        y = self.steps.op(path, op_named("downsample_conv"), operands, (False,))
-        return self.halved(module.time_conv, y, f"{path}.time_conv") if mode == "downsample3d" else y
+        in_time = mode == "downsample3d"
+        where = f"{path}.resample" if in_time else path
+        y = self.steps.op(where, op_named("downsample_conv"), operands, (False,))
+        return self.halved(module.time_conv, y, f"{path}.time_conv") if in_time else y
 
     def doubled(self, module: nn.Module, x: Value, path: str) -> Value:
         """Two frames of each, but of the first one of the video: two convolutions, their frames in turns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,75 +11,83 @@ import torch
 import torch.nn.functional as F
 
 from causalvae_kernels import swap
-from causalvae_kernels.coder import Arena, OpStep, Schedule
+from causalvae_kernels.coder import Arena, KeepStep, OpStep, Schedule
 from causalvae_kernels.core import machine_memory, native
 from causalvae_kernels.parity import compare
-from tests.models.conftest import build  # noqa: F401  (a fixture)
+from tests.models.conftest import _built, build  # noqa: F401  (a fixture)
+from tests.support import wan_models
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 CPU = torch.device("cpu")
 
 
-def given(coder, dtype=torch.float32):
-    x = torch.randn(1, 3, 9, 16, 24) if coder == "encoder" else torch.randn(1, 16, 3, 4, 6)
-    return x.to(dtype)
+CASES = [(name, coder) for name in ("cogvideox", "2.1", "2.2", "qwen") for coder in ("encoder", "decoder")]
+
+
+def model_of(name, dtype=torch.float32):
+    return copy.deepcopy(_built("small")).to(dtype) if name == "cogvideox" else wan_models.build(name, dtype)
+
+
+def run_chunks(vae, name, coder, chunks):
+    """Return what a coder makes of chunks, each with what the one before has left."""
+    made, cache, root = [], None, getattr(vae, coder)
+    if name != "cogvideox":
+        cache = wan_models.places(root)
+        return [wan_models.run(root, chunk, cache, not i) for i, chunk in enumerate(chunks)]
+    for chunk in chunks:
+        y, cache = root(chunk, conv_cache=cache)
+        made.append(y)
+    return made
+
+
+def chunks_of(name, coder, dtype=torch.float32):
+    if name != "cogvideox":
+        return wan_models.chunks_of(name, coder, dtype)
+    sizes = [(3, 9, 16, 24), (3, 8, 16, 24)] if coder == "encoder" else [(16, 3, 4, 6), (16, 2, 4, 6)]
+    return [torch.randn(1, *size).to(dtype) for size in sizes]
 
 
 def schedules(handle):
     return [known.schedule for known in handle._link.coders.known.values()]
 
 
-def recorded(vae, coder, x):
-    """Return what the unmodified modules compute, by the path of the step that stands for it."""
+def recorded(root, paths, work):
+    """Return what the unmodified modules made last, by the path of the step that stands for each."""
     seen, handles = {}, []
 
-    def keep(path, silu=False):
+    def keep(path):
         def hook(module, arguments, output):
             y = output[0] if isinstance(output, tuple) else output
-            seen[path] = F.silu(y) if silu else y.clone()
+            seen[path] = F.silu(y) if "norm" in path.rsplit(".", 1)[-1] else y.clone()
 
         return hook
 
-    root = getattr(vae, coder)
-    blocks = {"mid_block": root.mid_block}
-    for name in ("down_blocks", "up_blocks"):
-        blocks |= {f"{name}.{i}": b for i, b in enumerate(getattr(root, name, ()))}
-    watched = {"conv_in": root.conv_in, "conv_out": root.conv_out}
-    normed = {"norm_out": root.norm_out}
-    for name, block in blocks.items():
-        for i, resnet in enumerate(block.resnets):
-            key = f"{name}.resnets.{i}"
-            watched |= {f"{key}.conv1": resnet.conv1, f"{key}.conv2": resnet}
-            normed |= {f"{key}.norm1": resnet.norm1, f"{key}.norm2": resnet.norm2}
-        for kind in ("upsamplers", "downsamplers"):
-            for sampler in getattr(block, kind, None) or ():
-                watched[f"{name}.{kind}.0"] = sampler
-    for path, module in watched.items():
+    for path in paths:
+        # The second convolution of a residual block adds the shortcut.
+        module = root.get_submodule(path.removesuffix(".conv2") if path.endswith(".conv2") else path)
         handles.append(module.register_forward_hook(keep(path)))
-    for path, module in normed.items():
-        handles.append(module.register_forward_hook(keep(path, silu=True)))
-    root(x)
+    work()
     for handle in handles:
         handle.remove()
     return seen
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("coder", ["encoder", "decoder"])
+@pytest.mark.parametrize(("name", "coder"), CASES)
 @torch.no_grad()
-def test_each_step_computes_what_its_modules_do(coder, backend, build, monkeypatch):  # noqa: F811
-    vae, x = build(), given(coder)
-    expected, oracle = recorded(vae, coder, x), recorded(build(dtype=torch.float64), coder, x.double())
-    found = {}
+def test_each_step_computes_what_its_modules_do(name, coder, backend, monkeypatch):
+    vae, chunks, found = model_of(name), chunks_of(name, coder), {}
 
     def watched(self, arena, *, seen):
         runs = original(self, arena, seen=seen)
-        return [_keeping(run, planned.step) for run, planned in zip(runs, self.planned, strict=True)]
+        return [keeping(run, planned.step) for run, planned in zip(runs, self.planned, strict=True)]
 
-    def _keeping(run, step):
+    def keeping(run, step):
         def inner(values, old, new):
             run(values, old, new)
-            if isinstance(step, OpStep):
+            # Of a convolution over time and the one before it no module returns what the step makes.
+            parts = ("conv_y", "conv_b", "time_conv", "resample")
+            if isinstance(step, OpStep) and not step.path.endswith(parts):
                 y = run._out if run._out is not None else values[step.result.index]
                 found[step.path] = y.clone()
 
@@ -87,28 +96,35 @@ def test_each_step_computes_what_its_modules_do(coder, backend, build, monkeypat
     original = Schedule._bind
     monkeypatch.setattr(Schedule, "_bind", watched)
     with swap(vae, backend=backend):
-        getattr(vae, coder)(x)
-    assert expected.keys() <= found.keys()
+        run_chunks(vae, name, coder, chunks)
+    assert len(found) > 10
+    root = getattr(vae, coder)
+    expected = recorded(root, found, lambda: run_chunks(vae, name, coder, chunks))
+    wide = model_of(name, torch.float64)
+    in_double = [chunk.double() for chunk in chunks]
+    oracle = recorded(getattr(wide, coder), found, lambda: run_chunks(wide, name, coder, in_double))
     for path, value in expected.items():
         # Errors of the steps before are part of both.
         assert compare(found[path], value, oracle[path], factor=16.0, worst_factor=32.0).passed, path
 
 
-@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize(
+    ("name", "coder", "memory"),
+    [(*case, "normal") for case in CASES] + [("cogvideox", coder, "low") for coder in ("encoder", "decoder")],
+)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("coder", ["encoder", "decoder"])
 @torch.no_grad()
-def test_what_nobody_needs_is_not_read_again(coder, backend, memory, build, monkeypatch):  # noqa: F811
+def test_what_nobody_needs_is_not_read_again(name, coder, backend, memory, monkeypatch):
     """With NaN in all memory that is not written yet, or not needed any more, the bits stay the same."""
-    vae, x = build(), given(coder)
-    poisoned = []
+    vae, chunks, poisoned = model_of(name), chunks_of(name, coder), []
 
     def poisoning(self, arena, *, seen):
         runs = original(self, arena, seen=seen)
         first_written, last = {}, {}
         for number, planned in enumerate(self.planned):
-            first_written.setdefault(planned.step.result.index, number)
-            last[planned.step.result.index] = number
+            if not isinstance(planned.step, KeepStep):
+                first_written.setdefault(planned.step.result.index, number)
+                last[planned.step.result.index] = number
             for value in planned.step.reads:
                 last[value.index] = number
         ever = arena.view(0, (self.size,), (1,), torch.uint8)
@@ -132,15 +148,12 @@ def test_what_nobody_needs_is_not_read_again(coder, backend, memory, build, monk
 
     original = Schedule._bind
     with swap(vae, backend=backend, memory=memory):
-        root = getattr(vae, coder)
-        first, cache = root(x)
-        second, _ = root(x[:, :, -2:] if coder == "decoder" else x[:, :, -8:], conv_cache=cache)
+        expected = run_chunks(vae, name, coder, chunks)
     monkeypatch.setattr(Schedule, "_bind", poisoning)
     with swap(vae, backend=backend, memory=memory):
-        again, cache = root(x)
-        behind, _ = root(x[:, :, -2:] if coder == "decoder" else x[:, :, -8:], conv_cache=cache)
+        found = run_chunks(vae, name, coder, chunks)
     assert sum(poisoned) > 0
-    assert torch.equal(again, first) and torch.equal(behind, second)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @torch.no_grad()
