@@ -68,7 +68,5 @@ class Watch:
         found: list[Any] = []
         for parameters, name in self._tensors:
             tensor = parameters[name]
-            found += (tensor.__class__, tensor.dtype, tensor.device, tensor.shape)
-            if len(tensor.shape) > 1:
-                found += (tensor.stride(),)
+            found += (tensor.__class__, tensor.dtype, tensor.device, tensor.shape, tensor.stride())
         return found

@@ -74,7 +74,12 @@ def no_bias(model):
     model.blocks[0].conv.bias = None
 
 
+def strided_bias(model):
+    model.blocks[0].conv.bias.data = torch.randn(8)[::2]
+
+
 CHANGES = [
+    strided_bias,
     hook,
     pre_hook,
     replaced_forward,
