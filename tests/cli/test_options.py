@@ -180,7 +180,7 @@ def _python(*arguments):
 
 @pytest.mark.parametrize(
     "command",
-    quick([("info",), ("explain", "causal_conv3d", "--shape", "1,8,3,16,16"), ("-h",)], [("info",)]),
+    quick([("info",), ("explain", "causal_conv3d", "--shape", "1,8,3,16,16"), ("-h",)], [("-h",)]),
     ids=" ".join,
 )
 def test_a_terminal_without_unicode(command):

@@ -20,6 +20,18 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Return a function from which on no plot is drawn, which takes longer than all the rest."""
+
+    def stop():
+        module = sys.modules["causalvae_kernels.cli.reconstruct"]
+        for name in ("plot_frames", "plot_stream"):
+            monkeypatch.setattr(module, name, lambda path, *_: path.write_bytes(b"\x89PNG"))
+
+    return stop
+
+
 def test_reconstruct_writes_video_plot_and_report(run, clip, folder):
     threads = torch.get_num_threads()
     result = run("reconstruct", clip, "--frames", 9, "--repeats", 1, "--threads", 1)
@@ -71,8 +83,9 @@ def test_size_start_weights_output_and_overwrite(run, clip, folder, tmp_path):
     assert (output / "mine.txt").read_text() == "mine"
 
 
-def test_a_clip_of_a_phone_is_upright(run, clip, folder, tmp_path):
+def test_a_clip_of_a_phone_is_upright(run, clip, folder, tmp_path, no_plots):
     """Width and height are as seen in what is printed, written and advised."""
+    no_plots()
     turned = tmp_path / "phone.mp4"
     turned.write_bytes(clip.read_bytes())
     set_display_matrix(turned, TURNS["rotated by 90"][0])
@@ -86,7 +99,7 @@ def test_a_clip_of_a_phone_is_upright(run, clip, folder, tmp_path):
     assert json.loads((folder / "out" / "frames.json").read_text())["size"] == [24, 16]
 
 
-def test_bad_frame_count_is_warned_of(run, clip, folder):
+def test_bad_frame_count_is_warned_of(run, clip, folder, no_plots):
     result = run("reconstruct", clip, "--frames", 5, "--repeats", 1)
     assert result.code == 0, result.stderr
     assert "5 frames went in and 8 came out" in result.stderr
@@ -95,6 +108,7 @@ def test_bad_frame_count_is_warned_of(run, clip, folder):
     report = json.loads((folder / "reconstruction" / "report.json").read_text())
     assert len(report["any_mse_per_frame"]) == 5
     assert "AutoencoderKLCogVideoX: 0 modules" not in report["swap"]
+    no_plots()
     assert run("reconstruct", clip, "--frames", 4, "--repeats", 1, "--overwrite").code == 0
     report = json.loads((folder / "reconstruction" / "report.json").read_text())
     assert report["num_frames_out"] == 1 and len(report["any_mse_per_frame"]) == 4
@@ -129,8 +143,9 @@ def test_stream_writes_video_plot_and_report(run, clip, folder):
     assert (folder / "reconstruction" / "frames.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_stream_of_a_part_of_a_clip_agrees_with_the_comparison_of_all(run, clip, folder):
+def test_stream_of_a_part_of_a_clip_agrees_with_the_comparison_of_all(run, clip, folder, no_plots):
     """9 frames are one chunk: the numbers are those of the swapped side without --stream."""
+    no_plots()
     options = ("--frames", 9, "--start", 2, "--size", "16x16")
     assert run("reconstruct", clip, *options, "--repeats", 1, "--output", "whole").code == 0
     assert run("reconstruct", clip, *options, "--stream", "--output", "stream").code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,13 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.parity import round_trip
 from tests.support import wan_models
-from tests.support.cover import quick
+from tests.support.cover import quick, quick_rows
 from tests.support.families import HERE, build, clip_of, valid
 
 MAGVIT = "Magvit(EasyAnimate)"
 STREAMS = ("CogVideoX", "Wan2.1", "Wan2.2", "QwenImage")
 CACHED = ("2.1", "2.2", "qwen")
 HOOKED = ("encoder", "decoder", "encoder.mid_block", "decoder.mid_block.resnets.1", "decoder.up_blocks.1")
+# All of them in Wan 2.1; the others hand their caches to coders and to blocks in ways of their own.
+QUICK_HOOKED = [
+    *product(["2.1"], HOOKED),
+    *product(["2.2", "qwen"], ["encoder", "decoder.mid_block.resnets.1"]),
+]
 
 
 class _Interrupted(TorchDispatchMode):
@@ -141,7 +147,7 @@ def test_a_wan_model_in_four_threads(name):
     found: list[list[Any]] = [[] for _ in clips]
 
     def work(n: int) -> None:
-        for _ in range(6):
+        for _ in range(3):
             found[n].append(round_trip(vae, clips[n]))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(len(clips))]
@@ -150,7 +156,7 @@ def test_a_wan_model_in_four_threads(name):
     for thread in threads:
         thread.join()
     for pairs, (latents, decoded) in zip(found, expected, strict=True):
-        assert len(pairs) == 6
+        assert len(pairs) == 3
         assert all(torch.equal(a, latents) and torch.equal(b, decoded) for a, b in pairs)
 
 
@@ -165,8 +171,7 @@ def aligned(module: nn.Module) -> Iterator[None]:
         hooks.remove_hook_from_module(module)
 
 
-@pytest.mark.parametrize("path", HOOKED)
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize(("name", "path"), quick_rows(list(product(CACHED, HOOKED)), QUICK_HOOKED))
 @torch.no_grad()
 def test_the_state_passes_the_hooks_of_accelerate(name, path):
     vae, clip = wan_models.build(name), torch.rand(1, 3, 9, 32, 32)

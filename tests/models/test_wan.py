@@ -15,7 +15,7 @@ from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.models import coders, conv, plan_memory, wan_shortcuts
 from causalvae_kernels.models.swap import Link
 from tests.support.copies import CountedElements
-from tests.support.cover import pairs
+from tests.support.cover import pairs, quick
 from tests.support.models import assert_parity, round_trip
 from tests.support.wan_models import CONFIGS, VIDEO, build, chunks_of, held, places, run
 
@@ -34,7 +34,7 @@ def test_parity_with_odd_channels(name, dtype, backend):
     swap(other, backend=backend)
     channels, frames = (4, 1) if name == "qwen 2.1" else (3, 9)
     generator = torch.Generator().manual_seed(1)
-    clip = torch.rand(1, channels, frames, 32, 48, generator=generator).to(dtype) * 2 - 1
+    clip = torch.rand(1, channels, frames, 16, 48, generator=generator).to(dtype) * 2 - 1
     assert_parity(vae, other, clip)
 
 
@@ -378,13 +378,13 @@ def test_room_is_left_for_a_state_that_lies_elsewhere():
     assert not conv.needs_no_room(described, link, x, first=False)
 
 
-@pytest.mark.exhaustive
-def test_the_decoder_compiles_in_one_graph():
+@pytest.mark.parametrize("latents", quick([1, 2], [1]))
+def test_the_decoder_compiles_in_one_graph(latents):
     """With the feature cache, which it fills: the second chunk, too, is one graph."""
     config = {"base_dim": 4, "z_dim": 2, "num_res_blocks": 1, "dim_mult": [1, 1], "is_residual": True}
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKLWan(**config, temperal_downsample=[True]).eval().requires_grad_(False)
-    z = torch.randn(1, 2, 2, 2, 3)
+    z = torch.randn(1, 2, latents, 2, 3)
     with swap(vae):
         expected = vae.decode(z).sample
         vae.decoder = torch.compile(vae.decoder, backend="eager", fullgraph=True)

@@ -298,6 +298,7 @@ def test_only_the_wanted_gradients_are_computed(op, backend):
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("op", quick(sorted(NORMS), ["spatial_norm"]))  # the next test compiles each
 @pytest.mark.parametrize("layout", quick(["contiguous", "channels_last_3d"], ["channels_last_3d"]))
 def test_compiles_without_a_graph_break(op, layout, backend, fresh_compiler):
     case = NormCase("compiled", (1, 6, 3, 4, 6), 3, (2, 2, 3), layout)
