@@ -19,8 +19,11 @@ _FILES = ("inactive_file", "total_inactive_file")
 _UNKNOWN = 8 * 2**30
 
 
-def total() -> int:
-    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+def total(device: torch.device | str = "cpu") -> int:
+    """Return the bytes of memory that this process may use: the machine's, its container's, or the GPU's."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).total_memory
     found = [_pages("SC_PHYS_PAGES") or _UNKNOWN]
     limits = (_number(limit) for limit, *_ in _LIMITS)
     return min([*found, *(limit for limit in limits if limit is not None)])

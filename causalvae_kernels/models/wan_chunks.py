@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import machine_memory
 from ..core.errors import InvalidInput
 from ..core.precision import resolve_precision
 from ..temporal import frame_rule
@@ -167,10 +168,12 @@ def _passes(coder: nn.Module, link: Link | None, x: Tensor, latents: int, frames
 
 
 def _most_per_pass(coder: nn.Module, link: Link, x: Tensor, latents: int, frames: int) -> int:
-    """Return how many latents at a time fit into the memory that is kept from call to call."""
+    """Return how many latents at a time fit into an eighth of the memory: what is kept from call to call."""
     if link.memory == "low":
         return 1
-    most = link.coders.most if link.memory_budget is None else min(link.coders.most, link.memory_budget)
+    most = machine_memory.total(x.device) // 8
+    if link.memory_budget is not None:
+        most = min(most, link.memory_budget)
     for count in (4, 2):
         if count <= latents:
             schedule = schedule_of(coder, link, x.expand(-1, -1, count * frames, -1, -1))

@@ -85,7 +85,7 @@ def test_no_more_than_memory_allows(passes, monkeypatch):
     with swap(vae, memory="low"):
         round_trip(vae, *given)
     assert set(passes()) == {1, 4}
-    monkeypatch.setattr(machine_memory, "total", lambda: 8 * sizes[2])
+    monkeypatch.setattr(machine_memory, "total", lambda *_: 8 * sizes[2])
     with swap(vae):
         round_trip(vae, *given)
     assert passes()[:5] == (1, 8, 8, 8, 8)
