@@ -8,7 +8,7 @@ tells whether the modules are still what was read.
 from .arena import Arena
 from .build import build
 from .schedule import Mismatch, Schedule
-from .steps import CallStep, KeepStep, OpStep, State, Steps, Value, View, Weight
+from .steps import CallStep, KeepStep, OpStep, State, Steps, Unreadable, Value, View, Weight
 from .watch import Watch
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Schedule",
     "State",
     "Steps",
+    "Unreadable",
     "Value",
     "View",
     "Watch",

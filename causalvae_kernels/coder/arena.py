@@ -57,11 +57,12 @@ class Arena:
 
     Attributes:
         device: Where it is.
+        stream: On a GPU the stream that its work is queued on: on another one it may not be done.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Prepare an arena without memory."""
-        self.device = device
+        self.device, self.stream = device, stream_of(device)
         self._bytes = self._empty(0)
         self._shown: Tensor | None = None
 
@@ -84,9 +85,13 @@ class Arena:
         if self.device.type == "cpu" and size >= memory.LARGE and native.why_no_cpu() is None:
             native.cpu_module().advise_huge_pages(there.data_ptr(), size)
 
+    def hide(self) -> None:
+        """Give back what a mode has seen."""
+        self._shown = None
+
     def release(self) -> None:
         """Give the memory back."""
-        self._shown = None
+        self.hide()
         self._bytes.untyped_storage().resize_(0)
 
     def view(self, offset: int, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -101,6 +106,11 @@ class Arena:
     def _empty(self, size: int) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+
+def stream_of(device: torch.device) -> int:
+    """Return torch's current stream on a GPU, as a number; 0 elsewhere."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def is_shown() -> bool:

@@ -78,6 +78,7 @@ class Schedule:
         states: Shape, dtype and device of each state that is read; None where there is none, or a module that
             is called knows what it is.
         lasts: Whether the same backends would be chosen again; not while packed weights lack room.
+        calls_others: Whether a module is called that somebody has hooked or exchanged.
         runs: How often it was run.
         since: When it was first run, counted in such events of all schedules.
     """
@@ -98,6 +99,7 @@ class Schedule:
         for step in read.steps:
             if isinstance(step, OpStep) and step.state is not None and step.state.given:
                 self.states[step.state.slot] = (step.state.shape, step.state.dtype, device)
+        self.calls_others = any(isinstance(s, CallStep) and s.keeps for s in read.steps)
         # The last one to read a state lets go of it.
         self._readers: dict[int, int] = {}
         for number, step in enumerate(p.step for p in planned):
@@ -378,6 +380,9 @@ def _call(
         made = given[0]
     if not is_plain_tensor(made):
         raise Mismatch(f"{step.path} made a {type(made).__name__}")
+    if made.requires_grad and torch.is_grad_enabled():
+        raise Mismatch(f"{step.path} made a tensor that requires a gradient")
+    made = made.resolve_neg()
     if not step.loose:
         if tuple(made.shape) != expected.shape or made.dtype != expected.dtype:
             found, wanted = (tuple(made.shape), made.dtype), (expected.shape, expected.dtype)

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from ..core.op import Op
 
 
+class Unreadable(Exception):
+    """A coder holds something whose result nobody can foresee: its modules run one by one."""
+
+
 class Value(NamedTuple):
     """An activation.
 
@@ -292,9 +296,20 @@ class Steps:
 def weights(
     module: nn.Module, *names: str, views: dict[str, Callable[[Tensor], Tensor]] | None = None
 ) -> tuple[Weight | None, ...]:
-    """Return parameters of a module, some as views; None for those that it does not have."""
-    found, views = module._parameters, views or {}
-    return tuple(None if found.get(name) is None else Weight(found, name, views.get(name)) for name in names)
+    """Return parameters of a module, some as views; None for those that it does not have.
+
+    Raises:
+        Unreadable: One is there and is no parameter, or has its negative bit set.
+    """
+    found, views, made = module._parameters, views or {}, []
+    for name in names:
+        tensor = found.get(name)
+        if tensor is None and isinstance(getattr(module, name, None), Tensor):
+            raise Unreadable(f"the {name} of a {type(module).__name__} is no parameter")
+        if tensor is not None and tensor.is_neg():
+            raise Unreadable(f"the {name} of a {type(module).__name__} has its negative bit set")
+        made.append(None if tensor is None else Weight(found, name, views.get(name)))
+    return tuple(made)
 
 
 def of_one_frame(weight: Tensor) -> Tensor:

@@ -18,21 +18,20 @@ class Watch:
 
     def __init__(self, root: nn.Module) -> None:
         """Look at a module and at all inside of it."""
-        parts, tensors = [], []
+        parts, tensors, filled = [], [], []
         for module in root.modules():
             state = module.__dict__
             settings = [(name, state[name]) for name in state if name not in _LEFT_OUT]
             hooked = [(name, bool(state[name])) for name in _HOOKS]
-            children = state["_modules"]
             missing = [name for name in _ADDED if name not in state]
+            children, parameters = state["_modules"], state["_parameters"]
             kept = [(name, children[name]) for name in children]
-            parametrized = "parametrizations" in children
-            parts.append(
-                (module, type(module), state, settings, hooked, missing, children, kept, parametrized)
-            )
-            parameters = state["_parameters"]
-            tensors += [(parameters, name) for name in parameters if parameters[name] is not None]
-        self._parts, self._tensors = parts, tensors
+            names = set(children)
+            parts.append((module, type(module), state, settings, hooked, missing, children, kept, names))
+            there = [name for name in parameters if parameters[name] is not None]
+            tensors += [(parameters, name) for name in there]
+            filled.append((parameters, there))
+        self._parts, self._tensors, self._filled = parts, tensors, filled
         self._kinds = self._look()
 
     @property
@@ -43,7 +42,7 @@ class Watch:
     def holds(self) -> bool:
         """Whether nothing was exchanged, hooked or set since; a weight may have been assigned anew."""
         try:
-            for module, kind, state, settings, hooked, missing, children, kept, parametrized in self._parts:
+            for module, kind, state, settings, hooked, missing, children, kept, names in self._parts:
                 if module.__class__ is not kind:
                     return False
                 for name, value in settings:
@@ -58,8 +57,13 @@ class Watch:
                 for name, child in kept:
                     if children[name] is not child:
                         return False
-                if ("parametrizations" in children) is not parametrized:
-                    return False
+                for name in children:
+                    if name not in names:
+                        return False
+            for parameters, there in self._filled:
+                for name in parameters:
+                    if parameters[name] is not None and name not in there:
+                        return False
             return self._look() == self._kinds
         except (KeyError, AttributeError):
             return False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,6 @@ from .swap import Link, run
 def wants_gradient(module: nn.Module, given: Iterable[Tensor]) -> bool:
     """Whether a gradient will go back through what a coder computes from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in (*given, *module.parameters()))
-
-
-def tensors_in(cache: Any) -> Iterator[Tensor]:
-    """Give the tensors of a nested cache."""
-    if isinstance(cache, Tensor):
-        yield cache
-    elif isinstance(cache, (list, tuple, dict)):
-        for part in cache.values() if isinstance(cache, dict) else cache:
-            yield from tensors_in(part)
 
 
 def draws(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..coder import Schedule, Steps, Value
+from ..coder import Schedule, Steps, Unreadable, Value
 from ..coder.steps import of_one_frame, weights
 from ..core.layout import memory_format_of
 from ..core.op import op_named
@@ -23,7 +23,6 @@ from .conv import why_weight_left
 from .frames import knows_first_chunk
 from .hooks import is_plain, type_name
 from .norms import takes_values
-from .scheduled import Unreadable
 from .swap import Link, rule_at_work, run
 
 Cache = dict[str, Any] | None
@@ -95,8 +94,8 @@ def _states(schedule: Schedule, cache: Cache, low: Low | None) -> list[Any] | No
         found.append(part)
     if not scheduled.states_fit(schedule, found):
         return None
-    if low is not None and low.owns_cache and cache:
-        cache.clear()  # so that each of them can go when it was read
+    if low is not None and low.owns_cache and cache and not schedule.calls_others:
+        cache.clear()  # so that each of them can go when it was read; what others make may end the run
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ def schedule_of_clip(
         coder = model.encoder if step == "encode" else model.decoder
         x = torch.empty(shape, dtype=dtype_of(vae, step), device=run.device)
         run_step(run, model, step, x)
-        known = coder.__dict__["forward"].args[1].coders.known
+        forward = coder.__dict__.get("forward")
+        known = forward.args[1].coders.known if isinstance(forward, functools.partial) else {}
         schedules = [k.schedule for k in known.values() if k.schedule is not None and k.schedule.runs]
     if not schedules:
         raise InvalidInput(

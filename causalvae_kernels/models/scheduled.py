@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from ..coder import Arena, Mismatch, Schedule, Steps, Value, Watch, build
+from ..coder import Arena, Mismatch, Schedule, Steps, Unreadable, Value, Watch, build
+from ..coder.arena import stream_of
 from ..core import dry_run, env, machine_memory, memory
 from ..core.dry_run import is_plain_tensor
 from ..core.precision import SETTING as PRECISION
@@ -29,10 +30,6 @@ Read = Callable[[Steps, Value], None]
 
 # Shapes that a coder is kept built for: those of the chunks and tiles of a few clips.
 _MOST = 64
-
-
-class Unreadable(Exception):
-    """A coder holds something whose result nobody can foresee: its modules run one by one."""
 
 
 @dataclass
@@ -111,7 +108,8 @@ class Coders:
     def arena(self, device: torch.device) -> Iterator[Arena]:
         """Lend memory that nobody else uses meanwhile."""
         with self.lock:
-            at = next((i for i, arena in enumerate(self.idle) if arena.device == device), None)
+            place = device, stream_of(device)
+            at = next((i for i, a in enumerate(self.idle) if (a.device, a.stream) == place), None)
             arena = Arena(device) if at is None else self.idle.pop(at)
         try:
             yield arena
@@ -126,6 +124,7 @@ class Coders:
             return
         most = self.most
         for arena in sorted(self.idle, key=len):
+            arena.hide()
             if arena.device.type == "cpu" and len(arena) <= most:
                 most -= len(arena)
             else:
@@ -181,7 +180,7 @@ def run(
         with link.coders.arena(x.device) as arena:
             return schedule.run(arena, (x,), old, keeps=keeps)
     except Mismatch:
-        for known in link.coders.known.values():
+        for known in tuple(link.coders.known.values()):
             if known.schedule is schedule:
                 known.schedule = None
         return None
@@ -213,6 +212,7 @@ def _is_looked_on(x: Tensor) -> bool:
         return True
     return (
         not is_plain_tensor(x)
+        or x.is_neg()
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
@@ -221,14 +221,23 @@ def _is_looked_on(x: Tensor) -> bool:
 
 def states_fit(schedule: Schedule, old: Sequence[Any]) -> bool:
     """Whether states are those that a schedule reads; diffusers also takes others."""
+    grad = torch.is_grad_enabled()
     for expected, state in zip(schedule.states, old, strict=True):
+        if grad and any(t.requires_grad for t in tensors_in(state)):
+            return False
         if expected is None:
             continue
-        if not isinstance(state, Tensor) or not is_plain_tensor(state):
+        if not isinstance(state, Tensor) or not is_plain_tensor(state) or state.is_neg():
             return False
-        shape, dtype, device = expected
-        if state.shape != shape or state.dtype != dtype or state.device != device:
-            return False
-        if torch.is_grad_enabled() and state.requires_grad:
+        if (state.shape, state.dtype, state.device) != expected:
             return False
     return True
+
+
+def tensors_in(cache: Any) -> Iterator[Tensor]:
+    """Give the tensors of a nested cache."""
+    if isinstance(cache, Tensor):
+        yield cache
+    elif isinstance(cache, (list, tuple, dict)):
+        for part in cache.values() if isinstance(cache, dict) else cache:
+            yield from tensors_in(part)

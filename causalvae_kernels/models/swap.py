@@ -225,21 +225,15 @@ def _run_loop(model: nn.Module, link: Link, name: str, args: tuple[Any, ...], kw
         if rules.has_schedules:
             stack.enter_context(link.coders.clip())
         clip = model if rules.clip is None else stack.enter_context(rules.clip(model))
-        x = _first(args, kwargs)
-        if rules.merged is not None and not _is_empty(x) and _why_transformed() is None:
-            done = rules.merged(clip, link, name.removeprefix("_"), x)
+        # A loop that somebody else wrote may do more.
+        if rules.merged is not None and own.__module__.startswith("diffusers.") and not _why_transformed():
+            _, x, *others = inspect.signature(own).bind(model, *args, **kwargs).arguments.values()
+            done = None if _is_empty(x) else rules.merged(clip, link, name.removeprefix("_"), x)
             if done is not None:
-                return done if name == "_encode" else _as_asked(done, own, model, args, kwargs)
+                if name == "_encode":
+                    return done
+                return (done,) if others == [False] else decoder_output(done)  # of return_dict
         return own(clip, *args, **kwargs)
-
-
-def _as_asked(
-    sample: Tensor, own: Callable[..., Any], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Return decoded frames as the model's own method does."""
-    if inspect.signature(own).bind(model, *args, **kwargs).arguments.get("return_dict", True):
-        return decoder_output(sample)
-    return (sample,)
 
 
 def _counts_chunks(link: Link) -> bool:

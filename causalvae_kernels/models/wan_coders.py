@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..coder import Schedule, Steps, Value, View
+from ..coder import Schedule, Steps, Unreadable, Value, View
 from ..coder.steps import of_one_frame, weights
 from ..core.layout import memory_format_of
 from ..core.op import op_named
@@ -18,7 +18,6 @@ from .clip_state import Carried
 from .coders import draws, is_bypassable
 from .hooks import is_plain, type_name
 from .norms import takes_values
-from .scheduled import Unreadable
 from .swap import Link, rule_at_work, run
 from .wan_conv import FeatCache, FeatIdx, conv_of, is_2d, last_frames, why_conv_left
 from .wan_norm import why_norm_left

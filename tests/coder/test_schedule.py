@@ -16,6 +16,7 @@ from causalvae_kernels.core import machine_memory, native
 from causalvae_kernels.parity import compare
 from tests.models.conftest import _built, build  # noqa: F401  (a fixture)
 from tests.support import wan_models
+from tests.support.copies import CountedElements
 
 BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
 CPU = torch.device("cpu")
@@ -257,3 +258,73 @@ def test_an_arena_of_another_device_is_not_lent(build):  # noqa: F811
         coders.idle.append(Arena(torch.device("meta")))
         with coders.arena(CPU) as arena:
             assert arena.device == CPU
+
+
+@pytest.mark.parametrize("memory", ["normal", "low"])
+@torch.no_grad()
+def test_a_mismatch_loses_no_state(memory, build):  # noqa: F811
+    vae, z = build(), torch.randn(1, 16, 5, 4, 6)
+    hook = vae.decoder.conv_out.register_forward_hook(lambda m, a, out: (out[0].double(), out[1]))
+    expected = vae.decode(z).sample
+    with swap(vae, memory=memory):
+        for _ in range(2):
+            assert torch.allclose(vae.decode(z).sample, expected, atol=1e-4)
+    hook.remove()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["cogvideox", "2.1"])
+def test_a_gradient_that_a_hook_brings(name, backend):
+    vae, factor = model_of(name), torch.ones((), requires_grad=True)
+    conv = vae.decoder.mid_block.resnets[0].conv1
+
+    def hook(module, arguments, out):
+        y, *others = out if isinstance(out, tuple) else (out,)
+        y = y + factor * y.roll(1, 1)
+        return (y, *others) if others else y
+
+    conv.register_forward_hook(hook)
+    x = chunks_of(name, "decoder")
+    grads = []
+    for swapped in (False, True):
+        if swapped:
+            swap(vae, backend=backend)
+        sum(y.square().sum() for y in run_chunks(vae, name, "decoder", x)).backward()
+        grads.append(factor.grad)
+        factor.grad = None
+    assert torch.allclose(*grads, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["cogvideox", "2.1"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.no_grad()
+def test_the_negative_bit(name, backend):
+    vae = model_of(name)
+    chunks = [c.contiguous(memory_format=torch.channels_last_3d) for c in chunks_of(name, "decoder")]
+    expected = run_chunks(vae, name, "decoder", [-chunk for chunk in chunks])
+    with swap(vae, backend=backend):
+        found = run_chunks(vae, name, "decoder", [torch._neg_view(chunk) for chunk in chunks])
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["cogvideox", "2.1"])
+@torch.no_grad()
+def test_a_weight_that_is_a_buffer(name):
+    vae, chunks = model_of(name), chunks_of(name, "decoder")
+    conv = vae.decoder.conv_in.conv if name == "cogvideox" else vae.decoder.conv_in
+    weight = conv.weight.data
+    del conv.weight
+    conv.register_buffer("weight", weight)
+    expected = run_chunks(vae, name, "decoder", chunks)
+    with swap(vae):
+        found = run_chunks(vae, name, "decoder", chunks)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))
+
+
+@torch.no_grad()
+def test_what_a_mode_has_seen_is_not_kept(build):  # noqa: F811
+    vae = build()
+    with swap(vae) as handle:
+        with CountedElements():
+            vae.decode(torch.randn(1, 16, 3, 4, 6))
+        assert all(arena._shown is None for arena in handle._link.coders.idle)

@@ -65,3 +65,15 @@ def test_what_has_none(build):  # noqa: F811
         handle.schedule(9, 32, 48)
     with swap(TINY_VAES["Mochi"].build()) as handle, pytest.raises(InvalidInput, match="one by one"):
         handle.schedule(7, 32, 48)
+
+
+@pytest.mark.parametrize("change", ["forward", "configuration"])
+def test_a_coder_that_is_left(change):
+    vae = wan_models.build("2.1")
+    if change == "forward":
+        forward = vae.decoder.forward
+        vae.decoder.forward = lambda *arguments, **keywords: forward(*arguments, **keywords)
+    else:
+        vae.decoder.norm_out.scale = 3.0
+    with swap(vae) as handle, pytest.raises(InvalidInput, match="one by one"):
+        handle.schedule(9, 32, 48)

@@ -78,7 +78,17 @@ def strided_bias(model):
     model.blocks[0].conv.bias.data = torch.randn(8)[::2]
 
 
+def new_child(model):
+    model.blocks.append(nn.Identity())
+
+
+def bias_is_back(model):
+    model.blocks[1].norm.bias = nn.Parameter(torch.zeros(4))
+
+
 CHANGES = [
+    new_child,
+    bias_is_back,
     strided_bias,
     hook,
     pre_hook,
@@ -101,6 +111,7 @@ CHANGES = [
 def model():
     root = nn.Module()
     root.blocks = nn.ModuleList([Block(), Block()])
+    root.blocks[1].norm.bias = None
     return root
 
 

@@ -129,3 +129,30 @@ def test_tuples_and_words():
     diffusers = pytest.importorskip("diffusers")
     with pytest.raises(InvalidInput, match="leave chunk out"):
         swap(diffusers.AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), norm_num_groups=2), chunk=2)
+
+
+def test_a_loop_of_a_subclass_runs():
+    diffusers = pytest.importorskip("diffusers")
+
+    class Halved(diffusers.AutoencoderKLWan):
+        def _decode(self, z, return_dict=True):
+            (sample,) = super()._decode(z, return_dict=False)
+            return (sample / 2,)
+
+    vae, (_, z) = build("2.1"), inputs("2.1", 6)
+    vae.__class__ = Halved
+    with torch.no_grad():
+        expected = vae._decode(z)[0]
+        with swap(vae):
+            assert torch.allclose(vae._decode(z)[0], expected, atol=1e-4)
+
+
+def test_a_hook_that_looks_at_time_sees_one_latent(passes):
+    vae, (_, z) = build("2.1"), inputs("2.1", 6)
+    vae.decoder.mid_block.resnets[0].conv1.register_forward_hook(lambda m, a, out: out - out.mean(2, True))
+    with torch.no_grad():
+        expected = vae.decode(z).sample
+        with swap(vae):
+            assert torch.allclose(vae.decode(z).sample, expected, atol=1e-4)
+            assert torch.allclose(vae._decode(return_dict=False, z=z)[0], expected, atol=1e-4)
+    assert set(passes()) == {1}
