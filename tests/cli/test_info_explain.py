@@ -175,10 +175,3 @@ def test_module_runs_and_help_imports_no_optional_package():
     assert "imported: []" in done.stdout
     for command in ("info", "explain", "verify", "bench", "tune", "reconstruct"):
         assert command in done.stdout
-
-
-def test_python_m_help():
-    done = subprocess.run(
-        [sys.executable, "-m", "causalvae_kernels", "--help"], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0 and "reconstruct" in done.stdout and done.stderr == ""

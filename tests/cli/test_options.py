@@ -174,19 +174,21 @@ def _python(*arguments):
     done = subprocess.run(
         [sys.executable, *arguments], env={**os.environ, **PLAIN_TERMINAL}, capture_output=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
     return done.stdout.decode("ascii")
 
 
 @pytest.mark.parametrize(
     "command",
-    quick([("info",), ("explain", "causal_conv3d", "--shape", "1,8,3,16,16"), ("-h",)], [("-h",)]),
+    quick([("info",), ("explain", "causal_conv3d", "--shape", "1,8,3,16,16"), ("--help",)], [("--help",)]),
     ids=" ".join,
 )
 def test_a_terminal_without_unicode(command):
     text = _python("-m", "causalvae_kernels", *command)
     if command[0] == "explain":
         assert "1x8x3x16x16" in text
+    elif command[0] == "--help":
+        assert "reconstruct" in text
 
 
 @pytest.mark.exhaustive

@@ -234,7 +234,7 @@ def test_save_and_load(name, tmp_path):
     assert_parity(vae, loaded, clip)
 
 
-@pytest.mark.costly
+@pytest.mark.costly("Wan2.1", "HunyuanVideo")  # `test_swap_cogvideox.py` casts that model
 def test_casting_a_swapped_model(name):
     vae, other = build(name, torch.bfloat16), build(name)
     swap(other)
