@@ -111,6 +111,8 @@ class Schedule:
         self._result, self._result_format = read.result
         self._memory_format, self._device, self._choice = read.memory_format, device, choice
         self._ready: dict[int, tuple[Arena, list[Run]]] = {}
+        # Whether states are kept, to the bytes that a run takes beside the arena, and what it leaves.
+        self._dry: dict[bool, tuple[int, list[Any] | None]] = {}
 
     def run(
         self, arena: Arena, given: Sequence[Tensor], old: States, *, keeps: bool = True
@@ -134,6 +136,14 @@ class Schedule:
             self.since = next(_first_runs)
         self.runs += 1
         arena.reserve(self.size)
+        dry = dry_run.current()
+        if dry is None:
+            return self._run(arena, given, old, keeps)
+        return self._run_dry(dry, arena, given, old, keeps)
+
+    def _run(
+        self, arena: Arena, given: Sequence[Tensor], old: States, keeps: bool
+    ) -> tuple[Tensor, States | None]:
         values: Values = [None] * self._count
         for value, tensor in zip(self._given, given, strict=True):
             values[value.index] = tensor.contiguous(memory_format=self._memory_format)
@@ -141,6 +151,25 @@ class Schedule:
         for run in self._runs(arena):
             run(values, old, new)
         return values[self._result.index], new
+
+    def _run_dry(
+        self, dry: dry_run.DryRun, arena: Arena, given: Sequence[Tensor], old: States, keeps: bool
+    ) -> tuple[Tensor, States | None]:
+        """Run without data; once that was done, what a run takes and leaves is known."""
+        if keeps in self._dry:
+            extra, left = self._dry[keeps]
+            dry.peak = max(dry.peak, dry.live + extra)
+            old[:] = [None] * len(old)
+            options = {"dtype": self._result.dtype, "device": self._device}
+            result = torch.empty(self._result.shape, memory_format=self._result_format, **options)
+            return result, None if left is None else [s and s() for s in left]
+        before, peak = dry.live, dry.peak
+        dry.peak = before
+        result, new = self._run(arena, given, old, keeps)
+        extra, dry.peak = dry.peak - before, max(peak, dry.peak)
+        if new is None or all(s is None or isinstance(s, Tensor) for s in new):
+            self._dry[keeps] = extra, None if new is None else [s if s is None else _maker(s) for s in new]
+        return result, new
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -324,6 +353,12 @@ class _OpRun:
 
 def _blank(shape: tuple[int, ...], dtype: torch.dtype, there: _Memory) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=there.device, memory_format=there.memory_format)
+
+
+def _maker(like: Tensor) -> Callable[[], Tensor]:
+    """Return what makes tensors like one, which it does not keep."""
+    options = {"dtype": like.dtype, "device": like.device}
+    return functools.partial(torch.empty_strided, tuple(like.shape), like.stride(), **options)
 
 
 def _copy(out: Tensor, source: Tensor, values: Values, old: States, new: States | None) -> None:

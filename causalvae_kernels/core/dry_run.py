@@ -93,6 +93,7 @@ class DryRun(TorchDispatchMode):
         device: Where the tensors would be.
         packs: What `core.packed` keeps in this run, and nowhere else.
         waits: What waits for room there.
+        live: The bytes that live now.
         peak: The most bytes that lived at a time since it was last set.
     """
 
@@ -102,7 +103,7 @@ class DryRun(TorchDispatchMode):
         self.device = torch.device(device)
         self.packs: dict[Any, Any] = {}
         self.waits: dict[Any, Any] = {}
-        self._live = self.peak = 0
+        self.live = self.peak = 0
         self._numbers: dict[int, int] = {}
         self._excluded: set[int] = set()
         self._count = 0
@@ -158,7 +159,7 @@ class DryRun(TorchDispatchMode):
 
         Its result is dropped at the end. Packed weights that are kept (`packed_size`) are not in it.
         """
-        before = self.peak = self._live
+        before = self.peak = self.live
         work()
         return self.peak - before
 
@@ -169,7 +170,7 @@ class DryRun(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage._cdata not in self._excluded:
             self._excluded.add(storage._cdata)
-            self._live -= storage.nbytes()
+            self.live -= storage.nbytes()
         self.peak = peak
         return tensor
 
@@ -190,7 +191,7 @@ class DryRun(TorchDispatchMode):
             return result
         result, extra = inside(func, args, kwargs)
         self._note_all(result)
-        self.peak = max(self.peak, self._live + extra)
+        self.peak = max(self.peak, self.live + extra)
         return result
 
     def _note_all(self, result: Any) -> None:
@@ -213,15 +214,15 @@ class DryRun(TorchDispatchMode):
         return number
 
     def _add(self, size: int) -> None:
-        self._live += size
-        self.peak = max(self.peak, self._live)
+        self.live += size
+        self.peak = max(self.peak, self.live)
 
     def _drop(self, key: int, size: int) -> None:
         self._numbers.pop(key, None)
         if key in self._excluded:
             self._excluded.discard(key)
         else:
-            self._live -= size
+            self.live -= size
 
 
 def _plain_state(module: nn.Module) -> Iterator[Any]:

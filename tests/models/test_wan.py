@@ -12,7 +12,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
 from causalvae_kernels.core.layout import is_channels_last_3d
-from causalvae_kernels.models import coders, conv, plan_memory, wan_shortcuts
+from causalvae_kernels.models import conv, plan_memory, scheduled, wan_shortcuts
 from causalvae_kernels.models.swap import Link
 from tests.support.copies import CountedElements
 from tests.support.cover import pairs, quick
@@ -173,7 +173,7 @@ def test_what_the_caller_holds_is_not_overwritten(name, coder, dtype, backend):
     for i, chunk in enumerate(chunks_of(name, coder, dtype)):
         chunk = chunk.contiguous(memory_format=torch.channels_last_3d)
         out = run(module, chunk, cache, not i)
-        kept += [(t, t.clone()) for t in (chunk, out, *coders.tensors_in(cache))]
+        kept += [(t, t.clone()) for t in (chunk, out, *scheduled.tensors_in(cache))]
         assert all(torch.equal(a, b) for a, b in kept)
 
 
@@ -253,9 +253,9 @@ def test_what_is_copied(name, coder):
         run(module, chunks[i], cache, not i)
     with CountedElements() as counted:
         out = run(module, chunks[2], cache, False)
-    state = sum(t.numel() for t in coders.tensors_in(cache))
+    state = sum(t.numel() for t in scheduled.tensors_in(cache))
     # A convolution over pairs of frames is given the one before and the first of its own as a state.
-    pairs = sum(2 * t.numel() for t in coders.tensors_in(cache) if t.shape[2] == 1)
+    pairs = sum(2 * t.numel() for t in scheduled.tensors_in(cache) if t.shape[2] == 1)
     x = torch.randn_like(seen[-1]).unsqueeze(2)
     with CountedElements() as inside:
         getattr(build(name), coder).mid_block.attentions[0](x)
