@@ -102,6 +102,7 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)  # each of the tests in the process has a limit of its own; all of them take longer
 @pytest.mark.parametrize(
     "tests",
     [
