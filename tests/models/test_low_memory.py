@@ -12,6 +12,7 @@ from causalvae_kernels.coder import Steps, overlay
 from causalvae_kernels.coder import build as build_schedule
 from causalvae_kernels.models.cogvideox_coders import _Reader
 from causalvae_kernels.models.plan import call, plan_step
+from causalvae_kernels.parity import compare
 
 
 @torch.no_grad()
@@ -52,6 +53,7 @@ def test_the_same_bits(build, config_name, step, backend, dtype, latents, batch,
         x = torch.randn(batch, vae.config.latent_channels, latents, 4, 6).to(dtype)
     else:
         x = torch.randn(batch, 3, 4 * latents - 3, 32, 48).to(dtype)
+    unmodified = run(vae, step, x)
     with swap(vae, backend=backend):
         expected = run(vae, step, x)
     assert not pairs
@@ -60,8 +62,9 @@ def test_the_same_bits(build, config_name, step, backend, dtype, latents, batch,
     assert pairs
     if backend == "cpu":  # the same kernel sees the same pairs of frames
         assert torch.equal(found, expected)
-    else:  # the framework may sum in another order for fewer frames
-        torch.testing.assert_close(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-2)
+    else:  # the framework may sum in another order for fewer frames: as near to the truth as the original
+        oracle = run(vae.double(), step, x.double())
+        assert compare(found, unmodified, oracle).passed
 
 
 @pytest.mark.parametrize(("step", "shape"), [("decode", (1, 16, 3, 6, 8)), ("encode", (1, 3, 9, 48, 64))])
