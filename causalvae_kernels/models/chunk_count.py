@@ -30,8 +30,8 @@ class Chunks:
 
 
 @dataclass(frozen=True)
-class Low:
-    """What is known of a chunk that takes as little memory as it can.
+class Chunk:
+    """What is known of a chunk.
 
     Attributes:
         owns_cache: Whether nobody needs the old cache once it was read, so that it can go piece by piece.
@@ -55,12 +55,10 @@ def chunks_of(link: Any, total: int) -> Iterator[None]:
         _chunks.reset(token)
 
 
-def next_chunk(link: Any) -> Low | None:
-    """Return what is known of the chunk that begins; None: the swap takes the memory that it likes."""
-    if link.memory != "low" or torch.compiler.is_compiling():
-        return None
+def next_chunk(link: Any) -> Chunk:
+    """Return what is known of the chunk that begins."""
     chunks = _chunks.get()
-    if chunks is None or chunks.link is not link:
-        return Low()
+    if torch.compiler.is_compiling() or chunks is None or chunks.link is not link:
+        return Chunk()
     chunks.begun += 1
-    return Low(owns_cache=True, last=chunks.begun % chunks.total == 0)
+    return Chunk(owns_cache=True, last=chunks.begun % chunks.total == 0)

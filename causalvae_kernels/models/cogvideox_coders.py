@@ -16,7 +16,7 @@ from ..coder.steps import of_one_frame, weights
 from ..core.layout import memory_format_of
 from ..core.op import op_named
 from . import scheduled
-from .chunk_count import Low, next_chunk
+from .chunk_count import Chunk, next_chunk
 from .coders import group_norm_format, is_bypassable, samplers
 from .cogvideox_conv import conv_of
 from .conv import why_weight_left
@@ -59,7 +59,7 @@ def _run(
     *,
     zq: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
-    low = next_chunk(link)
+    chunk = next_chunk(link)
     adapts = zq and link.frames == "any" and knows_first_chunk()
 
     def read(steps: Steps, x: Value) -> None:
@@ -76,15 +76,15 @@ def _run(
             module, link, sample, read, first=first, memory_format=layout, others=(adapts,)
         )
     if schedule is not None:
-        states = _states(schedule, conv_cache, low)
+        states = _states(schedule, conv_cache, chunk)
         if states is not None:
-            done = scheduled.run(schedule, module, link, sample, states, keeps=low is None or not low.last)
+            done = scheduled.run(schedule, module, link, sample, states, keeps=not chunk.last)
             if done is not None:
                 return done[0], _nested(schedule, done[1])
     return type(module).forward(module, sample, temb, conv_cache)
 
 
-def _states(schedule: Schedule, cache: Cache, low: Low | None) -> list[Any] | None:
+def _states(schedule: Schedule, cache: Cache, chunk: Chunk) -> list[Any] | None:
     """Return the states that a cache holds, or None where they are not those of the schedule."""
     found: list[Any] = []
     for key in schedule.slots:
@@ -94,7 +94,7 @@ def _states(schedule: Schedule, cache: Cache, low: Low | None) -> list[Any] | No
         found.append(part)
     if not scheduled.states_fit(schedule, found):
         return None
-    if low is not None and low.owns_cache and cache and not schedule.calls_others:
+    if chunk.owns_cache and cache and not schedule.calls_others:
         cache.clear()  # so that each of them can go when it was read; what others make may end the run
     return found
 

@@ -237,7 +237,7 @@ def _run_loop(model: nn.Module, link: Link, name: str, args: tuple[Any, ...], kw
 
 
 def _counts_chunks(link: Link) -> bool:
-    return link.memory == "low" and link.rules.count_chunks is not None
+    return link.rules.count_chunks is not None
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
