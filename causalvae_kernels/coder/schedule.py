@@ -209,7 +209,7 @@ class Schedule:
                 runs.append(functools.partial(_copy, out, views[step.source.index]))
             else:
                 own = self._result_format if step.result.index == self._result.index else None
-                goes = {slot for slot, reader in self._readers.items() if reader == number}
+                goes = number in self._readers.values()
                 runs.append(_OpRun(planned, there, own, self._choice, goes, seen))
         return runs
 
@@ -242,17 +242,17 @@ class _OpRun:
         there: _Memory,
         result_format: torch.memory_format | None,
         choice: tuple[str | None, str],
-        goes: set[int],
+        goes: bool,
         seen: bool,
     ) -> None:
         step = planned.step
-        self._goes = bool(goes)
-        self._drops, self._seen, self._choice = planned.drops, seen, choice
+        self._goes, self._drops, self._seen, self._choice = goes, planned.drops, seen, choice
         self._tensors: list[Tensor | None] = [None] * len(step.operands)
         self._made: list[tuple[int, int]] = []
         self._weights: list[tuple[int, dict[str, Any], str]] = []
         self._parts: list[tuple[int, Weight]] = []
-        self._past: tuple[int, int] | None = None
+        self._past: int | None = None  # the slot of the state that is read, and which operand that is
+        self._at = -1
         like: list[Tensor | None] = []
         for at, operand in enumerate(step.operands):
             like.append(self._take(at, operand, there))
@@ -260,11 +260,12 @@ class _OpRun:
         x = step.operands[0]
         if isinstance(x, View):
             self._body = there.views[x.value.index]
-        self._fill, self._buffer, self._filled_from = None, None, None
+        self._fill, self._buffer = None, None
         if step.temporal_mode is not None:
             self._buffer = FrameBuffer(self._tensors[0], -x.start)
             self._fill = {"temporal_mode": step.temporal_mode, "backend": choice[0]}
-            self._filled_from = step.past
+            if step.past is not None and step.past.given:
+                self._past = step.past.slot
         self._format = there.memory_format if result_format is None else result_format
         self._past_format = there.memory_format
         self._result, self._out, self._empty = step.result.index, there.views.get(step.result.index), None
@@ -292,7 +293,7 @@ class _OpRun:
         if isinstance(operand, State):
             if not operand.given:
                 return None
-            self._past = (at, operand.slot)
+            self._at, self._past = at, operand.slot
             return _blank(operand.shape, operand.dtype, there)
         if isinstance(operand, View):
             index = operand.value.index
@@ -313,18 +314,13 @@ class _OpRun:
         for at, weight in self._parts:
             tensors[at] = weight.get()
         if self._past is not None:
-            at, slot = self._past
-            past = old[slot]
+            past = old[self._past]
             if self._goes:
-                old[slot] = None
-            past = tensors[at] = past.contiguous(memory_format=self._past_format)
-        elif self._fill is not None:
-            state = self._filled_from
-            if state is not None and state.given:
-                past = old[state.slot]
-                if self._goes:
-                    old[state.slot] = None
+                old[self._past] = None
+        if self._fill is not None:
             causal_pad3d_(self._buffer, initial_state=past, **self._fill)
+        elif past is not None:
+            past = tensors[self._at] = past.contiguous(memory_format=self._past_format)
         out = self._out
         if self._empty is not None:
             out = values[self._result] = self._empty()

@@ -78,7 +78,7 @@ def _run(
     if schedule is not None:
         states = _states(schedule, conv_cache, chunk)
         if states is not None:
-            done = scheduled.run(schedule, module, link, sample, states, keeps=not chunk.last)
+            done = scheduled.run(schedule, link, sample, states, keeps=not chunk.last)
             if done is not None:
                 return done[0], _nested(schedule, done[1])
     return type(module).forward(module, sample, temb, conv_cache)

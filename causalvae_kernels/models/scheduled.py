@@ -161,7 +161,7 @@ def find(
     known = link.coders.known.get(key)
     if known is None or not known.watch.holds():
         with dry_run.aside():
-            known = _read(module, link, x, read, first, memory_format)
+            known = _read(module, link, x, read, Steps(memory_format(), first))
         if known.schedule is None or known.schedule.lasts:
             if len(link.coders.known) >= _MOST:
                 link.coders.known.clear()
@@ -173,7 +173,7 @@ def find(
 
 
 def run(
-    schedule: Schedule, module: nn.Module, link: Any, x: Tensor, old: list[Any], *, keeps: bool = True
+    schedule: Schedule, link: Any, x: Tensor, old: list[Any], *, keeps: bool = True
 ) -> tuple[Tensor, list[Any]] | None:
     """Run a schedule; None: a module on the way made something unforeseen, and all of them run one by one."""
     try:
@@ -186,16 +186,8 @@ def run(
         return None
 
 
-def _read(
-    module: nn.Module,
-    link: Any,
-    x: Tensor,
-    read: Read,
-    first: bool,
-    memory_format: Callable[[], torch.memory_format],
-) -> _Known:
+def _read(module: nn.Module, link: Any, x: Tensor, read: Read, steps: Steps) -> _Known:
     watch = Watch(module)
-    steps = Steps(memory_format(), first)
     try:
         read(steps, steps.take(x))
         precision = resolve_precision(link.precision)

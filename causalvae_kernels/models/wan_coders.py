@@ -88,7 +88,7 @@ def _run(
         first = all(place is None for place in places)
         schedule = schedule_of(module, link, x, first=first, **options)
         states = None if schedule is None else _states(schedule, places, first)
-        done = None if states is None else scheduled.run(schedule, module, link, x, states)
+        done = None if states is None else scheduled.run(schedule, link, x, states)
         if done is not None:
             y, new = done
             cache[index[0] : index[0] + len(new)] = new
