@@ -146,7 +146,9 @@ class Schedule:
     ) -> tuple[Tensor, States | None]:
         values: Values = [None] * self._count
         for value, tensor in zip(self._given, given, strict=True):
-            values[value.index] = tensor.contiguous(memory_format=self._memory_format)
+            if tensor.dim() == 5:
+                tensor = tensor.contiguous(memory_format=self._memory_format)
+            values[value.index] = tensor
         new: States | None = [None] * len(self.slots) if keeps else None
         for run in self._runs(arena):
             run(values, old, new)
@@ -369,16 +371,11 @@ def _keep(
     old: States,
     new: States | None,
 ) -> None:
-    """Leave frames for the next chunk."""
+    """Leave something for the next chunk."""
     if new is not None:
-        x = views.get(step.source.index)
-        x = values[step.source.index] if x is None else x
-        count = step.state.shape[2]
-        if step.zeros:
-            left = torch.zeros_like(x[:, :, :1].expand(-1, -1, count, -1, -1))
-        else:
-            left = final_state(x, count)
-        new[step.state.slot] = left
+        found = (views.get(value.index) for value in step.reads)
+        given = [values[v.index] if x is None else x for v, x in zip(step.reads, found, strict=True)]
+        new[step.slot] = step.make(*given)
     for index in drops:
         values[index] = None
 

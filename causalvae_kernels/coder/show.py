@@ -54,7 +54,7 @@ class Pass:
 
     def _row(self, number: int, planned: Planned) -> Row:
         step, work = planned.step, planned.work
-        made = step.source if isinstance(step, KeepStep) else step.result
+        made = step.reads[0] if isinstance(step, KeepStep) else step.result
         shape = made.shape
         if isinstance(step, (OpStep, CopyStep)) and step.part is not None:
             shape = (*shape[:2], step.part[1], *shape[3:])

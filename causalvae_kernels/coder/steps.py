@@ -6,6 +6,7 @@ those would compute. What it gets back are values: shapes and dtypes of activati
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.op import Op
+from ..temporal.state import final_state
 
 
 class Unreadable(Exception):
@@ -160,24 +162,19 @@ class CallStep:
 
 @dataclass(frozen=True)
 class KeepStep:
-    """What is left for the next chunk without being read now.
+    """What is left for the next chunk.
 
     Attributes:
         path: Of the module that it stands for.
-        source: The frames.
-        state: What is kept of them.
-        zeros: Whether zeros are kept in their place.
+        reads: What it is made of.
+        slot: Its number among the states.
+        make: `make(*values)` returns it, in memory of its own.
     """
 
     path: str
-    source: Value
-    state: State
-    zeros: bool = False
-
-    @property
-    def reads(self) -> tuple[Value, ...]:
-        """The frames."""
-        return (self.source,)
+    reads: tuple[Value, ...]
+    slot: int
+    make: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -269,8 +266,13 @@ class Steps:
         return result
 
     def keep(self, path: str, source: Value, state: State, *, zeros: bool = False) -> None:
-        """Record what is left for the next chunk."""
-        self.steps.append(KeepStep(path, source, state, zeros))
+        """Record what is left for the next chunk: the last frames, or as many zeros."""
+        make = functools.partial(_zeros if zeros else final_state, frames=state.shape[2])
+        self.leave(path, (source,), state.slot, make)
+
+    def leave(self, path: str, reads: Sequence[Value], slot: int, make: Callable[..., Tensor]) -> None:
+        """Record what is made of values for the next chunk."""
+        self.steps.append(KeepStep(path, tuple(reads), slot, make))
 
     def slot(self, key: Any) -> int:
         """Return the number of a new state."""
@@ -310,6 +312,10 @@ def weights(
             raise Unreadable(f"the {name} of a {type(module).__name__} has its negative bit set")
         made.append(None if tensor is None else Weight(found, name, views.get(name)))
     return tuple(made)
+
+
+def _zeros(x: Tensor, frames: int) -> Tensor:
+    return torch.zeros_like(x[:, :, :1].expand(-1, -1, frames, -1, -1))
 
 
 def of_one_frame(weight: Tensor) -> Tensor:

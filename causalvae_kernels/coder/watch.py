@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,12 +17,15 @@ _LEFT_OUT = frozenset(nn.Module().__dict__) - {"training", "_compiled_call_impl"
 class Watch:
     """What modules hold beside the values of their weights: settings, hooks, children, kinds of weights."""
 
-    def __init__(self, root: nn.Module) -> None:
-        """Look at a module and at all inside of it."""
+    def __init__(self, root: nn.Module, aside: Sequence[tuple[nn.Module, str]] = ()) -> None:
+        """Look at a module and at all inside of it, but for the attributes `aside`, which hold states."""
+        left_out = {(id(module), name) for module, name in aside}
         parts, tensors, filled = [], [], []
         for module in root.modules():
             state = module.__dict__
             settings = [(name, state[name]) for name in state if name not in _LEFT_OUT]
+            if left_out:
+                settings = [pair for pair in settings if (id(module), pair[0]) not in left_out]
             hooked = [(name, bool(state[name])) for name in _HOOKS]
             missing = [name for name in _ADDED if name not in state]
             children, parameters = state["_modules"], state["_parameters"]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..coder import record as recording
 from ..core import dry_run
 from ..core.checks import FLOAT_DTYPES
 from ..core.errors import InvalidInput
@@ -25,8 +26,10 @@ from ..ops import causal_conv3d
 from .coders import wants_gradient
 from .conv import is_small, why_weight_left
 from .fingerprint import Fingerprint, Snapshot, fingerprint
+from .generic_norms import NormTable, norm, why_norm_left
 from .hooks import type_name, why_globally_hooked
 from .probe import Modes, probe, why_not_confirmed
+from .recorded import coder
 from .swap import Family, Link, Rule, register_recogniser
 from .twin import CHANNELS
 
@@ -159,10 +162,12 @@ class RecognisedFamily(Family):
     """Rules made for one model at its swap.
 
     Attributes:
-        table: What its modules compute.
+        table: What its convolutions compute.
+        norms: Which of its modules are norms.
     """
 
     table: Table = field(default_factory=Table)
+    norms: NormTable = field(default_factory=NormTable)
 
     def look_at(self, model: nn.Module) -> None:
         """Probe the modules whose class and settings are not in the table yet."""
@@ -182,6 +187,12 @@ class RecognisedFamily(Family):
                 self.rules[name] = Rule(
                     causal_conv, bypasses, left, note=functools.partial(_note, self.table)
                 )
+        for module in model.modules():
+            if self.norms.look_at(module) is not None:
+                left = functools.partial(why_norm_left, self.norms)
+                self.rules.setdefault(type_name(module), Rule(norm, (), left))
+            if _is_coder(module):
+                self.rules.setdefault(type_name(module), Rule(coder))
 
 
 def recognise(model: nn.Module) -> Family:
@@ -211,6 +222,8 @@ register_recogniser(recognise)
 
 def causal_conv(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """A module that computes a `causal_conv3d`, as its table says; with anything but frames, the original."""
+    if recording.current() is not None:  # its coder is being recorded
+        return type(module).forward(module, *args, **kwargs)
     table = link.own.table
     modes, conv = table.modes(module), table.conv_of(module)
     x = table.frames_of(module, args, kwargs)
@@ -281,6 +294,14 @@ def _conv_in(module: nn.Module) -> tuple[str, nn.Module] | None:
     if not isinstance(conv, nn.Conv3d) or conv._modules or conv._parameters.get("weight") is None:
         return None
     return child, conv
+
+
+def _is_coder(module: nn.Module) -> bool:
+    """Whether a module has a `forward` of its own around several convolutions over time."""
+    if type(module).__module__.startswith("torch.nn.") or type(module).forward is nn.Module.forward:
+        return False
+    convs = (m for m in module.modules() if isinstance(m, nn.Conv3d) and m is not module)
+    return sum(conv.kernel_size[0] > 1 for conv in convs) > 1
 
 
 def _parts(module: nn.Module, conv: nn.Module) -> tuple[nn.Module, ...]:

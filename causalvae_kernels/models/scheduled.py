@@ -25,7 +25,7 @@ from ..core.precision import resolve_precision
 from ..core.selection import SETTING as BACKEND
 from .hooks import why_globally_hooked
 
-Read = Callable[[Steps, Value], None]
+Read = Callable[[Steps, Value], Any]
 """`read(steps, x)` records what a coder makes of `x`; raises `Unreadable` where it cannot tell."""
 
 # Shapes that a coder is kept built for: those of the chunks and tiles of a few clips.
@@ -33,9 +33,13 @@ _MOST = 64
 
 
 @dataclass
-class _Known:
+class Known:
+    """A coder that was read, for one shape and what else decides."""
+
     watch: Watch
     schedule: Schedule | None  # None: unreadable, as long as nothing changes
+    more: Any = None  # what the reader returned
+    why: str = ""  # it is unreadable
 
 
 @dataclass(eq=False)
@@ -52,13 +56,17 @@ class Coders:
         idle: The memory that nobody uses now.
         clips: How many clips are on their way.
         lock: Guards the last two.
+        attributes: By number of a coder's module: the attributes of its modules that hold states.
+        recording: Held while a coder's own code is recorded.
     """
 
     keeps: bool = True
-    known: dict[tuple[Any, ...], _Known] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], Known] = field(default_factory=dict)
     idle: list[Arena] = field(default_factory=list)
     clips: int = 0
     lock: Any = field(default_factory=threading.Lock)
+    attributes: dict[int, tuple[tuple[nn.Module, str], ...]] = field(default_factory=dict)
+    recording: Any = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         memory.KEEPERS.add(self)
@@ -131,7 +139,25 @@ class Coders:
                 arena.release()
 
 
-def find(
+def find(module: nn.Module, link: Any, x: Tensor, read: Read, **how: Any) -> Schedule | None:
+    """Return the schedule of a coder for an input like this one; None: its modules run one by one.
+
+    The arguments are those of `look_up`.
+    """
+    return usable(look_up(module, link, x, read, **how), x)
+
+
+def usable(known: Known | None, x: Tensor) -> Schedule | None:
+    """Return a schedule unless it would lose a gradient."""
+    if known is None or known.schedule is None:
+        return None
+    if torch.is_grad_enabled():
+        if x.requires_grad or any(p.requires_grad for p in known.watch.parameters):
+            return None
+    return known.schedule
+
+
+def look_up(
     module: nn.Module,
     link: Any,
     x: Tensor,
@@ -140,8 +166,9 @@ def find(
     first: bool,
     memory_format: Callable[[], torch.memory_format],
     others: tuple[Any, ...] = (),
-) -> Schedule | None:
-    """Return the schedule of a coder for an input like this one; None: its modules run one by one.
+    aside: Sequence[tuple[nn.Module, str]] = (),
+) -> Known | None:
+    """Return what is known of a coder for an input like this one; None: somebody looks on.
 
     Args:
         module: The coder.
@@ -151,6 +178,7 @@ def find(
         first: Whether this is a first chunk, without states.
         memory_format: Returns that of the activations.
         others: What else decides.
+        aside: Attributes of its modules that hold states.
     """
     if x.dim() != 5 or _is_looked_on(x) or why_globally_hooked() is not None:
         return None
@@ -161,24 +189,30 @@ def find(
     known = link.coders.known.get(key)
     if known is None or not known.watch.holds():
         with dry_run.aside():
-            known = _read(module, link, x, read, Steps(memory_format(), first))
+            known = _read(module, link, x, read, Steps(memory_format(), first), aside)
         if known.schedule is None or known.schedule.lasts:
             if len(link.coders.known) >= _MOST:
                 link.coders.known.clear()
             link.coders.known[key] = known
-    if known.schedule is not None and torch.is_grad_enabled():
-        if x.requires_grad or any(p.requires_grad for p in known.watch.parameters):
-            return None
-    return known.schedule
+    return known
 
 
 def run(
-    schedule: Schedule, link: Any, x: Tensor, old: list[Any], *, keeps: bool = True
+    schedule: Schedule,
+    link: Any,
+    x: Tensor,
+    old: list[Any],
+    *,
+    keeps: bool = True,
+    extra: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Any]] | None:
-    """Run a schedule; None: a module on the way made something unforeseen, and all of them run one by one."""
+    """Run a schedule; None: a module on the way made something unforeseen, and all of them run one by one.
+
+    `extra` are the inputs behind the first one.
+    """
     try:
         with link.coders.arena(x.device) as arena:
-            return schedule.run(arena, (x,), old, keeps=keeps)
+            return schedule.run(arena, (x, *extra), old, keeps=keeps)
     except Mismatch:
         for known in tuple(link.coders.known.values()):
             if known.schedule is schedule:
@@ -186,16 +220,18 @@ def run(
         return None
 
 
-def _read(module: nn.Module, link: Any, x: Tensor, read: Read, steps: Steps) -> _Known:
-    watch = Watch(module)
+def _read(
+    module: nn.Module, link: Any, x: Tensor, read: Read, steps: Steps, aside: Sequence[tuple[nn.Module, str]]
+) -> Known:
+    watch = Watch(module, aside)
     try:
-        read(steps, steps.take(x))
+        more = read(steps, steps.take(x))
         precision = resolve_precision(link.precision)
         low = link.memory == "low"
         schedule = build(steps, x.device, backend=link.backend, precision=precision, low=low)
-        return _Known(watch, schedule)
-    except Unreadable:
-        return _Known(watch, None)
+        return Known(watch, schedule, more)
+    except Unreadable as error:
+        return Known(watch, None, why=str(error))
 
 
 def _is_looked_on(x: Tensor) -> bool:

@@ -1,0 +1,953 @@
+"""From a record of calls to steps: which of them are causal convolutions, norms and resampling.
+
+What only moves frames is not a step: it becomes a `Clip`, and a convolution reads off that what stands in
+front of its frames. What is not understood is called as it was, on tensors in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_iter, tree_map
+
+from ..core.op import op_named
+from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder
+from .record import Node
+from .steps import CallStep, KeepStep, OpStep, State, Steps, Unreadable, Value, View, Weight, of_one_frame
+
+
+@dataclass(frozen=True)
+class Split:
+    """A video whose channels are two axes: (B, parts, C / parts, T, H, W)."""
+
+    clip: Clip
+    parts: int
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Videos beside each other in a new axis behind that of the frames: (B, C, T, n, H, W)."""
+
+    clips: tuple[Clip, ...]
+
+
+Form = Clip | Value | Split | Stacked
+
+
+@dataclass(frozen=True)
+class Past:
+    """How a state is given to a convolution: so many zeros, and its frames from one on."""
+
+    zeros: int
+    start: int
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A convolution that is not written down yet, because it may add what follows."""
+
+    node: Node
+    emit: Callable[[Value | None], Value]
+    reads: Value
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An argument of a call: made from some of the values that are read, or a weight."""
+
+    first: int
+    count: int
+    build: Callable[..., Tensor] | None = None
+
+
+class Reading:
+    """Goes through a record and writes down steps.
+
+    Args:
+        steps: What is written; its first input is there.
+        inputs: The nodes of all inputs; the first one is the video, the others are states, by slot.
+        path_of: Returns the path of the module that a parameter belongs to.
+        device: Where everything is.
+
+    Attributes:
+        pasts: By slot: how a state is given to a convolution.
+        extra: The slots of states that are read by other steps: inputs behind the first one, in this order.
+    """
+
+    def __init__(
+        self, steps: Steps, inputs: Sequence[Node], path_of: Callable[[Weight], str], device: torch.device
+    ) -> None:
+        """Know the inputs."""
+        self.steps, self.pasts, self.extra = steps, {}, []
+        self._path_of, self._path, self._device = path_of, "", device
+        self._values: dict[int, Value] = {}
+        self._forms: dict[int, Form] = {}
+        self._slots: dict[int, int] = {}  # of values that are states
+        self._behind: dict[int, tuple[Value, ...]] = {}  # the memory that a value may be a view of
+        self._waiting: dict[int, _Waiting] = {}
+        self._seen: dict[int, list[Node]] = {}  # the nodes that are made of frames of a value
+        self._end: Node | None = None
+        for slot, node in enumerate(inputs, -1):
+            value = steps.given[0] if slot < 0 else steps.new(node.shape, node.dtype)
+            self._values[value.index] = value
+            if slot >= 0:
+                self._slots[value.index] = slot
+            self._set(node, self._clip_of(value) if len(node.shape) == 5 else value)
+
+    def read(self, nodes: Sequence[Node], end: Node, keeps: dict[int, list[int]]) -> None:
+        """Write down all steps.
+
+        Args:
+            nodes: What is needed, in order.
+            end: What is returned.
+            keeps: Slots of what is left for the next chunk, by number of the node.
+
+        Raises:
+            Unreadable: Something is not what it is needed as.
+        """
+        self._end = end
+        for node in nodes:
+            if node.number not in self._forms:
+                self._read(node)
+            for slot in keeps.get(node.number, ()):
+                self._keep(node, slot)
+        made = {s.result.index for s in self.steps.steps if not isinstance(s, KeepStep)}
+        form = self._form(end)
+        whole = self._whole(form) if isinstance(form, Clip) and form.layout == VIDEO else form
+        if not isinstance(whole, Value) or whole.index not in made:
+            reads, build = self._operand(form)
+            whole = self._call(lambda *given: _owned(build(*given), given), reads, end.shape, end.dtype, loose=True)
+        self.steps.returns(whole, torch.contiguous_format)
+
+    def _read(self, node: Node) -> None:
+        weight = next((w for w in tree_iter((node.args, node.kwargs), is_leaf=_is_weight) if _is_weight(w)), None)
+        if weight is not None:
+            self._path = self._path_of(weight)
+        handler = _HANDLERS.get(name_of(node))
+        form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
+        if node.number not in self._forms and node.number not in self._waiting and not _is_several(node):
+            self._set(node, self._glue(node) if form is None else form)
+
+    def _keep(self, node: Node, slot: int) -> None:
+        reads, build = self._operand(self._form(node))
+        self.steps.leave(self._path, self._held(reads), slot, _first(lambda *g: _owned(build(*g), g), len(reads)))
+
+    # Forms.
+
+    def _clip_of(self, value: Value, layout: str = VIDEO) -> Clip:
+        batch, channels, frames, height, width = value.shape
+        row = tuple([Frame(value.index, i) for i in range(frames)])
+        return Clip(row, batch, channels, (height, width), value.dtype, layout=layout)
+
+    def _set(self, node: Node, form: Form) -> None:
+        if isinstance(form, (Clip, Value)):
+            if tuple(form.shape) != node.shape or form.dtype != node.dtype:
+                raise Unreadable(f"{name_of(node)} was read as {tuple(form.shape)}, and makes {node.shape}")
+        self._forms[node.number] = form
+        clips = [form] if isinstance(form, Clip) else getattr(form, "clips", [getattr(form, "clip", None)])
+        for index in {i for clip in clips if clip is not None for i in clip.sources}:
+            self._seen.setdefault(index, []).append(node)
+        if isinstance(form, Value):
+            self._seen.setdefault(form.index, []).append(node)
+
+    def _form(self, node: Node) -> Form:
+        """Return what a node is; a convolution that waits is written down."""
+        waiting = self._waiting.pop(node.number, None)
+        if waiting is not None:
+            self._set_made(node, waiting.emit(None))
+        if node.number not in self._forms:
+            raise Unreadable(f"several results of {name_of(node)} are used together")
+        return self._forms[node.number]
+
+    def _set_made(self, node: Node, made: Value) -> None:
+        """A convolution, norm or sum makes what its node is."""
+        self._set(node, self._clip_of(made, IMAGES if len(node.shape) == 4 else VIDEO))
+
+    def _clip(self, given: Any) -> Clip | None:
+        """Return an argument as frames, or None."""
+        if isinstance(given, Tensor):
+            zeros = given.dim() == 5 and given.device.type != "meta" and not bool(given.any())
+            return _zeros(tuple(given.shape), given.dtype) if zeros else None
+        form = self._form(given) if isinstance(given, Node) else None
+        if isinstance(form, Value) and len(form.shape) == 5 and form.index not in self._behind:
+            return self._clip_of(form)
+        return form if isinstance(form, Clip) else None
+
+    def _whole(self, clip: Clip) -> Value | None:
+        """Return the value that a clip is, all of it, whatever its layout; or None."""
+        index = clip.whole(lambda i: self._values[i].shape[2], lambda i: self._values[i].dtype)
+        return None if index is None else self._values[index]
+
+    def _in_memory(self, index: int) -> Value:
+        """Return a value that steps may read: a state becomes an input, too."""
+        slot = self._slots.get(index)
+        if slot is not None and slot not in self.extra:
+            self.extra.append(slot)
+            self.steps.given.append(self._values[index])
+        return self._values[index]
+
+    def _video(self, clip: Clip) -> Value:
+        """Return a clip as (B, C, T, H, W) in memory."""
+        whole = self._whole(clip)
+        if whole is not None:
+            return self._in_memory(whole.index)
+        clip = clip.as_video()
+        woven = self._woven(clip)
+        if woven is not None:
+            return woven
+        reads, build = self._operand(clip)
+        return self._call(lambda *given: _owned(build(*given), given), reads, clip.shape, clip.dtype)
+
+    def _operand(self, form: Form) -> tuple[list[Value], Callable[..., Tensor]]:
+        """Return what is read of a form, and what makes it of that."""
+        if isinstance(form, Value):
+            return [self._in_memory(form.index)], _same
+        if not isinstance(form, Clip):
+            raise Unreadable("channels that were split are used by something that is not understood")
+        sources = form.sources or [self.steps.given[0].index]
+        return [self._in_memory(source) for source in sources], builder(form, sources)
+
+    def _held(self, reads: Sequence[Value]) -> list[Value]:
+        """Return what is read, and behind it the memory that must be there as well."""
+        return list(dict.fromkeys([*reads, *(v for r in reads for v in self._behind.get(r.index, ()))]))
+
+    def _call(
+        self,
+        call: Callable[..., Tensor | None],
+        reads: Sequence[Value],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        loose: bool = False,
+        over: bool = False,
+    ) -> Value:
+        """Write down a call of something."""
+        value = self.steps.new(tuple(shape), dtype)
+        held, make = self._held(reads), _first(call, len(reads))
+        step = CallStep(
+            self._path, lambda *given: (make(*given), []), tuple(held), value, keeps=False, loose=loose, over=over
+        )
+        self.steps.steps.append(step)
+        self._values[value.index] = value
+        return value
+
+    def _is_last(self, value: Value, node: Node) -> bool:
+        """Whether nothing reads a value behind this node, so that it may be written over."""
+        if value.index in self._slots or value in self.steps.given or value.index in self._behind:
+            return False
+        if any(w.reads == value for w in self._waiting.values()):
+            return False
+        seen = self._seen.get(value.index, ())
+        return all(n is not self._end and all(u.number <= node.number for u in n.users) for n in seen)
+
+    # What is not understood.
+
+    def _glue(self, node: Node) -> Value:
+        """Call what is not understood as it was called."""
+        func, args, kwargs = node.func, node.args, node.kwargs
+        if func == "item":
+            parent, index = args
+            func, args, kwargs = _item_of(parent.func, index), parent.args, parent.kwargs
+        if not callable(func):
+            raise Unreadable(f"nobody can call {func}")
+        reads: list[Value] = []
+
+        def place(given: Any) -> Any:
+            if not isinstance(given, Node):
+                return given
+            found, build = self._operand(self._form(given))
+            reads.extend(found)
+            return _Given(len(reads) - len(found), len(found), build)
+
+        args, kwargs = tree_map(place, (args, kwargs), is_leaf=_is_operand)
+        target = node.args[0] if getattr(func, "in_place", False) else None
+        alone = target is not None and target.made and len(target.users) == 1
+        alone = alone and isinstance(self._forms[target.number], Value)
+
+        def call(*tensors: Tensor) -> Tensor:
+            def fill(given: Any) -> Any:
+                if isinstance(given, Weight):
+                    return given.get()
+                if not isinstance(given, _Given):
+                    return given
+                return given.build(*tensors[given.first : given.first + given.count])
+
+            a, k = tree_map(fill, (args, kwargs), is_leaf=_is_operand)
+            if target is not None and not alone:
+                a = (a[0].clone(), *a[1:])
+            return func(*a, **k)
+
+        tight = len(node.shape) == 5 and any(name_of(user) in _HANDLERS for user in node.users)
+        if not reads:
+            reads = [self.steps.given[0]]
+            bare, call = call, lambda _: bare()
+        if tight:
+            return self._call(
+                lambda *tensors: _owned(call(*tensors), tensors), reads, node.shape, node.dtype
+            )
+        value = self._call(call, reads, node.shape, node.dtype, loose=True)
+        self._behind[value.index] = tuple(self._held(reads))
+        return value
+
+    # Convolutions.
+
+    def _conv(
+        self,
+        node: Node,
+        input: Any,  # noqa: A002  # named as torch names it
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        dims = len(node.shape) - 2
+        clip = self._images(input) if dims == 2 else self._clip(input)
+        operands = (weight, bias)
+        known = all(o is None or _is_weight(o) for o in operands)
+        if clip is None or clip.layout != (IMAGES if dims == 2 else VIDEO) or groups != 1 or not known:
+            return
+        if isinstance(padding, str):
+            return
+        stride, padding, dilation = (_triple(v, dims) for v in (stride, padding, dilation))
+        kernel = (*(1,) * (3 - dims), *weight.get().shape[2:])
+        if dims == 2:
+            stride, dilation, padding = (1, *stride), (1, *dilation), (0, *padding)
+            weight = _viewed(weight, of_one_frame)
+        clip = replace(clip, layout=VIDEO)
+        if any(padding):
+            height, width = padding[1:]
+            frames = (NOTHING,) * padding[0]
+            if clip.is_padded and clip.pad_mode != "zeros" and (height or width):
+                clip = self._clip_of(self._video(clip))
+            pad = tuple(a + b for a, b in zip(clip.pad, (height, height, width, width), strict=True))
+            mode = clip.pad_mode if clip.is_padded else "zeros"
+            clip = replace(clip, frames=(*frames, *clip.frames, *frames), pad=pad, pad_mode=mode)
+        if any(k % 2 == 0 for k in kernel[1:]) or any(s not in (1, 2) for s in stride):
+            return
+        for form in (self._pointwise, self._downsampling, self._upsampling):
+            made = form(clip, weight, bias, kernel, stride, dilation)
+            if made is not None:
+                made = replace(made, layout=IMAGES) if dims == 2 else made
+                self._set(node, made)
+                return
+        self._convolution(node, clip, weight, bias, kernel, stride, dilation)
+
+    def _images(self, given: Any) -> Clip | None:
+        """Return an argument as images, of one frame if they come from something that is not understood."""
+        form = self._form(given) if isinstance(given, Node) else None
+        if isinstance(form, Value) and len(form.shape) == 4:
+            batch, channels, *size = form.shape
+            shape = (batch, channels, 1, *size)
+            made = self._call(lambda x: _owned(x.unsqueeze(2), (x,)), [form], shape, form.dtype)
+            return self._clip_of(made, IMAGES)
+        return form if isinstance(form, Clip) else None
+
+    def _op(self, name: str, operands: tuple[Any, ...], options: tuple[Any, ...]) -> Value:
+        value = self.steps.op(self._path, op_named(name), operands, options)
+        self._values[value.index] = value
+        return value
+
+    def _pointwise(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+        """A convolution of single pixels: it commutes with repeating them, and frames."""
+        sources = clip.sources
+        if kernel != (1, 1, 1) or stride != (1, 1, 1) or clip.is_padded or len(sources) != 1 or clip.repeat == 1:
+            return None
+        source = self._values[sources[0]]
+        if NOTHING in clip.frames or any(f.part for f in clip.frames) or source.dtype != clip.dtype:
+            return None
+        x = self._in_memory(source.index)
+        y = self._op("causal_conv3d", (x, weight, bias, None, None), (stride, dilation, "replicate", "zeros"))
+        frames = tuple([Frame(y.index, f.index) for f in clip.frames])
+        return replace(clip, frames=frames, channels=y.shape[1])
+
+    def _downsampling(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+        if (kernel, stride, dilation, clip.pad) != ((1, 3, 3), (1, 2, 2), (1, 1, 1), (0, 1, 0, 1)):
+            return None
+        if clip.pad_mode != "zeros" or clip.repeat > 1:
+            return None
+        x = self._video(replace(clip, pad=(0, 0, 0, 0)))
+        return self._clip_of(self._op("downsample_conv", (x, weight, bias), (False,)))
+
+    def _upsampling(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+        even = (stride, dilation, kernel[1:]) == ((1, 1, 1), (1, 1, 1), (3, 3))
+        if clip.repeat != 2 or not even or clip.pad != (1, 1, 1, 1) or clip.pad_mode == "reflect":
+            return None
+        span, small = kernel[0] - 1, replace(clip, pad=(0, 0, 0, 0), repeat=1)
+        before, rest = clip.frames[:span], clip.frames[span:]
+        mode = _before(before, rest) if span else "replicate"
+        if mode is None or kernel[0] not in (1, 3):
+            return None
+        first = rest[0::1][:1] + rest[1::2] if len(rest) % 2 else ()
+        for scale, lone, frames, again in (
+            ((2, 2, 2), True, first, (*first[:1], *(f for f in first[1:] for _ in range(2)))),
+            ((2, 2, 2), False, rest[::2], tuple(f for f in rest[::2] for _ in range(2))),
+            ((1, 2, 2), False, rest, rest),
+        ):
+            # One frame in front of a doubled first one stands for two: only a lone first frame is repeated.
+            if again != rest or not frames or (scale[0] == 2 and span and not lone and mode == "replicate"):
+                continue
+            if scale[0] == 2 and len(frames) == len(rest):
+                continue
+            x = self._video(replace(small, frames=frames))
+            options = (scale, lone or scale[0] == 1, mode, clip.pad_mode)
+            return self._clip_of(self._op("upsample_conv", (x, weight, bias, None), options))
+        return None
+
+    def _convolution(
+        self, node: Node, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any
+    ) -> None:
+        """A causal convolution: what stands in front of its frames is the past, zeros, or the first one."""
+        halo = tuple(d * (k - 1) // 2 for k, d in zip(kernel[1:], dilation[1:], strict=True))
+        spatial = clip.pad_mode
+        if clip.repeat > 1 or clip.pad != (halo[0], halo[0], halo[1], halo[1]):
+            if clip.repeat > 1 or clip.is_padded:
+                clip = self._clip_of(self._video(clip))
+            spatial = "valid" if any(halo) else "zeros"
+        clip = replace(clip, pad=(0, 0, 0, 0), pad_mode="zeros")
+        span = dilation[0] * (kernel[0] - 1)
+        x, temporal, state = self._behind_past(clip, span)
+        shape = (x.shape[0], weight.get().shape[0], *node.shape[-2:])
+
+        def emit(residual: Value | None) -> Value:
+            operands = (x, weight, bias, state, residual)
+            options: dict[str, Any] = {}
+            if state is not None and state.shape[2] != span:
+                operands = (View(x, -state.shape[2], x.shape[2] + state.shape[2]), weight, bias, None, residual)
+                options = {"past": state, "temporal_mode": "zeros"}
+                mode = "valid"
+            else:
+                mode = temporal
+            value = self.steps.op(path, op_named("causal_conv3d"), operands, (stride, dilation, mode, spatial), **options)
+            self._values[value.index] = value
+            return value
+
+        del shape
+        path = self._path
+        if len(node.users) == 1 and name_of(node.users[0]) in _SUMS and node is not self._end:
+            self._waiting[node.number] = _Waiting(node, emit, x)
+        else:
+            self._set_made(node, emit(None))
+
+    def _behind_past(self, clip: Clip, span: int) -> tuple[Value, str, State | None]:
+        """Return the frames in memory, what stands in front of them, and the past if that does."""
+        for before in range(min(span, len(clip.frames) - 1), 0, -1):
+            rest = replace(clip, frames=clip.frames[before:])
+            if self._whole(rest) is None and before < span:
+                continue
+            front = clip.frames[:before]
+            mode = _before(front, rest.frames)
+            if mode is not None and before == span:
+                return self._video(rest), mode, None
+            state = self._past(front, clip)
+            if state is None:
+                continue
+            x = self._video(rest)
+            # Room in front of frames is there only where a step of ours writes them.
+            if before == span or any(isinstance(s, OpStep) and s.result == x for s in self.steps.steps):
+                self.pasts[state.slot] = Past(*self._pasts(front))
+                return x, "zeros", state
+        return self._video(clip), "valid" if span else "replicate", None
+
+    def _past(self, front: Sequence[Frame], clip: Clip) -> State | None:
+        """Return frames in front as a state: zeros, and the last frames of one."""
+        zeros, start = self._pasts(front)
+        source = front[-1].source
+        if source is None or source not in self._slots or self._slots[source] in self.pasts:
+            return None
+        value = self._values[source]
+        wanted = [Frame(source, i) for i in range(start, value.shape[2])]
+        if list(front[zeros:]) != wanted or value.dtype != clip.dtype:
+            return None
+        shape = (clip.batch, clip.channels, len(front), *clip.size)
+        return State(self._slots[source], True, shape, value.dtype, "zeros")
+
+    def _pasts(self, front: Sequence[Frame]) -> tuple[int, int]:
+        zeros = next((i for i, frame in enumerate(front) if frame != NOTHING), len(front))
+        return zeros, front[zeros].index if zeros < len(front) else 0
+
+    def _woven(self, clip: Clip) -> Value | None:
+        """Channels of one convolution in turns as frames: it is written down once for each part."""
+        frames = clip.frames
+        source, _, part = frames[0]
+        if part is None or clip.repeat > 1 or clip.is_padded:
+            return None
+        parts, value = part[1], self._values[source]
+        wanted = tuple([Frame(source, i, (p, parts)) for i in range(value.shape[2]) for p in range(parts)])
+        steps = self.steps.steps
+        at = next((i for i, s in enumerate(steps) if isinstance(s, OpStep) and s.result == value), None)
+        if frames != wanted or at is None or any(value in s.reads for s in steps[at + 1 :]):
+            return None
+        step = steps[at]
+        x, weight, bias, *others = step.operands
+        if step.op.name != "causal_conv3d" or others[1] is not None or step.past is not None:
+            return None
+        made = self.steps.new(clip.shape, clip.dtype)
+        self._values[made.index] = made
+        steps[at : at + 1] = [
+            replace(
+                step,
+                operands=(x, *(_part_of(w, p, parts) for w in (weight, bias)), *others),
+                result=made,
+                part=(p, value.shape[2], parts),
+            )
+            for p in range(parts)
+        ]
+        return made
+
+    # Norms, activations, sums.
+
+    def _group_norm(
+        self, node: Node, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    ) -> None:  # noqa: A002
+        clip = self._clip(input)
+        known = all(o is None or _is_weight(o) for o in (weight, bias))
+        if clip is None or not known or not (clip.layout == VIDEO or (clip.layout == IMAGES and len(clip.frames) == 1)):
+            return
+        self._norm(node, "group_norm", clip, (weight, bias), (num_groups, eps))
+
+    def _rms_norm(self, node: Node, x: Any, weight: Any, bias: Any, eps: float) -> None:
+        clip = self._clip(x) if len(node.shape) == 5 else self._images(x)
+        if clip is None:
+            raise Unreadable("a norm is given what is no video")
+        if weight is None:
+            ones = torch.ones(clip.channels, dtype=clip.dtype, device=self._device)
+            weight = Weight({"ones": ones}, "ones")
+        weight, bias = (w if w is None else _viewed(w, torch.flatten) for w in (weight, bias))
+        self._norm(node, "rms_norm", clip, (weight, bias), (eps,))
+
+    def _norm(self, node: Node, name: str, clip: Clip, weights: tuple[Any, ...], options: tuple[Any, ...]) -> None:
+        follows = node.users[0] if len(node.users) == 1 else None
+        silu = follows is not None and name_of(follows) == "silu" and node is not self._end
+        made = self._op(name, (self._video(clip), *weights), (*options, "silu" if silu else None))
+        self._set_made(node, made)
+        if silu:
+            self._set_made(follows, made)
+
+    def _silu(self, node: Node, input: Any, inplace: bool = False) -> None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None:
+            return
+        x = self._video(clip)
+        if self._is_last(x, node):
+            made = self._call(lambda x: _nothing(F.silu(x, inplace=True)), [x], x.shape, x.dtype, over=True)
+        else:
+            made = self._call(F.silu, [x], x.shape, x.dtype)
+        self._set(node, self._clip_of(made, clip.layout))
+
+    def _add(self, node: Node, input: Any, other: Any, alpha: float = 1) -> None:  # noqa: A002
+        nodes = (input, other)
+        if alpha != 1 or not all(isinstance(n, Node) and n.shape == node.shape for n in nodes):
+            return
+        if any(n.dtype != node.dtype for n in nodes) or input is other:
+            return
+        waiting = [n for n in sorted(nodes, key=lambda n: n.number) if n.number in self._waiting]
+        if waiting:
+            last = waiting[-1]
+            clip = self._clip(other if last is input else input)
+            kept = self._waiting.pop(last.number)
+            if clip is not None and clip.layout == (IMAGES if len(node.shape) == 4 else VIDEO):
+                residual = self._video(clip)
+                if len(node.shape) == 5 or residual.shape == (kept.reads.shape[0], clip.channels, *kept.reads.shape[2:]):
+                    self._set_made(node, kept.emit(residual))
+                    return
+            self._set_made(last, kept.emit(None))
+        clips = [self._clip(n) for n in nodes]
+        if any(c is None for c in clips) or clips[0].layout != clips[1].layout:
+            return
+        values = [self._video(c) for c in clips]
+        for x, y in (values, values[::-1]):
+            if x.shape == y.shape and x != y and self._is_last(x, node):
+                made = self._call(lambda x, y: _nothing(x.add_(y)), [x, y], x.shape, x.dtype, over=True)
+                break
+        else:
+            made = self._call(torch.add, values, values[0].shape, node.dtype)
+        self._set(node, self._clip_of(made, clips[0].layout))
+
+    # What moves frames.
+
+    def _alias(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        return None if clip is None else replace(clip, dtype=node.dtype)
+
+    def _reshape(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
+        form, shape = self._form(input), node.shape
+        if isinstance(form, Stacked):
+            first, count = form.clips[0], len(form.clips)
+            batch, channels, frames, *size = first.shape
+            if shape != (batch, channels, frames * count, *size):
+                return None
+            turns = tuple([clip.frames[i] for i in range(frames) for clip in form.clips])
+            return self._clip_of(self._video(replace(first, frames=turns)))
+        clip = self._clip(input)
+        if clip is None:
+            return None
+        if shape == clip.shape:
+            return clip
+        for layout in (VIDEO, FRAMES_FIRST, IMAGES):
+            other = replace(clip, layout=layout)
+            moved = {clip.layout, layout}
+            if other.shape == shape and (len(clip.frames) == 1 or moved == {FRAMES_FIRST, IMAGES}):
+                return other
+        if clip.layout == VIDEO and len(shape) == 6 and (shape[0], *shape[3:]) == (clip.shape[0], *clip.shape[2:]):
+            return None if any(f.part for f in clip.frames) else Split(clip, shape[1])
+        return None
+
+    def _permute(self, node: Node, input: Any, *dims: Any, **kwargs: Any) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        axes = kwargs.get("dims", dims[0] if len(dims) == 1 else dims)
+        return self._turned(clip, tuple(a % 5 for a in axes)) if clip is not None and len(axes) == 5 else None
+
+    def _transpose(self, node: Node, input: Any, dim0: int, dim1: int) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None or len(clip.shape) != 5:
+            return None
+        axes = list(range(5))
+        axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+        return self._turned(clip, tuple(a % 5 for a in axes))
+
+    def _turned(self, clip: Clip, axes: tuple[int, ...]) -> Clip | None:
+        turned = {VIDEO: FRAMES_FIRST, FRAMES_FIRST: VIDEO}
+        if axes == (0, 1, 2, 3, 4):
+            return clip
+        return replace(clip, layout=turned[clip.layout]) if axes == (0, 2, 1, 3, 4) and clip.layout in turned else None
+
+    def _index(self, node: Node, input: Any, index: Any) -> Form | None:  # noqa: A002
+        index = index if isinstance(index, tuple) else (index,)
+        form = self._form(input) if isinstance(input, Node) else None
+        dims = 6 if isinstance(form, (Split, Stacked)) else len(input.shape)
+        if any(i is not None and i is not Ellipsis and not isinstance(i, (int, slice)) for i in index):
+            return None
+        if Ellipsis in index:
+            at = index.index(Ellipsis)
+            missing = dims - sum(i is not None for i in index) + 1
+            index = (*index[:at], *[slice(None)] * missing, *index[at + 1 :])
+        index = (*index, *[slice(None)] * (dims - sum(i is not None for i in index)))
+        if isinstance(form, Split):
+            if not isinstance(index[1], int) or any(i != slice(None) for n, i in enumerate(index) if n != 1):
+                return None
+            part = (index[1] % form.parts, form.parts)
+            row = tuple([f._replace(part=part) for f in form.clip.frames])
+            return replace(form.clip, frames=row, channels=form.clip.channels // form.parts)
+        clip = self._clip(input)
+        if clip is None:
+            return None
+        if None in index:
+            rest = [i for i in index if i is not None]
+            one = clip.layout == IMAGES and len(clip.frames) == 1 and index.index(None) == 2
+            full = len(index) == 5 and all(i == slice(None) for i in rest)
+            return clip.as_video() if one and full else None
+        axis = {VIDEO: 2, FRAMES_FIRST: 1}.get(clip.layout)
+        if axis is None or any(not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != axis):
+            return clip if all(_is_all(i, n) for i, n in zip(index, clip.shape, strict=True)) else None
+        row = clip.frames[index[axis]]
+        if isinstance(index[axis], int):
+            return replace(clip, frames=(row,), layout=IMAGES)
+        return replace(clip, frames=row) if row else None
+
+    def _narrow(self, node: Node, input: Any, dim: int, start: int, length: int) -> Form | None:  # noqa: A002
+        index = [slice(None)] * len(node.shape)
+        index[dim] = slice(start, start + length) if start >= 0 else slice(start, start + length or None)
+        return self._index(node, input, tuple(index))
+
+    def _select(self, node: Node, input: Any, dim: int, index: int) -> Form | None:  # noqa: A002
+        whole: list[Any] = [slice(None)] * (len(node.shape) + 1)
+        whole[dim] = index
+        return self._index(node, input, tuple(whole))
+
+    def _item(self, node: Node, parent: Node, number: int) -> Form | None:
+        """One of several results: a part in time, or of the channels."""
+        name, (x, *rest) = name_of(parent), parent.args
+        clip = self._clip(x) if name in ("chunk", "split", "split_with_sizes", "unbind", "tensor_split") else None
+        if clip is None or clip.layout != VIDEO:
+            return None
+        dim = parent.kwargs.get("dim", rest[-1] if len(rest) == (1 if name == "unbind" else 2) else 0) % 5
+        before = [user for user in parent.users if user.func == "item"]
+        sizes = {user.args[1]: user.shape[dim] if len(user.shape) == 5 else 1 for user in parent.users}
+        del before
+        if name == "unbind":
+            return replace(clip, frames=(clip.frames[number],), layout=IMAGES) if dim == 2 else None
+        start = self._starts(parent, clip.shape[dim], dim).get(number)
+        if start is None:
+            return None
+        length = sizes[number]
+        if dim == 2:
+            return replace(clip, frames=clip.frames[start : start + length])
+        if dim == 1 and length and clip.channels % length == 0 and start % length == 0:
+            if length == clip.channels:
+                return clip
+            part = (start // length, clip.channels // length)
+            if any(f.part for f in clip.frames):
+                return None
+            return replace(clip, frames=tuple([f._replace(part=part) for f in clip.frames]), channels=length)
+        return None
+
+    def _starts(self, parent: Node, length: int, dim: int) -> dict[int, int]:
+        """Return where each part of a split begins."""
+        given = parent.args[1] if len(parent.args) > 1 else None
+        for name in ("split_size", "split_size_or_sections", "split_sizes", "chunks"):
+            given = parent.kwargs.get(name, given)
+        if isinstance(given, (tuple, list)):
+            sizes = list(given)
+        elif not isinstance(given, int):
+            return {}
+        else:
+            size = -(-length // given) if name_of(parent) == "chunk" else given
+            sizes = [min(size, length - start) for start in range(0, length, size)]
+        return {i: sum(sizes[:i]) for i in range(len(sizes))}
+
+    def _cat(self, node: Node, tensors: Any, dim: int = 0) -> Form | None:
+        clips = [self._clip(t) for t in tensors]
+        if any(c is None for c in clips):
+            return None
+        if len(clips) == 1:
+            return clips[0]
+        dim %= len(node.shape)
+        if all(c.layout == VIDEO for c in clips) and dim == 1:
+            return _joined(clips)
+        axis = {VIDEO: 2, FRAMES_FIRST: 1}.get(clips[0].layout, 0 if clips[0].batch == 1 else None)
+        if dim != axis or any(c.layout != clips[0].layout for c in clips):
+            return None
+        alike = [replace(c, frames=()) for c in clips if set(c.frames) != {NOTHING}]
+        if any(c != alike[0] for c in alike[1:]):
+            clips = [self._clip_of(self._video(c), c.layout) for c in clips]
+            alike = [replace(c, frames=()) for c in clips]
+            if any(c != alike[0] for c in alike[1:]):
+                return None
+        like = alike[0] if alike else clips[0]
+        return replace(like, frames=tuple([f for c in clips for f in c.frames]))
+
+    def _stack(self, node: Node, tensors: Any, dim: int = 0) -> Form | None:
+        clips = [self._clip(t) for t in tensors]
+        if any(c is None or c.layout != VIDEO or c.shape != clips[0].shape for c in clips) or dim % len(node.shape) != 3:
+            return None
+        return Stacked(tuple(clips))
+
+    def _repeat(self, node: Node, input: Any, *sizes: Any, **kwargs: Any) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        counts = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+        if clip is None or clip.layout != VIDEO or len(counts) != 5 or any(c != 1 for i, c in enumerate(counts) if i != 2):
+            return None
+        return replace(clip, frames=clip.frames * counts[2])
+
+    def _expand(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None or clip.layout != VIDEO or len(node.shape) != 5 or len(clip.frames) != 1:
+            return None
+        made = replace(clip, frames=clip.frames * node.shape[2])
+        return made if made.shape == node.shape else None
+
+    def _repeat_interleave(self, node: Node, input: Any, repeats: Any, dim: Any = None, **_: Any) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None or clip.layout != VIDEO or dim is None or dim % 5 != 2 or not isinstance(repeats, int):
+            return None
+        return replace(clip, frames=tuple([f for f in clip.frames for _ in range(repeats)]))
+
+    def _pad(self, node: Node, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None or clip.layout == FRAMES_FIRST or value or mode not in ("constant", "replicate", "reflect"):
+            return None
+        left, right, top, bottom, front, back, *more = (*pad, *[0] * (6 - len(pad)))
+        if any(more) or min(left, right, top, bottom, front, back) < 0:
+            return None
+        if clip.layout == IMAGES and (front or back):
+            return None
+        around, mode = (top, bottom, left, right), "zeros" if mode == "constant" else mode
+        if (front or back) and mode == "reflect":
+            return None
+        if any(around):
+            if clip.is_padded and (mode != "zeros" or clip.pad_mode != "zeros"):
+                return None
+            clip = replace(clip, pad=tuple(a + b for a, b in zip(clip.pad, around, strict=True)), pad_mode=mode)
+        first, last = (clip.frames[0], clip.frames[-1]) if mode == "replicate" else (NOTHING, NOTHING)
+        return replace(clip, frames=((first,) * front + clip.frames + (last,) * back))
+
+    def _interpolate(
+        self, node: Node, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+    ) -> Form | None:  # noqa: A002
+        clip = self._clip(input)
+        if clip is None or clip.layout == FRAMES_FIRST or clip.is_padded or mode not in ("nearest", "nearest-exact"):
+            return None
+        times = [n / m for n, m in zip(node.shape[-2:], clip.shape[-2:], strict=True)]
+        if times[0] != times[1] or times[0] != int(times[0]):
+            return None
+        frames = clip.frames
+        if clip.layout == VIDEO:
+            count = node.shape[2] // len(frames)
+            if count * len(frames) != node.shape[2]:
+                return None
+            frames = tuple([f for f in frames for _ in range(count)])
+        return replace(clip, frames=frames, repeat=clip.repeat * int(times[0]))
+
+    def _zeros(self, node: Node, *_: Any, **__: Any) -> Form | None:
+        return _zeros(node.shape, node.dtype) if len(node.shape) == 5 else None
+
+
+def name_of(node: Node) -> str:
+    """Return the word for what a node calls."""
+    if isinstance(node.func, str):
+        return node.func
+    name = getattr(node.func, "__name__", "")
+    if getattr(node.func, "in_place", False):
+        return f"{name}, in place"
+    return _NAMES.get(name, name)
+
+
+def fuse(nodes: Sequence[Node]) -> None:
+    """Let `x * sigmoid(x)` be SiLU, which it is."""
+    for node in nodes:
+        if name_of(node) != "mul" or node.kwargs or len(node.args) != 2:
+            continue
+        for x, gate in (node.args, node.args[::-1]):
+            if isinstance(gate, Node) and name_of(gate) == "sigmoid" and gate.args[0] is x:
+                for read in node.reads:
+                    read.users.remove(node)
+                node.func, node.args = F.silu, (x,)
+                x.users.append(node)
+                break
+
+
+def _before(front: Sequence[Frame], rest: Sequence[Frame]) -> str | None:
+    """Return what stands in front of a first chunk, or None if it is something else."""
+    if all(frame == NOTHING for frame in front):
+        return "zeros"
+    return "replicate" if all(frame == rest[0] for frame in front) else None
+
+
+def _joined(clips: Sequence[Clip]) -> Clip | None:
+    """Return what parts of channels were before they were parted, or None."""
+    first = clips[0]
+    for number, clip in enumerate(clips):
+        if any(f.part != (number, len(clips)) for f in clip.frames) or replace(clip, frames=()) != replace(first, frames=()):
+            return None
+    rows = [tuple([f._replace(part=None) for f in clip.frames]) for clip in clips]
+    if any(row != rows[0] for row in rows):
+        return None
+    return replace(first, frames=rows[0], channels=first.channels * len(clips))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Clip:
+    batch, channels, frames, height, width = shape
+    return Clip((NOTHING,) * frames, batch, channels, (height, width), dtype)
+
+
+def _owned(made: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """Return a tensor in memory of its own."""
+    storage = made.untyped_storage().data_ptr()
+    shared = any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == storage for x in given)
+    return made.clone() if shared else made
+
+
+def _first(call: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """Return a function that passes on its first arguments; the others only have to be there."""
+    return lambda *given: call(*given[:count])
+
+
+def _item_of(func: Callable[..., Any], index: int) -> Callable[..., Tensor]:
+    return lambda *args, **kwargs: func(*args, **kwargs)[index]
+
+
+def _is_several(node: Node) -> bool:
+    return bool(node.users) and all(user.func == "item" for user in node.users)
+
+
+def _is_weight(given: Any) -> bool:
+    return isinstance(given, Weight)
+
+
+def _is_operand(given: Any) -> bool:
+    return isinstance(given, (Node, Weight, _Given))
+
+
+def _is_all(index: Any, length: int) -> bool:
+    return isinstance(index, slice) and index.indices(length) == (0, length, 1)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _nothing(_: Tensor) -> None:
+    """Say that what was given was changed in place."""
+
+
+def _triple(value: Any, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+
+
+def _viewed(weight: Weight, view: Callable[[Tensor], Tensor]) -> Weight:
+    before = weight.view
+    return weight._replace(view=view if before is None else lambda tensor: view(before(tensor)))
+
+
+def _part_of(weight: Weight | None, part: int, parts: int) -> Weight | None:
+    if weight is None:
+        return None
+
+    def take(tensor: Tensor) -> Tensor:
+        count = tensor.shape[0] // parts
+        return tensor.narrow(0, part * count, count)
+
+    return _viewed(weight, take)
+
+
+_NAMES = {
+    "__add__": "add",
+    "__radd__": "add",
+    "__iadd__": "add",
+    "__mul__": "mul",
+    "__rmul__": "mul",
+    "concat": "cat",
+    "concatenate": "cat",
+    "view": "reshape",
+    "view_as": "reshape",
+    "reshape_as": "reshape",
+    "flatten": "reshape",
+    "unflatten": "reshape",
+    "squeeze": "reshape",
+    "unsqueeze": "reshape",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "_pad": "pad",
+}
+_SUMS = ("add",)
+_HANDLERS: dict[str, Callable[..., Any]] = {
+    "conv3d": Reading._conv,
+    "conv2d": Reading._conv,
+    "group_norm": Reading._group_norm,
+    "rms_norm of ours": Reading._rms_norm,
+    "silu": Reading._silu,
+    "add": Reading._add,
+    "clone": Reading._alias,
+    "to": Reading._alias,
+    "float": Reading._alias,
+    "half": Reading._alias,
+    "bfloat16": Reading._alias,
+    "type": Reading._alias,
+    "type_as": Reading._alias,
+    "reshape": Reading._reshape,
+    "permute": Reading._permute,
+    "transpose": Reading._transpose,
+    "__getitem__": Reading._index,
+    "narrow": Reading._narrow,
+    "select": Reading._select,
+    "item": Reading._item,
+    "cat": Reading._cat,
+    "stack": Reading._stack,
+    "repeat": Reading._repeat,
+    "expand": Reading._expand,
+    "repeat_interleave": Reading._repeat_interleave,
+    "pad": Reading._pad,
+    "interpolate": Reading._interpolate,
+    "zeros": Reading._zeros,
+    "zeros_like": Reading._zeros,
+    "new_zeros": Reading._zeros,
+}

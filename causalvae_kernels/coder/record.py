@@ -1,0 +1,349 @@
+"""What a module's own code does to its tensors, found out by running it on tensors without data.
+
+Every function of torch that is called on the way is written down, with what it was given. The tensors have
+sizes and no memory, so nothing is computed; code that looks at values, draws random numbers or changes what
+it was given in place cannot be written down, and says so (`Unreadable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_iter, tree_map
+
+from .steps import Unreadable, Weight
+
+_current: ContextVar[Recorder | None] = ContextVar("causalvae_kernels_recorder", default=None)
+
+
+def current() -> Recorder | None:
+    """Return what writes down the calls of this code, or None."""
+    return _current.get()
+
+
+@dataclass(eq=False)
+class Node:
+    """A tensor, and the call that makes it.
+
+    Attributes:
+        number: In the order of the calls.
+        func: What is called; a word for what is no function: "input", "item" of a call with several results,
+            or the name of an op of this package.
+        args: What it is given; nodes stand for tensors.
+        kwargs: Keywords.
+        shape: Of the tensor.
+        dtype: Of its elements.
+        users: The nodes that are given it.
+        made: Whether its memory is nobody else's: it may be written in place.
+    """
+
+    number: int
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    users: list[Node] = field(default_factory=list)
+    made: bool = False
+
+    @property
+    def reads(self) -> list[Node]:
+        """The nodes among its arguments, each as often as it is there."""
+        return [a for a in tree_iter((self.args, self.kwargs)) if isinstance(a, Node)]
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down the calls of the code that runs inside of it.
+
+    Args:
+        parameters: The parameters and buffers that the code knows, with where they are looked up.
+        device: Where its tensors would be.
+    """
+
+    def __init__(self, parameters: dict[int, Weight], device: torch.device) -> None:
+        """Prepare an empty record."""
+        super().__init__()
+        self.nodes: list[Node] = []
+        self._parameters, self.device = parameters, device
+        self._of: dict[int, Node] = {}
+        self._keep: list[Any] = []
+        self._stand_ins: dict[int, Tensor] = {}
+        self._small: set[int] = set()
+
+    def __enter__(self) -> Recorder:
+        """Write down what follows."""
+        self._token = _current.set(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop."""
+        _current.reset(self._token)
+        super().__exit__(*error)
+
+    def take(self, like: Tensor) -> Tensor:
+        """Return an input of the code, like a tensor that is there."""
+        size, stride = like.shape, like.stride()
+        node = self._new("input", (), {}, made=False)
+        return self._bind(node, torch.empty_strided(size, stride, dtype=like.dtype, device="meta"))
+
+    def node_of(self, x: object) -> Node | None:
+        """Return what a tensor of the code stands for, or None."""
+        return self._of.get(id(x)) if isinstance(x, Tensor) else None
+
+    def op(self, name: str, like: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Write down a call of an op of this package whose result is like a tensor."""
+        with torch._C.DisableTorchFunction():
+            made = torch.empty_like(like, device="meta")
+        return self._bind(self._new(name, args, kwargs), made)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Write down a call, and return what it makes, without data."""
+        kwargs = {k: v for k, v in (kwargs or {}).items() if k != "out" or v is not None}
+        name = getattr(func, "__name__", str(func))
+        tensors = [a for a in tree_iter((args, kwargs)) if isinstance(a, Tensor)]
+        known = [t for t in tensors if id(t) in self._of or id(t) in self._parameters]
+        if name == "__get__":
+            return self._attribute(func, args[0])
+        if not known:
+            return self._outside(func, name, args, kwargs)
+        if not any(id(t) in self._of for t in known) and name in _QUESTIONS:
+            return func(*args, **kwargs)
+        if name in _RANDOM or (name.startswith(_DROPOUTS) and kwargs.get("training", True) and kwargs.get("p", 0.5)):
+            raise Unreadable(f"{name} draws random numbers")
+        if name in _QUESTIONS:
+            return self._evaluate(func, args, kwargs)
+        if self._is_identity(name, args, kwargs):
+            return args[0] if args else kwargs["input"]
+        if name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")) or "out" in kwargs or kwargs.get("inplace"):
+            return self._in_place(func, name, args, kwargs)
+        return self._record(func, args, kwargs)
+
+    def _record(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        made = self._evaluate(func, args, kwargs)
+        if made is NotImplemented:  # a comparison with a word, say
+            return made
+        node = self._new(func, args, kwargs)
+        if isinstance(made, Tensor):
+            return self._bind(node, made)
+        flat, _ = tree_flatten(made)
+        if not all(isinstance(part, Tensor) for part in flat) or not isinstance(made, (tuple, list)):
+            raise Unreadable(f"{node.func} returns a {type(made).__name__}")
+        parts = [self._bind(self._new("item", (node, i), {}), part) for i, part in enumerate(made)]
+        return parts if isinstance(made, list) else tuple(parts)
+
+    def _attribute(self, func: Any, x: Tensor) -> Any:
+        """Answer what is asked of a tensor without a call."""
+        if id(x) not in self._of:
+            return func(x)
+        name = func.__self__.__name__
+        if name == "device":
+            return self.device
+        if name in ("is_cuda", "is_cpu", "is_meta"):
+            return name == f"is_{self.device.type}"
+        if name in ("shape", "dtype", "ndim", "layout", "itemsize", "requires_grad", "is_leaf", "is_quantized"):
+            return func(x)
+        if name in ("grad", "grad_fn", "names"):
+            return None
+        if name == "data":
+            return x
+        if name in _VIEW_ATTRIBUTES:
+            return self._record(func, (x,), {})
+        raise Unreadable(f"the code asks for .{name} of an activation")
+
+    def _outside(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a call that has nothing to do with activations; what is large is made anew in each run."""
+        if name in _RANDOM:
+            raise Unreadable(f"{name} draws random numbers")
+        if name in _FACTORIES:
+            made = self._evaluate(func, args, kwargs)
+            if made.numel() > _SMALL:
+                return self._bind(self._new(func, args, kwargs), made)
+        made = func(*args, **kwargs)
+        for part in tree_iter(made):
+            if isinstance(part, Tensor):
+                self._keep.append(part)
+                self._small.add(id(part))
+        return made
+
+    def _in_place(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Write down a change in place as a call that makes the tensor anew."""
+        target = args[0] if args else None
+        node = self.node_of(target)
+        if node is None or "out" in kwargs or not node.made or any(is_view(user) for user in node.users):
+            raise Unreadable(f"{name} changes a tensor in place that others may see")
+        functional = _FUNCTIONAL.get(name)
+        if kwargs.get("inplace"):
+            functional, kwargs = func, {k: v for k, v in kwargs.items() if k != "inplace"}
+        if functional is None:
+            func, args = changed(func), args
+        else:
+            func = functional
+        made = target if functional is None else self._evaluate(func, args, kwargs)
+        if functional is not None and (made.shape, made.dtype) != (target.shape, target.dtype):
+            raise Unreadable(f"{name} changes shape or dtype")
+        new = self._new(func, args, kwargs)
+        self._bind(new, target)
+        return target
+
+    def _is_identity(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether a call returns what it is given, as far as numbers go."""
+        x = args[0] if args else kwargs.get("input")
+        if id(x) not in self._of:
+            return False
+        if name.startswith(_DROPOUTS) or name in ("contiguous", "detach", "requires_grad_", "alias"):
+            return True
+        if name in ("float", "half", "bfloat16", "double"):
+            return x.dtype == getattr(torch, name)
+        if name == "type_as":
+            return x.dtype == args[1].dtype
+        if name in ("cpu", "cuda"):
+            if name != self.device.type:
+                raise Unreadable(f"{name}() moves an activation")
+            return True
+        if name == "to":
+            for given in (*args[1:], *kwargs.values()):
+                if isinstance(given, torch.dtype) and given != x.dtype:
+                    return False
+                if isinstance(given, Tensor):
+                    if given.dtype != x.dtype:
+                        return False
+                elif isinstance(given, (str, torch.device)):
+                    self._stays(torch.device(given))
+            return not kwargs.get("copy", False)
+        return False
+
+    def _stays(self, device: torch.device) -> None:
+        if device.type != self.device.type or device.index not in (None, self.device.index):
+            raise Unreadable(f"an activation goes to {device}")
+
+    def _evaluate(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return what a call makes, without data."""
+        try:
+            args, kwargs = tree_map(self._stand_in, (tuple(args), kwargs))
+            with torch.no_grad():
+                return func(*args, **kwargs)
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(f"{getattr(func, '__name__', func)}: {error}") from error
+
+    def _stand_in(self, given: Any) -> Any:
+        if isinstance(given, (torch.device, str)):
+            return torch.device("meta") if str(given) == str(self.device) or given == self.device else given
+        if not isinstance(given, Tensor) or given.is_meta:
+            return given
+        found = self._stand_ins.get(id(given))
+        if found is None:
+            found = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device="meta")
+            self._stand_ins[id(given)] = found
+            self._keep.append(given)
+        return found
+
+    def _new(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], made: bool = True) -> Node:
+        args, kwargs = tree_map(self._known, (tuple(args), kwargs))
+        node = Node(len(self.nodes), func, args, kwargs, made=made and not is_view_function(func))
+        if is_view_function(func) and node.reads:
+            node.made = False
+        for read in node.reads:
+            read.users.append(node)
+        self.nodes.append(node)
+        return node
+
+    def _bind(self, node: Node, made: Tensor) -> Tensor:
+        if not made.is_meta:
+            raise Unreadable(f"{node.func} makes a tensor on {made.device}")
+        node.shape, node.dtype = tuple(made.shape), made.dtype
+        if id(made) in self._of and node.func == "item":
+            raise Unreadable("a call returns one tensor twice")
+        self._keep.append(made)
+        self._of[id(made)] = node
+        return made
+
+    def _known(self, given: Any) -> Any:
+        """Return what stands for a tensor in the record."""
+        if not isinstance(given, Tensor):
+            return given
+        node = self._of.get(id(given))
+        if node is not None:
+            return node
+        weight = self._parameters.get(id(given))
+        if weight is not None:
+            return weight
+        if id(given) in self._small and given.numel() <= _SMALL:
+            return given
+        raise Unreadable("the code reads a tensor that is no parameter and no input")
+
+
+def changed(func: Any) -> Callable[..., Tensor]:
+    """Return a function that changes its first argument in place, and returns it."""
+
+    def change(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        func(x, *args, **kwargs)
+        return x
+
+    change.in_place = True
+    return change
+
+
+def is_view_function(func: Any) -> bool:
+    """Whether what a function makes may share memory with what it is given."""
+    return getattr(func, "__name__", func) in _VIEWS or func == "item" or getattr(func, "__name__", "") == "__get__"
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node may share memory with what it is given."""
+    return is_view_function(node.func)
+
+
+def live(nodes: Sequence[Node], ends: Iterator[Node]) -> list[Node]:
+    """Return the nodes that something at the end is made of, in order; users are those among them."""
+    needed: set[int] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node.number not in needed:
+            needed.add(node.number)
+            waiting += node.reads
+    kept = [node for node in nodes if node.number in needed]
+    for node in kept:
+        node.users = [user for user in node.users if user.number in needed]
+    return kept
+
+
+_SMALL = 4096
+_DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+_RANDOM = frozenset(
+    "rand rand_like randn randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
+    "multinomial poisson rrelu uniform_ random_ exponential_ cauchy_ geometric_ log_normal_".split()
+)
+_FACTORIES = frozenset("zeros ones full empty eye new_zeros new_ones new_full new_empty".split())
+_QUESTIONS = frozenset("size dim numel nelement stride is_floating_point is_complex is_contiguous __len__ element_size".split())
+_IN_PLACE = frozenset("__setitem__ __iadd__ __isub__ __imul__ __itruediv__ copy_".split())
+_VIEW_ATTRIBUTES = ("T", "mT", "H", "mH")
+_VIEWS = frozenset(
+    "view reshape permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze flatten unflatten expand "
+    "expand_as view_as reshape_as narrow select chunk split unbind tensor_split __getitem__ diagonal unfold "
+    "t detach as_strided chunk split_with_sizes real imag contiguous to".split()
+)
+_FUNCTIONAL = {
+    "__iadd__": torch.add,
+    "add_": torch.add,
+    "__imul__": torch.mul,
+    "mul_": torch.mul,
+    "__isub__": torch.sub,
+    "sub_": torch.sub,
+    "silu_": F.silu,
+    "relu_": F.relu,
+    "clamp_": torch.clamp,
+    "div_": torch.div,
+    "__itruediv__": torch.div,
+}

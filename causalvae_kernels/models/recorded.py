@@ -1,0 +1,273 @@
+"""Coders that nobody wrote a reader for: their own code is recorded once for each shape, and run as steps.
+
+A coder is any module with several convolutions that makes one video of a video. What it changes in lists that
+it is given and on its modules, such as the caches of Wan's and CogVideoX's original code, are states.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..coder import Schedule, Steps, Unreadable, Value
+from ..coder import record as recording
+from ..coder.read import Reading, fuse
+from ..coder.record import Node, Recorder, live
+from ..coder.steps import Weight
+from ..core.dry_run import is_plain_tensor
+from . import scheduled
+from .coders import draws, is_bypassable
+from .fingerprint import setting_names
+from .swap import Link
+
+Modules = list[tuple[nn.Module, str]]
+
+
+@dataclass(frozen=True)
+class New:
+    """A state that a run leaves, by slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Same:
+    """A tensor that was given, by its place among the leaves."""
+
+    leaf: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run of a coder needs and does beside its schedule.
+
+    Attributes:
+        reading: How its states are given.
+        lists: By number of the list among those that are given: what it holds afterwards.
+        attributes: What modules hold afterwards.
+    """
+
+    reading: Reading
+    lists: dict[int, Any]
+    attributes: list[tuple[nn.Module, str, Any]]
+
+
+def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
+    """A module with several convolutions: its own code, or the steps that it was found to be."""
+    made = None
+    if recording.current() is None and not _wants_gradient(module):
+        made = _run(module, link, args, kwargs)
+    return type(module).forward(module, *args, **kwargs) if made is None else made
+
+
+def _wants_gradient(module: nn.Module) -> bool:
+    """Tell quickly, for a module whose weights are trained, that its modules run one by one."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(p.requires_grad for p in module.parameters())
+
+
+def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    leaves, spec = tree_flatten((args, kwargs))
+    attributes = link.coders.attributes.get(id(module), ())
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors or tensors[0].dim() != 5 or not all(map(_is_const, leaves)):
+        return None
+    x, *states = tensors
+    states += [module.__dict__.get(name) for module, name in attributes]
+    if any(s is not None and not _is_simple(s, x) for s in states):
+        return None
+
+    def read(steps: Steps, _: Value) -> Recorded:
+        return _read(module, link, steps, leaves, spec)
+
+    kinds = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
+    held = [None if s is None else (s.shape, s.dtype) for s in states[len(tensors) - 1 :]]
+    known = scheduled.look_up(
+        *(module, link, x, read),
+        first=False,
+        memory_format=_channels_last,
+        others=(spec, *kinds, *held),
+        aside=attributes,
+    )
+    schedule = scheduled.usable(known, x)
+    if schedule is None:
+        return None
+    found: Recorded = known.more
+    states = [s for s in states if s is not None]
+    reading = found.reading
+    old: list[Any] = [None] * len(schedule.slots)
+    for slot, past in reading.pasts.items():
+        old[slot] = _past(states[slot], past.zeros, past.start)
+    done = scheduled.run(schedule, link, x, old, extra=[states[slot] for slot in reading.extra])
+    if done is None:
+        return None
+    made, new = done
+    given = [*tensors, *states[len(tensors) - 1 :]]
+    for number, items in found.lists.items():
+        _lists_in((args, kwargs))[number][:] = _realised(items, new, given)
+    for part, name, value in found.attributes:
+        part.__dict__[name] = _realised(value, new, given)
+    return made
+
+
+def _channels_last() -> torch.memory_format:
+    return torch.channels_last_3d
+
+
+def _is_const(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, bool, int, float, str, type(None), torch.dtype, torch.device))
+
+
+def _is_simple(state: Any, x: Tensor) -> bool:
+    plain = isinstance(state, Tensor) and is_plain_tensor(state) and state.device == x.device
+    return plain and not state.is_neg() and not (torch.is_grad_enabled() and state.requires_grad)
+
+
+def _past(state: Tensor, zeros: int, start: int) -> Tensor:
+    state = state[:, :, start:]
+    return state if not zeros else torch.cat([*[torch.zeros_like(state[:, :, :1])] * zeros, state], dim=2)
+
+
+def _lists_in(given: Any) -> list[list[Any]]:
+    """Return the lists among arguments, in the order of a walk through them."""
+    if isinstance(given, list):
+        return [given, *(found for item in given for found in _lists_in(item))]
+    if isinstance(given, (tuple, dict)):
+        return [f for item in (given.values() if isinstance(given, dict) else given) for f in _lists_in(item)]
+    return []
+
+
+def _realised(value: Any, new: Sequence[Any], given: Sequence[Tensor]) -> Any:
+    if isinstance(value, New):
+        return new[value.slot]
+    if isinstance(value, Same):
+        return given[value.leaf]
+    return [_realised(item, new, given) for item in value] if isinstance(value, list) else value
+
+
+def _read(module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any) -> Recorded:
+    """Record a coder, and write down its steps."""
+    if draws(module):
+        raise Unreadable("dropout draws in the layout that it sees")
+    if not all(is_bypassable(part) for part in module.modules()):
+        raise Unreadable("a module inside is hooked")
+    with link.coders.recording:
+        return _Recording(module, link, steps, leaves, spec).read()
+
+
+class _Recording:
+    """One run of a coder's code."""
+
+    def __init__(
+        self, module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any
+    ) -> None:
+        self._module, self._link, self._steps = module, link, steps
+        self._leaves, self._spec = leaves, spec
+        self._paths: dict[tuple[int, str], str] = {}
+        weights: dict[int, Weight] = {}
+        for path, part in module.named_modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None:
+                        continue
+                    if tensor.is_neg() or not is_plain_tensor(tensor):
+                        raise Unreadable(f"{path}.{name} is a {type(tensor).__name__}")
+                    weights.setdefault(id(tensor), Weight(tensors, name))
+                    self._paths[id(tensors), name] = path
+        device = next(leaf for leaf in leaves if isinstance(leaf, Tensor)).device
+        self._recorder = Recorder(weights, device)
+        self._before = [(part, dict(part.__dict__)) for part in module.modules()]
+
+    def read(self) -> Recorded:
+        recorder, held = self._recorder, list(self._attributes())
+        taken = [recorder.take(leaf) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = tree_unflatten(taken, self._spec)
+        lists = _lists_in((args, kwargs))
+        contents = [list(items) for items in lists]
+        inputs = [leaf for leaf in taken if isinstance(leaf, Tensor)]
+        try:
+            for part, name in held:
+                part.__dict__[name] = recorder.take(part.__dict__[name])
+                inputs.append(part.__dict__[name])
+            with recorder:
+                made = type(self._module).forward(self._module, *args, **kwargs)
+            changes = list(self._changes())
+        finally:
+            for part, state in self._before:
+                part.__dict__.clear()
+                part.__dict__.update(state)
+        end = recorder.node_of(made)
+        if end is None or len(end.shape) != 5:
+            raise Unreadable(f"it returns a {type(made).__name__}, expected a video")
+        self._inputs = [recorder.node_of(x) for x in inputs]
+        for number in range(len(inputs) - 1):
+            self._steps.slot(("state", number))
+        self._keeps: dict[int, list[int]] = {}
+        after = {
+            number: [self._described(item) for item in items]
+            for number, (items, before) in enumerate(zip(lists, contents, strict=True))
+            if len(items) != len(before) or any(a is not b for a, b in zip(items, before, strict=True))
+        }
+        attributes = [(part, name, self._described(value)) for part, name, value in changes]
+        kept = [n for n in recorder.nodes if n.number in self._keeps]
+        fuse(recorder.nodes)
+        nodes = live(recorder.nodes, iter([end, *kept, *self._inputs]))
+        paths = self._paths
+        reading = Reading(
+            *(self._steps, self._inputs),
+            path_of=lambda w: paths.get((id(w.parameters), w.name), ""),
+            device=recorder.device,
+        )
+        reading.read(nodes, end, self._keeps)
+        known = [*held, *((part, name) for part, name, _ in changes)]
+        self._link.coders.attributes[id(self._module)] = tuple(dict.fromkeys(known))
+        return Recorded(reading, after, attributes)
+
+    def _attributes(self) -> Iterator[tuple[nn.Module, str]]:
+        """Give the attributes that hold states: those that are known, and those that are tensors."""
+        known = self._link.coders.attributes.get(id(self._module), ())
+        found = [
+            (part, name)
+            for part, state in self._before
+            for name in setting_names(part)
+            if isinstance(state[name], Tensor)
+        ]
+        if found and not set(found) <= set(known):
+            raise Unreadable(f"{found[0][1]} of a {type(found[0][0]).__name__} holds a tensor")
+        return iter([place for place in known if place in found])
+
+    def _changes(self) -> Iterator[tuple[nn.Module, str, Any]]:
+        """Give the attributes that the code has set."""
+        for part, before in self._before:
+            now = part.__dict__
+            if before.keys() - now.keys():
+                raise Unreadable(f"it deletes an attribute of a {type(part).__name__}")
+            for name, value in now.items():
+                if name in before and before[name] is value:
+                    continue
+                node = self._recorder.node_of(value)
+                if node is None and not isinstance(value, (torch.Size, type(None))):
+                    raise Unreadable(f"it sets {name} of a {type(part).__name__} to a {type(value).__name__}")
+                yield part, name, value
+
+    def _described(self, value: Any) -> Any:
+        """Return what a list or a module holds afterwards in words that do not depend on this run."""
+        if isinstance(value, list):
+            return [self._described(item) for item in value]
+        node = self._recorder.node_of(value)
+        if node is None:
+            if not _is_const(value) and not isinstance(value, torch.Size) or isinstance(value, Tensor):
+                raise Unreadable(f"it leaves a {type(value).__name__}")
+            return value
+        if node in self._inputs:
+            return Same(self._inputs.index(node))
+        slots = self._keeps.setdefault(node.number, [])
+        slots.append(self._steps.slot(("left", len(self._steps.slots))))
+        return New(slots[-1])
