@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 VIDEO, FRAMES_FIRST, IMAGES = "bcthw", "btchw", "(bt)chw"
+"""Orders of axes; any other order of the five letters may stand in their place."""
 
 
 class Frame(NamedTuple):
@@ -69,9 +70,15 @@ class Clip:
         count = len(self.frames)
         if self.layout == IMAGES:
             return (self.batch * count, self.channels, *size)
-        if self.layout == FRAMES_FIRST:
-            return (self.batch, count, self.channels, *size)
-        return (self.batch, self.channels, count, *size)
+        lengths = dict(zip(VIDEO, (self.batch, self.channels, count, *size), strict=True))
+        return tuple([lengths[axis] for axis in self.layout])
+
+    @property
+    def time(self) -> int | None:
+        """The axis of the frames; None where they share one with the clips of a batch."""
+        if self.layout == IMAGES:
+            return 0 if self.batch == 1 else None
+        return self.layout.index("t")
 
     @property
     def is_padded(self) -> bool:
@@ -100,8 +107,9 @@ def rearranged(x: Tensor, layout: str) -> Tensor:
     """Return a video (B, C, T, H, W) in another order of axes."""
     if layout == VIDEO:
         return x
-    x = x.permute(0, 2, 1, 3, 4)
-    return x if layout == FRAMES_FIRST else x.reshape(-1, *x.shape[2:])
+    if layout == IMAGES:
+        return x.permute(0, 2, 1, 3, 4).flatten(0, 1)
+    return x.permute([VIDEO.index(axis) for axis in layout])
 
 
 def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:

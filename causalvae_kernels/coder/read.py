@@ -209,8 +209,11 @@ class Reading:
         """Return what is read of a form, and what makes it of that."""
         if isinstance(form, Value):
             return [self._in_memory(form.index)], _same
-        if not isinstance(form, Clip):
-            raise Unreadable("channels that were split are used by something that is not understood")
+        if isinstance(form, Split):
+            reads, build = self._operand(form.clip)
+            return reads, lambda *given: build(*given).unflatten(1, (form.parts, -1))
+        if isinstance(form, Stacked):
+            raise Unreadable("videos that were stacked are used by something that is not understood")
         sources = form.sources or [self.steps.given[0].index]
         return [self._in_memory(source) for source in sources], builder(form, sources)
 
@@ -614,11 +617,8 @@ class Reading:
         axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
         return self._turned(clip, tuple(a % 5 for a in axes))
 
-    def _turned(self, clip: Clip, axes: tuple[int, ...]) -> Clip | None:
-        turned = {VIDEO: FRAMES_FIRST, FRAMES_FIRST: VIDEO}
-        if axes == (0, 1, 2, 3, 4):
-            return clip
-        return replace(clip, layout=turned[clip.layout]) if axes == (0, 2, 1, 3, 4) and clip.layout in turned else None
+    def _turned(self, clip: Clip, axes: tuple[int, ...]) -> Clip:
+        return replace(clip, layout="".join([clip.layout[axis] for axis in axes]))
 
     def _index(self, node: Node, input: Any, index: Any) -> Form | None:  # noqa: A002
         index = index if isinstance(index, tuple) else (index,)
@@ -645,12 +645,12 @@ class Reading:
             one = clip.layout == IMAGES and len(clip.frames) == 1 and index.index(None) == 2
             full = len(index) == 5 and all(i == slice(None) for i in rest)
             return clip.as_video() if one and full else None
-        axis = {VIDEO: 2, FRAMES_FIRST: 1}.get(clip.layout)
+        axis = None if clip.layout == IMAGES else clip.time
         if axis is None or any(not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != axis):
             return clip if all(_is_all(i, n) for i, n in zip(index, clip.shape, strict=True)) else None
         row = clip.frames[index[axis]]
         if isinstance(index[axis], int):
-            return replace(clip, frames=(row,), layout=IMAGES)
+            return replace(clip, frames=(row,), layout=IMAGES) if clip.layout in (VIDEO, FRAMES_FIRST) else None
         return replace(clip, frames=row) if row else None
 
     def _narrow(self, node: Node, input: Any, dim: int, start: int, length: int) -> Form | None:  # noqa: A002
@@ -713,8 +713,7 @@ class Reading:
         dim %= len(node.shape)
         if all(c.layout == VIDEO for c in clips) and dim == 1:
             return _joined(clips)
-        axis = {VIDEO: 2, FRAMES_FIRST: 1}.get(clips[0].layout, 0 if clips[0].batch == 1 else None)
-        if dim != axis or any(c.layout != clips[0].layout for c in clips):
+        if dim != clips[0].time or any(c.layout != clips[0].layout for c in clips):
             return None
         alike = [replace(c, frames=()) for c in clips if set(c.frames) != {NOTHING}]
         if any(c != alike[0] for c in alike[1:]):
@@ -753,7 +752,7 @@ class Reading:
 
     def _pad(self, node: Node, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if clip is None or clip.layout == FRAMES_FIRST or value or mode not in ("constant", "replicate", "reflect"):
+        if clip is None or clip.layout not in (VIDEO, IMAGES) or value or mode not in ("constant", "replicate", "reflect"):
             return None
         left, right, top, bottom, front, back, *more = (*pad, *[0] * (6 - len(pad)))
         if any(more) or min(left, right, top, bottom, front, back) < 0:
@@ -774,7 +773,7 @@ class Reading:
         self, node: Node, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
     ) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if clip is None or clip.layout == FRAMES_FIRST or clip.is_padded or mode not in ("nearest", "nearest-exact"):
+        if clip is None or clip.layout not in (VIDEO, IMAGES) or clip.is_padded or mode not in ("nearest", "nearest-exact"):
             return None
         times = [n / m for n, m in zip(node.shape[-2:], clip.shape[-2:], strict=True)]
         if times[0] != times[1] or times[0] != int(times[0]):
@@ -927,6 +926,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "silu": Reading._silu,
     "add": Reading._add,
     "clone": Reading._alias,
+    "contiguous": Reading._alias,
     "to": Reading._alias,
     "float": Reading._alias,
     "half": Reading._alias,

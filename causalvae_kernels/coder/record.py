@@ -199,8 +199,11 @@ class Recorder(TorchFunctionMode):
         x = args[0] if args else kwargs.get("input")
         if id(x) not in self._of:
             return False
-        if name.startswith(_DROPOUTS) or name in ("contiguous", "detach", "requires_grad_", "alias"):
+        if name.startswith(_DROPOUTS) or name in ("detach", "requires_grad_"):
             return True
+        if name == "contiguous":
+            with torch._C.DisableTorchFunction():
+                return x.is_contiguous(**kwargs)
         if name in ("float", "half", "bfloat16", "double"):
             return x.dtype == getattr(torch, name)
         if name == "type_as":

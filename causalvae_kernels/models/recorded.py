@@ -44,16 +44,29 @@ class Same:
 
 
 @dataclass(frozen=True)
+class List:
+    """A list that was given, by number."""
+
+    number: int
+
+
+class Result:
+    """What the schedule returns."""
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What a run of a coder needs and does beside its schedule.
 
     Attributes:
         reading: How its states are given.
+        returns: What it returns.
         lists: By number of the list among those that are given: what it holds afterwards.
         attributes: What modules hold afterwards.
     """
 
     reading: Reading
+    returns: Any
     lists: dict[int, Any]
     attributes: list[tuple[nn.Module, str, Any]]
 
@@ -63,7 +76,7 @@ def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     made = None
     if recording.current() is None and not _wants_gradient(module):
         made = _run(module, link, args, kwargs)
-    return type(module).forward(module, *args, **kwargs) if made is None else made
+    return type(module).forward(module, *args, **kwargs) if made is None else made[0]
 
 
 def _wants_gradient(module: nn.Module) -> bool:
@@ -73,7 +86,7 @@ def _wants_gradient(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
     leaves, spec = tree_flatten((args, kwargs))
     attributes = link.coders.attributes.get(id(module), ())
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -110,11 +123,24 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         return None
     made, new = done
     given = [*tensors, *states[len(tensors) - 1 :]]
+    lists = _lists_in((args, kwargs))
+
+    def realised(value: Any) -> Any:
+        if isinstance(value, New):
+            return new[value.slot]
+        if isinstance(value, Same):
+            return given[value.leaf]
+        if isinstance(value, List):
+            return lists[value.number]
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(map(realised, value))
+        return made if value is Result else value
+
     for number, items in found.lists.items():
-        _lists_in((args, kwargs))[number][:] = _realised(items, new, given)
+        lists[number][:] = realised(items)
     for part, name, value in found.attributes:
-        part.__dict__[name] = _realised(value, new, given)
-    return made
+        part.__dict__[name] = realised(value)
+    return (realised(found.returns),)
 
 
 def _channels_last() -> torch.memory_format:
@@ -142,14 +168,6 @@ def _lists_in(given: Any) -> list[list[Any]]:
     if isinstance(given, (tuple, dict)):
         return [f for item in (given.values() if isinstance(given, dict) else given) for f in _lists_in(item)]
     return []
-
-
-def _realised(value: Any, new: Sequence[Any], given: Sequence[Tensor]) -> Any:
-    if isinstance(value, New):
-        return new[value.slot]
-    if isinstance(value, Same):
-        return given[value.leaf]
-    return [_realised(item, new, given) for item in value] if isinstance(value, list) else value
 
 
 def _read(module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any) -> Recorded:
@@ -203,32 +221,32 @@ class _Recording:
             for part, state in self._before:
                 part.__dict__.clear()
                 part.__dict__.update(state)
-        end = recorder.node_of(made)
-        if end is None or len(end.shape) != 5:
-            raise Unreadable(f"it returns a {type(made).__name__}, expected a video")
         self._inputs = [recorder.node_of(x) for x in inputs]
         for number in range(len(inputs) - 1):
             self._steps.slot(("state", number))
         self._keeps: dict[int, list[int]] = {}
+        self._lists, self._end = lists, None
+        self._end = self._video_in(made)
         after = {
             number: [self._described(item) for item in items]
             for number, (items, before) in enumerate(zip(lists, contents, strict=True))
             if len(items) != len(before) or any(a is not b for a, b in zip(items, before, strict=True))
         }
+        returns = self._described(made)
         attributes = [(part, name, self._described(value)) for part, name, value in changes]
         kept = [n for n in recorder.nodes if n.number in self._keeps]
         fuse(recorder.nodes)
-        nodes = live(recorder.nodes, iter([end, *kept, *self._inputs]))
+        nodes = live(recorder.nodes, iter([self._end, *kept, *self._inputs]))
         paths = self._paths
         reading = Reading(
             *(self._steps, self._inputs),
             path_of=lambda w: paths.get((id(w.parameters), w.name), ""),
             device=recorder.device,
         )
-        reading.read(nodes, end, self._keeps)
+        reading.read(nodes, self._end, self._keeps)
         known = [*held, *((part, name) for part, name, _ in changes)]
         self._link.coders.attributes[id(self._module)] = tuple(dict.fromkeys(known))
-        return Recorded(reading, after, attributes)
+        return Recorded(reading, returns, after, attributes)
 
     def _attributes(self) -> Iterator[tuple[nn.Module, str]]:
         """Give the attributes that hold states: those that are known, and those that are tensors."""
@@ -257,15 +275,28 @@ class _Recording:
                     raise Unreadable(f"it sets {name} of a {type(part).__name__} to a {type(value).__name__}")
                 yield part, name, value
 
+    def _video_in(self, made: Any) -> Node:
+        """Return the first video of what the code returns."""
+        for part in (made,) if isinstance(made, Tensor) else tree_flatten(made)[0]:
+            node = self._recorder.node_of(part)
+            if node is not None and len(node.shape) == 5 and node not in self._inputs:
+                return node
+        raise Unreadable(f"it returns a {type(made).__name__}, expected a video")
+
     def _described(self, value: Any) -> Any:
         """Return what a list or a module holds afterwards in words that do not depend on this run."""
         if isinstance(value, list):
-            return [self._described(item) for item in value]
+            number = next((n for n, items in enumerate(self._lists) if items is value), None)
+            return [self._described(item) for item in value] if number is None else List(number)
+        if type(value) is tuple:
+            return tuple([self._described(item) for item in value])
         node = self._recorder.node_of(value)
         if node is None:
-            if not _is_const(value) and not isinstance(value, torch.Size) or isinstance(value, Tensor):
+            if not (_is_const(value) or isinstance(value, torch.Size)) or isinstance(value, Tensor):
                 raise Unreadable(f"it leaves a {type(value).__name__}")
             return value
+        if node is self._end:
+            return Result
         if node in self._inputs:
             return Same(self._inputs.index(node))
         slots = self._keeps.setdefault(node.number, [])
