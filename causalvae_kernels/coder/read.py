@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
+from ..core.errors import InvalidInput
 from ..core.op import op_named
 from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder
 from .record import Node
@@ -131,7 +132,10 @@ class Reading:
         if weight is not None:
             self._path = self._path_of(weight)
         handler = _HANDLERS.get(name_of(node))
-        form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
+        try:
+            form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
+        except (InvalidInput, TypeError, ValueError, AttributeError) as error:
+            raise Unreadable(f"{name_of(node)}: {error}") from error
         if node.number not in self._forms and node.number not in self._waiting and not _is_several(node):
             self._set(node, self._glue(node) if form is None else form)
 
@@ -582,6 +586,8 @@ class Reading:
         return None if clip is None else replace(clip, dtype=node.dtype)
 
     def _reshape(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
+        if not isinstance(input, Node):
+            return None
         form, shape = self._form(input), node.shape
         if isinstance(form, Stacked):
             first, count = form.clips[0], len(form.clips)
@@ -622,7 +628,9 @@ class Reading:
 
     def _index(self, node: Node, input: Any, index: Any) -> Form | None:  # noqa: A002
         index = index if isinstance(index, tuple) else (index,)
-        form = self._form(input) if isinstance(input, Node) else None
+        if not isinstance(input, Node):
+            return None
+        form = self._form(input)
         dims = 6 if isinstance(form, (Split, Stacked)) else len(input.shape)
         if any(i is not None and i is not Ellipsis and not isinstance(i, (int, slice)) for i in index):
             return None

@@ -71,6 +71,7 @@ class Recorder(TorchFunctionMode):
         """Prepare an empty record."""
         super().__init__()
         self.nodes: list[Node] = []
+        self.noise: list[Node] = []  # drawn whether it is used or not: whoever draws next gets other numbers
         self._parameters, self.device = parameters, device
         self._of: dict[int, Node] = {}
         self._keep: list[Any] = []
@@ -160,7 +161,11 @@ class Recorder(TorchFunctionMode):
         raise Unreadable(f"the code asks for .{name} of an activation")
 
     def _outside(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run a call that has nothing to do with activations; what is large is made anew in each run."""
+        """Run a call that has nothing to do with activations; noise and what is large is made in each run."""
+        if name in _NOISE:
+            node = self._new(func, args, kwargs)
+            self.noise.append(node)
+            return self._bind(node, self._evaluate(func, args, kwargs))
         if name in _RANDOM:
             raise Unreadable(f"{name} draws random numbers")
         if name in _FACTORIES:
@@ -325,9 +330,11 @@ def live(nodes: Sequence[Node], ends: Iterator[Node]) -> list[Node]:
 _SMALL = 4096
 _DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 _RANDOM = frozenset(
-    "rand rand_like randn randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
+    "rand_like randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
     "multinomial poisson rrelu uniform_ random_ exponential_ cauchy_ geometric_ log_normal_".split()
 )
+# These are drawn in the order of their elements, whatever the layout of others.
+_NOISE = frozenset(("rand", "randn"))
 _FACTORIES = frozenset("zeros ones full empty eye new_zeros new_ones new_full new_empty".split())
 _QUESTIONS = frozenset("size dim numel nelement stride is_floating_point is_complex is_contiguous __len__ element_size".split())
 _IN_PLACE = frozenset("__setitem__ __iadd__ __isub__ __imul__ __itruediv__ copy_".split())

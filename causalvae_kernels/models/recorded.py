@@ -236,7 +236,7 @@ class _Recording:
         attributes = [(part, name, self._described(value)) for part, name, value in changes]
         kept = [n for n in recorder.nodes if n.number in self._keeps]
         fuse(recorder.nodes)
-        nodes = live(recorder.nodes, iter([self._end, *kept, *self._inputs]))
+        nodes = live(recorder.nodes, iter([self._end, *kept, *self._inputs, *recorder.noise]))
         paths = self._paths
         reading = Reading(
             *(self._steps, self._inputs),
