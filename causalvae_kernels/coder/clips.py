@@ -96,7 +96,7 @@ class Clip:
 
     def whole(self, frames_of: Callable[[int], int], dtype_of: Callable[[int], torch.dtype]) -> int | None:
         """Return the value that these frames are, all of it and nothing else; the layout aside."""
-        source = self.frames[0].source
+        source = self.frames[0].source if self.frames else None
         if source is None or self.repeat > 1 or self.is_padded or dtype_of(source) != self.dtype:
             return None
         wanted = tuple(Frame(source, i) for i in range(frames_of(source)))
@@ -123,7 +123,9 @@ def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:
                 continue
         pieces.append((frame.source, frame.index, 1, frame.part))
     places = {source: place for place, source in enumerate(sources)}
-    zeros = (clip.batch, clip.channels, 1, *clip.size)
+    zeros = (clip.batch, clip.channels, 1 if clip.frames else 0, *clip.size)
+    if not clip.frames:
+        pieces.append((None, 0, 0, None))
 
     def build(*values: Tensor) -> Tensor:
         found = []

@@ -6,8 +6,6 @@ front of its frames. What is not understood is called as it was, on tensors in m
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +37,15 @@ class Stacked:
     clips: tuple[Clip, ...]
 
 
-Form = Clip | Value | Split | Stacked
+@dataclass(frozen=True)
+class Scaled:
+    """A group norm that is not written down yet, times frames."""
+
+    norm: Node
+    scale: Clip
+
+
+Form = Clip | Value | Split | Stacked | Scaled
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Reading:
         self._slots: dict[int, int] = {}  # of values that are states
         self._behind: dict[int, tuple[Value, ...]] = {}  # the memory that a value may be a view of
         self._waiting: dict[int, _Waiting] = {}
+        self._norms: dict[int, tuple[Clip, tuple[Any, ...], tuple[Any, ...]]] = {}  # group norms that wait
         self._seen: dict[int, list[Node]] = {}  # the nodes that are made of frames of a value
         self._end: Node | None = None
         for slot, node in enumerate(inputs, -1):
@@ -124,11 +131,15 @@ class Reading:
         whole = self._whole(form) if isinstance(form, Clip) and form.layout == VIDEO else form
         if not isinstance(whole, Value) or whole.index not in made:
             reads, build = self._operand(form)
-            whole = self._call(lambda *given: _owned(build(*given), given), reads, end.shape, end.dtype, loose=True)
+            whole = self._call(
+                lambda *given: _owned(build(*given), given), reads, end.shape, end.dtype, loose=True
+            )
         self.steps.returns(whole, torch.contiguous_format)
 
     def _read(self, node: Node) -> None:
-        weight = next((w for w in tree_iter((node.args, node.kwargs), is_leaf=_is_weight) if _is_weight(w)), None)
+        weight = next(
+            (w for w in tree_iter((node.args, node.kwargs), is_leaf=_is_weight) if _is_weight(w)), None
+        )
         if weight is not None:
             self._path = self._path_of(weight)
         handler = _HANDLERS.get(name_of(node))
@@ -136,12 +147,15 @@ class Reading:
             form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
         except (InvalidInput, TypeError, ValueError, AttributeError) as error:
             raise Unreadable(f"{name_of(node)}: {error}") from error
-        if node.number not in self._forms and node.number not in self._waiting and not _is_several(node):
+        waits = node.number in self._waiting or node.number in self._norms
+        if node.number not in self._forms and not waits and not _is_several(node):
             self._set(node, self._glue(node) if form is None else form)
 
     def _keep(self, node: Node, slot: int) -> None:
         reads, build = self._operand(self._form(node))
-        self.steps.leave(self._path, self._held(reads), slot, _first(lambda *g: _owned(build(*g), g), len(reads)))
+        self.steps.leave(
+            self._path, self._held(reads), slot, _first(lambda *g: _owned(build(*g), g), len(reads))
+        )
 
     # Forms.
 
@@ -162,10 +176,14 @@ class Reading:
             self._seen.setdefault(form.index, []).append(node)
 
     def _form(self, node: Node) -> Form:
-        """Return what a node is; a convolution that waits is written down."""
+        """Return what a node is; a convolution or norm that waits is written down."""
         waiting = self._waiting.pop(node.number, None)
         if waiting is not None:
             self._set_made(node, waiting.emit(None))
+        norm = self._norms.pop(node.number, None)
+        if norm is not None:
+            clip, parameters, options = norm
+            self._set_made(node, self._op("group_norm", (self._video(clip), *parameters), (*options, None)))
         if node.number not in self._forms:
             raise Unreadable(f"several results of {name_of(node)} are used together")
         return self._forms[node.number]
@@ -216,6 +234,15 @@ class Reading:
         if isinstance(form, Split):
             reads, build = self._operand(form.clip)
             return reads, lambda *given: build(*given).unflatten(1, (form.parts, -1))
+        if isinstance(form, Scaled):
+            norm, scale = self._operand(self._form(form.norm)), self._operand(form.scale)
+            count = len(norm[0])
+
+            def multiply(*given: Tensor) -> Tensor:
+                return norm[1](*given[:count]) * scale[1](*given[count:])
+
+            made = self._call(multiply, [*norm[0], *scale[0]], form.scale.shape, form.scale.dtype, loose=True)
+            return [made], _same
         if isinstance(form, Stacked):
             raise Unreadable("videos that were stacked are used by something that is not understood")
         sources = form.sources or [self.steps.given[0].index]
@@ -223,7 +250,8 @@ class Reading:
 
     def _held(self, reads: Sequence[Value]) -> list[Value]:
         """Return what is read, and behind it the memory that must be there as well."""
-        return list(dict.fromkeys([*reads, *(v for r in reads for v in self._behind.get(r.index, ()))]))
+        behind = dict.fromkeys(v for r in reads for v in self._behind.get(r.index, ()))
+        return [*reads, *(value for value in behind if value not in reads)]
 
     def _call(
         self,
@@ -239,7 +267,13 @@ class Reading:
         value = self.steps.new(tuple(shape), dtype)
         held, make = self._held(reads), _first(call, len(reads))
         step = CallStep(
-            self._path, lambda *given: (make(*given), []), tuple(held), value, keeps=False, loose=loose, over=over
+            self._path,
+            lambda *given: (make(*given), []),
+            tuple(held),
+            value,
+            keeps=False,
+            loose=loose,
+            over=over,
         )
         self.steps.steps.append(step)
         self._values[value.index] = value
@@ -264,6 +298,8 @@ class Reading:
             func, args, kwargs = _item_of(parent.func, index), parent.args, parent.kwargs
         if not callable(func):
             raise Unreadable(f"nobody can call {func}")
+        if func is Tensor.view and all(isinstance(a, (int, tuple, list, Node)) for a in args):
+            func = Tensor.reshape  # the layout of an activation is not that of the code
         reads: list[Value] = []
 
         def place(given: Any) -> Any:
@@ -296,9 +332,7 @@ class Reading:
             reads = [self.steps.given[0]]
             bare, call = call, lambda _: bare()
         if tight:
-            return self._call(
-                lambda *tensors: _owned(call(*tensors), tensors), reads, node.shape, node.dtype
-            )
+            return self._call(lambda *tensors: _owned(call(*tensors), tensors), reads, node.shape, node.dtype)
         value = self._call(call, reads, node.shape, node.dtype, loose=True)
         self._behind[value.index] = tuple(self._held(reads))
         return value
@@ -363,10 +397,18 @@ class Reading:
         self._values[value.index] = value
         return value
 
-    def _pointwise(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+    def _pointwise(
+        self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any
+    ) -> Clip | None:
         """A convolution of single pixels: it commutes with repeating them, and frames."""
         sources = clip.sources
-        if kernel != (1, 1, 1) or stride != (1, 1, 1) or clip.is_padded or len(sources) != 1 or clip.repeat == 1:
+        if (
+            kernel != (1, 1, 1)
+            or stride != (1, 1, 1)
+            or clip.is_padded
+            or len(sources) != 1
+            or clip.repeat == 1
+        ):
             return None
         source = self._values[sources[0]]
         if NOTHING in clip.frames or any(f.part for f in clip.frames) or source.dtype != clip.dtype:
@@ -376,7 +418,9 @@ class Reading:
         frames = tuple([Frame(y.index, f.index) for f in clip.frames])
         return replace(clip, frames=frames, channels=y.shape[1])
 
-    def _downsampling(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+    def _downsampling(
+        self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any
+    ) -> Clip | None:
         if (kernel, stride, dilation, clip.pad) != ((1, 3, 3), (1, 2, 2), (1, 1, 1), (0, 1, 0, 1)):
             return None
         if clip.pad_mode != "zeros" or clip.repeat > 1:
@@ -384,7 +428,9 @@ class Reading:
         x = self._video(replace(clip, pad=(0, 0, 0, 0)))
         return self._clip_of(self._op("downsample_conv", (x, weight, bias), (False,)))
 
-    def _upsampling(self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any) -> Clip | None:
+    def _upsampling(
+        self, clip: Clip, weight: Any, bias: Any, kernel: Any, stride: Any, dilation: Any
+    ) -> Clip | None:
         even = (stride, dilation, kernel[1:]) == ((1, 1, 1), (1, 1, 1), (3, 3))
         if clip.repeat != 2 or not even or clip.pad != (1, 1, 1, 1) or clip.pad_mode == "reflect":
             return None
@@ -428,12 +474,20 @@ class Reading:
             operands = (x, weight, bias, state, residual)
             options: dict[str, Any] = {}
             if state is not None and state.shape[2] != span:
-                operands = (View(x, -state.shape[2], x.shape[2] + state.shape[2]), weight, bias, None, residual)
+                operands = (
+                    View(x, -state.shape[2], x.shape[2] + state.shape[2]),
+                    weight,
+                    bias,
+                    None,
+                    residual,
+                )
                 options = {"past": state, "temporal_mode": "zeros"}
                 mode = "valid"
             else:
                 mode = temporal
-            value = self.steps.op(path, op_named("causal_conv3d"), operands, (stride, dilation, mode, spatial), **options)
+            value = self.steps.op(
+                path, op_named("causal_conv3d"), operands, (stride, dilation, mode, spatial), **options
+            )
             self._values[value.index] = value
             return value
 
@@ -517,9 +571,50 @@ class Reading:
     ) -> None:  # noqa: A002
         clip = self._clip(input)
         known = all(o is None or _is_weight(o) for o in (weight, bias))
-        if clip is None or not known or not (clip.layout == VIDEO or (clip.layout == IMAGES and len(clip.frames) == 1)):
+        if (
+            clip is None
+            or not known
+            or not (clip.layout == VIDEO or (clip.layout == IMAGES and len(clip.frames) == 1))
+        ):
+            return
+        users = node.users
+        if len(users) == 1 and name_of(users[0]) == "mul" and [name_of(u) for u in users[0].users] == ["add"]:
+            self._norms[node.number] = (clip, (weight, bias), (num_groups, eps))
             return
         self._norm(node, "group_norm", clip, (weight, bias), (num_groups, eps))
+
+    def _mul(self, node: Node, input: Any, other: Any) -> Form | None:  # noqa: A002
+        """A group norm that is scaled waits for what is added."""
+        for norm, by in ((input, other), (other, input)):
+            if not (isinstance(norm, Node) and isinstance(by, Node) and norm.number in self._norms):
+                continue
+            clip = self._clip(by)
+            if clip is not None and clip.shape == norm.shape == node.shape and clip.dtype == norm.dtype:
+                return Scaled(norm, clip)
+        return None
+
+    def _spatial_norm(self, node: Node, form: Scaled, shift: Clip) -> bool:
+        """A group norm, scaled and shifted by frames that may be repeated from smaller ones."""
+        clip, weights, (groups, eps) = self._norms[form.norm.number]
+        scale, frames = form.scale, len(clip.frames)
+        if any(c.layout != VIDEO or c.is_padded or len(c.sources) != 1 for c in (scale, shift)):
+            return False
+        if any(f.part or f.source is None for c in (scale, shift) for f in c.frames):
+            return False
+        values = [self._values[c.sources[0]] for c in (scale, shift)]
+        small = values[0].shape[2]
+        wanted = [i * small // frames for i in range(frames)]
+        if frames % 2 and frames > 1:
+            if small < 2:
+                return False
+            wanted = [0, *(1 + i * (small - 1) // (frames - 1) for i in range(frames - 1))]
+        alike = values[0].shape == values[1].shape and all(v.dtype == clip.dtype for v in values)
+        if not alike or any([f.index for f in c.frames] != wanted for c in (scale, shift)):
+            return False
+        self._norms.pop(form.norm.number)
+        operands = (self._in_memory(v.index) for v in values)
+        self._norm(node, "spatial_norm", clip, (*operands, *weights), (groups, eps))
+        return True
 
     def _rms_norm(self, node: Node, x: Any, weight: Any, bias: Any, eps: float) -> None:
         clip = self._clip(x) if len(node.shape) == 5 else self._images(x)
@@ -531,10 +626,13 @@ class Reading:
         weight, bias = (w if w is None else _viewed(w, torch.flatten) for w in (weight, bias))
         self._norm(node, "rms_norm", clip, (weight, bias), (eps,))
 
-    def _norm(self, node: Node, name: str, clip: Clip, weights: tuple[Any, ...], options: tuple[Any, ...]) -> None:
+    def _norm(
+        self, node: Node, name: str, clip: Clip, others: tuple[Any, ...], options: tuple[Any, ...]
+    ) -> None:
+        """A norm, with SiLU if nothing else follows."""
         follows = node.users[0] if len(node.users) == 1 else None
         silu = follows is not None and name_of(follows) == "silu" and node is not self._end
-        made = self._op(name, (self._video(clip), *weights), (*options, "silu" if silu else None))
+        made = self._op(name, (self._video(clip), *others), (*options, "silu" if silu else None))
         self._set_made(node, made)
         if silu:
             self._set_made(follows, made)
@@ -556,6 +654,12 @@ class Reading:
             return
         if any(n.dtype != node.dtype for n in nodes) or input is other:
             return
+        for scaled, shift in (nodes, nodes[::-1]):
+            form = self._forms.get(scaled.number)
+            if isinstance(form, Scaled) and form.norm.number in self._norms:
+                clip = self._clip(shift)
+                if clip is not None and self._spatial_norm(node, form, clip):
+                    return
         waiting = [n for n in sorted(nodes, key=lambda n: n.number) if n.number in self._waiting]
         if waiting:
             last = waiting[-1]
@@ -563,7 +667,11 @@ class Reading:
             kept = self._waiting.pop(last.number)
             if clip is not None and clip.layout == (IMAGES if len(node.shape) == 4 else VIDEO):
                 residual = self._video(clip)
-                if len(node.shape) == 5 or residual.shape == (kept.reads.shape[0], clip.channels, *kept.reads.shape[2:]):
+                if len(node.shape) == 5 or residual.shape == (
+                    kept.reads.shape[0],
+                    clip.channels,
+                    *kept.reads.shape[2:],
+                ):
                     self._set_made(node, kept.emit(residual))
                     return
             self._set_made(last, kept.emit(None))
@@ -583,7 +691,10 @@ class Reading:
 
     def _alias(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        return None if clip is None else replace(clip, dtype=node.dtype)
+        if clip is None or torch.promote_types(clip.dtype, node.dtype) != node.dtype:
+            kept = clip is not None and all(self._values[i].dtype == node.dtype for i in clip.sources)
+            return replace(clip, dtype=node.dtype) if kept else None  # widened before: nothing is lost
+        return replace(clip, dtype=node.dtype)
 
     def _reshape(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
         if not isinstance(input, Node):
@@ -606,7 +717,11 @@ class Reading:
             moved = {clip.layout, layout}
             if other.shape == shape and (len(clip.frames) == 1 or moved == {FRAMES_FIRST, IMAGES}):
                 return other
-        if clip.layout == VIDEO and len(shape) == 6 and (shape[0], *shape[3:]) == (clip.shape[0], *clip.shape[2:]):
+        if (
+            clip.layout == VIDEO
+            and len(shape) == 6
+            and (shape[0], *shape[3:]) == (clip.shape[0], *clip.shape[2:])
+        ):
             return None if any(f.part for f in clip.frames) else Split(clip, shape[1])
         return None
 
@@ -654,12 +769,16 @@ class Reading:
             full = len(index) == 5 and all(i == slice(None) for i in rest)
             return clip.as_video() if one and full else None
         axis = None if clip.layout == IMAGES else clip.time
-        if axis is None or any(not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != axis):
+        if axis is None or any(
+            not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != axis
+        ):
             return clip if all(_is_all(i, n) for i, n in zip(index, clip.shape, strict=True)) else None
         row = clip.frames[index[axis]]
         if isinstance(index[axis], int):
-            return replace(clip, frames=(row,), layout=IMAGES) if clip.layout in (VIDEO, FRAMES_FIRST) else None
-        return replace(clip, frames=row) if row else None
+            return (
+                replace(clip, frames=(row,), layout=IMAGES) if clip.layout in (VIDEO, FRAMES_FIRST) else None
+            )
+        return replace(clip, frames=row)
 
     def _narrow(self, node: Node, input: Any, dim: int, start: int, length: int) -> Form | None:  # noqa: A002
         index = [slice(None)] * len(node.shape)
@@ -674,7 +793,11 @@ class Reading:
     def _item(self, node: Node, parent: Node, number: int) -> Form | None:
         """One of several results: a part in time, or of the channels."""
         name, (x, *rest) = name_of(parent), parent.args
-        clip = self._clip(x) if name in ("chunk", "split", "split_with_sizes", "unbind", "tensor_split") else None
+        clip = (
+            self._clip(x)
+            if name in ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
+            else None
+        )
         if clip is None or clip.layout != VIDEO:
             return None
         dim = parent.kwargs.get("dim", rest[-1] if len(rest) == (1 if name == "unbind" else 2) else 0) % 5
@@ -734,14 +857,22 @@ class Reading:
 
     def _stack(self, node: Node, tensors: Any, dim: int = 0) -> Form | None:
         clips = [self._clip(t) for t in tensors]
-        if any(c is None or c.layout != VIDEO or c.shape != clips[0].shape for c in clips) or dim % len(node.shape) != 3:
+        if (
+            any(c is None or c.layout != VIDEO or c.shape != clips[0].shape for c in clips)
+            or dim % len(node.shape) != 3
+        ):
             return None
         return Stacked(tuple(clips))
 
     def _repeat(self, node: Node, input: Any, *sizes: Any, **kwargs: Any) -> Form | None:  # noqa: A002
         clip = self._clip(input)
         counts = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if clip is None or clip.layout != VIDEO or len(counts) != 5 or any(c != 1 for i, c in enumerate(counts) if i != 2):
+        if (
+            clip is None
+            or clip.layout != VIDEO
+            or len(counts) != 5
+            or any(c != 1 for i, c in enumerate(counts) if i != 2)
+        ):
             return None
         return replace(clip, frames=clip.frames * counts[2])
 
@@ -752,15 +883,30 @@ class Reading:
         made = replace(clip, frames=clip.frames * node.shape[2])
         return made if made.shape == node.shape else None
 
-    def _repeat_interleave(self, node: Node, input: Any, repeats: Any, dim: Any = None, **_: Any) -> Form | None:  # noqa: A002
+    def _repeat_interleave(
+        self, node: Node, input: Any, repeats: Any, dim: Any = None, **_: Any
+    ) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if clip is None or clip.layout != VIDEO or dim is None or dim % 5 != 2 or not isinstance(repeats, int):
+        if (
+            clip is None
+            or clip.layout != VIDEO
+            or dim is None
+            or dim % 5 != 2
+            or not isinstance(repeats, int)
+        ):
             return None
         return replace(clip, frames=tuple([f for f in clip.frames for _ in range(repeats)]))
 
-    def _pad(self, node: Node, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Form | None:  # noqa: A002
+    def _pad(
+        self, node: Node, input: Any, pad: Any, mode: str = "constant", value: Any = None
+    ) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if clip is None or clip.layout not in (VIDEO, IMAGES) or value or mode not in ("constant", "replicate", "reflect"):
+        if (
+            clip is None
+            or clip.layout not in (VIDEO, IMAGES)
+            or value
+            or mode not in ("constant", "replicate", "reflect")
+        ):
             return None
         left, right, top, bottom, front, back, *more = (*pad, *[0] * (6 - len(pad)))
         if any(more) or min(left, right, top, bottom, front, back) < 0:
@@ -773,15 +919,29 @@ class Reading:
         if any(around):
             if clip.is_padded and (mode != "zeros" or clip.pad_mode != "zeros"):
                 return None
-            clip = replace(clip, pad=tuple(a + b for a, b in zip(clip.pad, around, strict=True)), pad_mode=mode)
+            clip = replace(
+                clip, pad=tuple(a + b for a, b in zip(clip.pad, around, strict=True)), pad_mode=mode
+            )
         first, last = (clip.frames[0], clip.frames[-1]) if mode == "replicate" else (NOTHING, NOTHING)
         return replace(clip, frames=((first,) * front + clip.frames + (last,) * back))
 
     def _interpolate(
-        self, node: Node, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+        self,
+        node: Node,
+        input: Any,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        *_: Any,
+        **__: Any,
     ) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if clip is None or clip.layout not in (VIDEO, IMAGES) or clip.is_padded or mode not in ("nearest", "nearest-exact"):
+        if (
+            clip is None
+            or clip.layout not in (VIDEO, IMAGES)
+            or clip.is_padded
+            or mode not in ("nearest", "nearest-exact")
+        ):
             return None
         times = [n / m for n, m in zip(node.shape[-2:], clip.shape[-2:], strict=True)]
         if times[0] != times[1] or times[0] != int(times[0]):
@@ -794,6 +954,26 @@ class Reading:
             frames = tuple([f for f in frames for _ in range(count)])
         return replace(clip, frames=frames, repeat=clip.repeat * int(times[0]))
 
+    def _write(self, node: Node, target: Any, index: Any, value: Any) -> Form | None:
+        """Frames that are written into memory that was made for them."""
+        clip, new = self._clip(target), self._clip(value)
+        index = index if isinstance(index, tuple) else (index,)
+        if clip is None or new is None or clip.layout != VIDEO or new.layout != VIDEO or Ellipsis in index[:-1]:
+            return None
+        index = (*(i for i in index if i is not Ellipsis), *[slice(None)] * 5)[:5]
+        if any(not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != 2):
+            return None
+        blank = set(clip.frames) == {NOTHING}
+        if not isinstance(index[2], slice) or new.shape[3:] != clip.shape[3:] or new.dtype != clip.dtype:
+            return None
+        if not blank and replace(clip, frames=()) != replace(new, frames=()):
+            return None
+        row = list(clip.frames)
+        if len(row[index[2]]) != len(new.frames):
+            return None
+        row[index[2]] = new.frames
+        return replace(new, frames=tuple(row))
+
     def _zeros(self, node: Node, *_: Any, **__: Any) -> Form | None:
         return _zeros(node.shape, node.dtype) if len(node.shape) == 5 else None
 
@@ -803,8 +983,6 @@ def name_of(node: Node) -> str:
     if isinstance(node.func, str):
         return node.func
     name = getattr(node.func, "__name__", "")
-    if getattr(node.func, "in_place", False):
-        return f"{name}, in place"
     return _NAMES.get(name, name)
 
 
@@ -833,7 +1011,9 @@ def _joined(clips: Sequence[Clip]) -> Clip | None:
     """Return what parts of channels were before they were parted, or None."""
     first = clips[0]
     for number, clip in enumerate(clips):
-        if any(f.part != (number, len(clips)) for f in clip.frames) or replace(clip, frames=()) != replace(first, frames=()):
+        if any(f.part != (number, len(clips)) for f in clip.frames) or replace(clip, frames=()) != replace(
+            first, frames=()
+        ):
             return None
     rows = [tuple([f._replace(part=None) for f in clip.frames]) for clip in clips]
     if any(row != rows[0] for row in rows):
@@ -933,6 +1113,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "rms_norm of ours": Reading._rms_norm,
     "silu": Reading._silu,
     "add": Reading._add,
+    "mul": Reading._mul,
     "clone": Reading._alias,
     "contiguous": Reading._alias,
     "to": Reading._alias,
@@ -955,6 +1136,8 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "repeat_interleave": Reading._repeat_interleave,
     "pad": Reading._pad,
     "interpolate": Reading._interpolate,
+    "__setitem__": Reading._write,
+    "empty": Reading._zeros,
     "zeros": Reading._zeros,
     "zeros_like": Reading._zeros,
     "new_zeros": Reading._zeros,

@@ -118,13 +118,15 @@ class Recorder(TorchFunctionMode):
             return self._outside(func, name, args, kwargs)
         if not any(id(t) in self._of for t in known) and name in _QUESTIONS:
             return func(*args, **kwargs)
-        if name in _RANDOM or (name.startswith(_DROPOUTS) and kwargs.get("training", True) and kwargs.get("p", 0.5)):
+        drops = name.startswith(_DROPOUTS) and kwargs.get("training", True) and kwargs.get("p", 0.5)
+        if name in _RANDOM or drops:
             raise Unreadable(f"{name} draws random numbers")
         if name in _QUESTIONS:
             return self._evaluate(func, args, kwargs)
         if self._is_identity(name, args, kwargs):
             return args[0] if args else kwargs["input"]
-        if name in _IN_PLACE or (name.endswith("_") and not name.startswith("__")) or "out" in kwargs or kwargs.get("inplace"):
+        in_place = name in _IN_PLACE or (name.endswith("_") and not name.startswith("__"))
+        if in_place or "out" in kwargs or kwargs.get("inplace"):
             return self._in_place(func, name, args, kwargs)
         return self._record(func, args, kwargs)
 
@@ -150,7 +152,7 @@ class Recorder(TorchFunctionMode):
             return self.device
         if name in ("is_cuda", "is_cpu", "is_meta"):
             return name == f"is_{self.device.type}"
-        if name in ("shape", "dtype", "ndim", "layout", "itemsize", "requires_grad", "is_leaf", "is_quantized"):
+        if name in _KNOWN_ATTRIBUTES:
             return func(x)
         if name in ("grad", "grad_fn", "names"):
             return None
@@ -170,7 +172,7 @@ class Recorder(TorchFunctionMode):
             raise Unreadable(f"{name} draws random numbers")
         if name in _FACTORIES:
             made = self._evaluate(func, args, kwargs)
-            if made.numel() > _SMALL:
+            if made.numel() > _SMALL or made.dim() > 3:
                 return self._bind(self._new(func, args, kwargs), made)
         made = func(*args, **kwargs)
         for part in tree_iter(made):
@@ -299,12 +301,13 @@ def changed(func: Any) -> Callable[..., Tensor]:
         return x
 
     change.in_place = True
+    change.__name__ = change.__qualname__ = func.__name__
     return change
 
 
 def is_view_function(func: Any) -> bool:
     """Whether what a function makes may share memory with what it is given."""
-    return getattr(func, "__name__", func) in _VIEWS or func == "item" or getattr(func, "__name__", "") == "__get__"
+    return func == "item" or getattr(func, "__name__", func) in (*_VIEWS, "__get__")
 
 
 def is_view(node: Node) -> bool:
@@ -327,6 +330,25 @@ def live(nodes: Sequence[Node], ends: Iterator[Node]) -> list[Node]:
     return kept
 
 
+def differ(one: Sequence[Node], other: Sequence[Node]) -> bool:
+    """Whether two records of the same code are not the same: it does something else from call to call."""
+    return len(one) != len(other) or any(_words(a) != _words(b) for a, b in zip(one, other, strict=True))
+
+
+def _words(node: Node) -> list[Any]:
+    name = getattr(node.func, "__qualname__", node.func)
+    words: list[Any] = [name, node.shape, node.dtype]
+    for given in tree_iter((node.args, node.kwargs), is_leaf=lambda a: isinstance(a, Weight)):
+        if isinstance(given, Node):
+            given = ("node", given.number)
+        elif isinstance(given, Weight):
+            given = (id(given.parameters), given.name)
+        elif isinstance(given, Tensor):
+            given = (given.dtype, given.shape, given.tolist())
+        words.append(given if isinstance(given, tuple) else (type(given).__name__, repr(given)))
+    return words
+
+
 _SMALL = 4096
 _DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 _RANDOM = frozenset(
@@ -336,13 +358,18 @@ _RANDOM = frozenset(
 # These are drawn in the order of their elements, whatever the layout of others.
 _NOISE = frozenset(("rand", "randn"))
 _FACTORIES = frozenset("zeros ones full empty eye new_zeros new_ones new_full new_empty".split())
-_QUESTIONS = frozenset("size dim numel nelement stride is_floating_point is_complex is_contiguous __len__ element_size".split())
+_QUESTIONS = frozenset(
+    "size dim numel nelement stride is_floating_point is_complex is_contiguous __len__ element_size".split()
+)
+_KNOWN_ATTRIBUTES = frozenset(
+    "shape dtype ndim layout itemsize requires_grad is_leaf is_quantized is_sparse is_nested".split()
+)
 _IN_PLACE = frozenset("__setitem__ __iadd__ __isub__ __imul__ __itruediv__ copy_".split())
 _VIEW_ATTRIBUTES = ("T", "mT", "H", "mH")
 _VIEWS = frozenset(
-    "view reshape permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze flatten unflatten expand "
-    "expand_as view_as reshape_as narrow select chunk split unbind tensor_split __getitem__ diagonal unfold "
-    "t detach as_strided chunk split_with_sizes real imag contiguous to".split()
+    "view reshape permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze flatten unflatten "
+    "expand expand_as view_as reshape_as narrow select chunk split unbind tensor_split __getitem__ diagonal "
+    "unfold t detach as_strided split_with_sizes real imag contiguous to".split()
 )
 _FUNCTIONAL = {
     "__iadd__": torch.add,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,21 @@ def group_norm_format(conv: nn.Module, num_groups: int, link: Link, sample: Tens
         link: Of the swap.
         sample: The coder's input.
     """
-    if sample.device.type == "cuda":
-        return torch.channels_last_3d
-    if sample.device.type == "cpu":
-        shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
-        last = torch.channels_last_3d
-        example = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=last)
+    shape = (sample.shape[0], conv.out_channels, *sample.shape[2:])
+    last = norms_format(shape, num_groups, link, sample.device, sample.dtype)
+    return memory_format_of(conv.weight) if last is None else last
+
+
+def norms_format(
+    shape: Sequence[int], num_groups: int, link: Link, device: torch.device, dtype: torch.dtype
+) -> torch.memory_format | None:
+    """Return channels_last_3d where group norms of this shape are good at it, else None."""
+    last = torch.channels_last_3d
+    if device.type == "cuda":
+        return last
+    if device.type == "cpu":
+        example = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=last)
         choice = {"backend": link.backend, "precision": link.precision}
         if explain("group_norm", example, num_groups, **choice).chosen == "cpu":
             return last
-    return memory_format_of(conv.weight)
+    return None

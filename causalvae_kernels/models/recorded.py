@@ -6,8 +6,9 @@ it is given and on its modules, such as the caches of Wan's and CogVideoX's orig
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..coder import Schedule, Steps, Unreadable, Value
+from ..coder import OpStep, Steps, Unreadable, Value
 from ..coder import record as recording
 from ..coder.read import Reading, fuse
-from ..coder.record import Node, Recorder, live
+from ..coder.record import Node, Recorder, differ, live
 from ..coder.steps import Weight
 from ..core.dry_run import is_plain_tensor
 from . import scheduled
-from .coders import draws, is_bypassable
+from .coders import draws, is_bypassable, norms_format
 from .fingerprint import setting_names
 from .swap import Link
-
-Modules = list[tuple[nn.Module, str]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Same:
 
 
 @dataclass(frozen=True)
-class List:
-    """A list that was given, by number."""
+class Container:
+    """A list or dictionary that was given, by number."""
 
     number: int
 
@@ -61,13 +60,13 @@ class Recorded:
     Attributes:
         reading: How its states are given.
         returns: What it returns.
-        lists: By number of the list among those that are given: what it holds afterwards.
+        containers: By number of the list or dictionary among those that are given: what it holds afterwards.
         attributes: What modules hold afterwards.
     """
 
     reading: Reading
     returns: Any
-    lists: dict[int, Any]
+    containers: dict[int, Any]
     attributes: list[tuple[nn.Module, str, Any]]
 
 
@@ -93,7 +92,10 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     if not tensors or tensors[0].dim() != 5 or not all(map(_is_const, leaves)):
         return None
     x, *states = tensors
-    states += [module.__dict__.get(name) for module, name in attributes]
+    states += [part.__dict__.get(name) for part, name in attributes]
+    if any(not isinstance(s, (Tensor, type(None), torch.Size)) for s in states):
+        return None
+    states = [s if isinstance(s, Tensor) else None for s in states]
     if any(s is not None and not _is_simple(s, x) for s in states):
         return None
 
@@ -101,13 +103,13 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         return _read(module, link, steps, leaves, spec)
 
     kinds = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
-    held = [None if s is None else (s.shape, s.dtype) for s in states[len(tensors) - 1 :]]
+    held = [(place, s.shape, s.dtype) for place, s in enumerate(states[len(tensors) - 1 :]) if s is not None]
     known = scheduled.look_up(
         *(module, link, x, read),
         first=False,
         memory_format=_channels_last,
         others=(spec, *kinds, *held),
-        aside=attributes,
+        aside=lambda: link.coders.attributes.get(id(module), ()),
     )
     schedule = scheduled.usable(known, x)
     if schedule is None:
@@ -123,21 +125,23 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         return None
     made, new = done
     given = [*tensors, *states[len(tensors) - 1 :]]
-    lists = _lists_in((args, kwargs))
+    containers = _containers_in((args, kwargs))
 
     def realised(value: Any) -> Any:
         if isinstance(value, New):
             return new[value.slot]
         if isinstance(value, Same):
             return given[value.leaf]
-        if isinstance(value, List):
-            return lists[value.number]
-        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        if isinstance(value, Container):
+            return containers[value.number]
+        if type(value) in (list, tuple):
             return type(value)(map(realised, value))
+        if type(value) is dict:
+            return {key: realised(item) for key, item in value.items()}
         return made if value is Result else value
 
-    for number, items in found.lists.items():
-        lists[number][:] = realised(items)
+    for number, items in found.containers.items():
+        refill(containers[number], realised(items))
     for part, name, value in found.attributes:
         part.__dict__[name] = realised(value)
     return (realised(found.returns),)
@@ -161,13 +165,17 @@ def _past(state: Tensor, zeros: int, start: int) -> Tensor:
     return state if not zeros else torch.cat([*[torch.zeros_like(state[:, :, :1])] * zeros, state], dim=2)
 
 
-def _lists_in(given: Any) -> list[list[Any]]:
-    """Return the lists among arguments, in the order of a walk through them."""
-    if isinstance(given, list):
-        return [given, *(found for item in given for found in _lists_in(item))]
-    if isinstance(given, (tuple, dict)):
-        return [f for item in (given.values() if isinstance(given, dict) else given) for f in _lists_in(item)]
-    return []
+def _containers_in(given: Any) -> list[Any]:
+    """Return the lists and dictionaries among arguments, in the order of a walk through them."""
+    items = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
+    own = [given] if isinstance(given, (list, dict)) else []
+    return [*own, *(found for item in items for found in _containers_in(item))]
+
+
+def refill(container: Any, items: Any) -> None:
+    """Let a list, dictionary or set hold something else."""
+    container.clear()
+    container.extend(items) if isinstance(container, list) else container.update(items)
 
 
 def _read(module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any) -> Recorded:
@@ -181,15 +189,13 @@ def _read(module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], sp
 
 
 class _Recording:
-    """One run of a coder's code."""
+    """One run of a coder's code, and what was made of it."""
 
-    def __init__(
-        self, module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any
-    ) -> None:
+    def __init__(self, module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any) -> None:
         self._module, self._link, self._steps = module, link, steps
         self._leaves, self._spec = leaves, spec
         self._paths: dict[tuple[int, str], str] = {}
-        weights: dict[int, Weight] = {}
+        self._weights: dict[int, Weight] = {}
         for path, part in module.named_modules():
             for tensors in (part._parameters, part._buffers):
                 for name, tensor in tensors.items():
@@ -197,59 +203,93 @@ class _Recording:
                         continue
                     if tensor.is_neg() or not is_plain_tensor(tensor):
                         raise Unreadable(f"{path}.{name} is a {type(tensor).__name__}")
-                    weights.setdefault(id(tensor), Weight(tensors, name))
+                    self._weights.setdefault(id(tensor), Weight(tensors, name))
                     self._paths[id(tensors), name] = path
-        device = next(leaf for leaf in leaves if isinstance(leaf, Tensor)).device
-        self._recorder = Recorder(weights, device)
         self._before = [(part, dict(part.__dict__)) for part in module.modules()]
+        # What code may change in place; recording it must leave no trace.
+        held = (part.__dict__[name] for part in module.modules() for name in setting_names(part))
+        self._mutable = [(value, copy.copy(value)) for value in held if type(value) in (list, dict, set)]
+        self._held = self._attributes()
 
     def read(self) -> Recorded:
-        recorder, held = self._recorder, list(self._attributes())
+        """Record the code, twice, and write down its steps."""
+        nodes = self._record()
+        if differ(nodes, self._record()):
+            raise Unreadable("it does something else from call to call")
+        recorder, link, steps = self._recorder, self._link, self._steps
+        for number in range(len(self._inputs) - 1):
+            steps.slot(("state", number))
+        self._keeps: dict[int, list[int]] = {}
+        self._end = self._video_in(self._made)
+        after = {
+            number: self._items(now)
+            for number, (now, before) in enumerate(zip(self._containers, self._contents, strict=True))
+            if not _same_items(now, before)
+        }
+        returns = self._described(self._made)
+        attributes = [(part, name, self._described(value)) for part, name, value in self._changes]
+        kept = [node for node in recorder.nodes if node.number in self._keeps]
+        fuse(recorder.nodes)
+        ends = [self._end, *kept, *self._inputs, *recorder.noise]
+        paths = self._paths
+        reading = Reading(
+            *(steps, self._inputs),
+            path_of=lambda w: paths.get((id(w.parameters), w.name), ""),
+            device=recorder.device,
+        )
+        reading.read(live(recorder.nodes, iter(ends)), self._end, self._keeps)
+        steps.memory_format = self._memory_format()
+        before = link.coders.attributes.get(id(self._module), ())
+        known = dict.fromkeys((*before, *self._held, *((part, name) for part, name, _ in self._changes)))
+        link.coders.attributes[id(self._module)] = tuple(known)
+        return Recorded(reading, returns, after, attributes)
+
+    def _record(self) -> list[Node]:
+        """Run the code once; modules are left as they were."""
+        device = next(leaf for leaf in self._leaves if isinstance(leaf, Tensor)).device
+        self._recorder = recorder = Recorder(self._weights, device)
         taken = [recorder.take(leaf) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         args, kwargs = tree_unflatten(taken, self._spec)
-        lists = _lists_in((args, kwargs))
-        contents = [list(items) for items in lists]
+        self._containers = _containers_in((args, kwargs))
+        self._contents = [copy.copy(items) for items in self._containers]
         inputs = [leaf for leaf in taken if isinstance(leaf, Tensor)]
         try:
-            for part, name in held:
+            for part, name in self._held:
                 part.__dict__[name] = recorder.take(part.__dict__[name])
                 inputs.append(part.__dict__[name])
             with recorder:
-                made = type(self._module).forward(self._module, *args, **kwargs)
-            changes = list(self._changes())
+                self._made = type(self._module).forward(self._module, *args, **kwargs)
+            self._changes = list(self._changed())
+        except (Unreadable, KeyboardInterrupt):
+            raise
+        except (
+            Exception
+        ) as error:  # the code looks at what is not there; or it is wrong, and says so when it runs
+            raise Unreadable(f"{type(error).__name__}: {error}") from error
         finally:
             for part, state in self._before:
                 part.__dict__.clear()
                 part.__dict__.update(state)
+            changed = [(value, before) for value, before in self._mutable if value != before]
+            for value, before in changed:
+                refill(value, before)
+        if changed:
+            raise Unreadable("it changes a list or dictionary on a module")
         self._inputs = [recorder.node_of(x) for x in inputs]
-        for number in range(len(inputs) - 1):
-            self._steps.slot(("state", number))
-        self._keeps: dict[int, list[int]] = {}
-        self._lists, self._end = lists, None
-        self._end = self._video_in(made)
-        after = {
-            number: [self._described(item) for item in items]
-            for number, (items, before) in enumerate(zip(lists, contents, strict=True))
-            if len(items) != len(before) or any(a is not b for a, b in zip(items, before, strict=True))
-        }
-        returns = self._described(made)
-        attributes = [(part, name, self._described(value)) for part, name, value in changes]
-        kept = [n for n in recorder.nodes if n.number in self._keeps]
-        fuse(recorder.nodes)
-        nodes = live(recorder.nodes, iter([self._end, *kept, *self._inputs, *recorder.noise]))
-        paths = self._paths
-        reading = Reading(
-            *(self._steps, self._inputs),
-            path_of=lambda w: paths.get((id(w.parameters), w.name), ""),
-            device=recorder.device,
-        )
-        reading.read(nodes, self._end, self._keeps)
-        known = [*held, *((part, name) for part, name, _ in changes)]
-        self._link.coders.attributes[id(self._module)] = tuple(dict.fromkeys(known))
-        return Recorded(reading, returns, after, attributes)
+        return recorder.nodes
 
-    def _attributes(self) -> Iterator[tuple[nn.Module, str]]:
-        """Give the attributes that hold states: those that are known, and those that are tensors."""
+    def _memory_format(self) -> torch.memory_format:
+        """Return the layout of all activations: channels last, unless group norms are slow there."""
+        steps = [s for s in self._steps.steps if isinstance(s, OpStep) and s.op.name == "group_norm"]
+        if not steps:
+            return torch.channels_last_3d
+        largest = max(steps, key=lambda s: math.prod(s.result.shape))
+        value, (groups, *_) = largest.result, largest.options
+        found = norms_format(value.shape, groups, self._link, self._recorder.device, value.dtype)
+        return torch.contiguous_format if found is None else found
+
+    def _attributes(self) -> list[tuple[nn.Module, str]]:
+        """Return the attributes that hold states now: those that are known may be tensors."""
         known = self._link.coders.attributes.get(id(self._module), ())
         found = [
             (part, name)
@@ -259,9 +299,9 @@ class _Recording:
         ]
         if found and not set(found) <= set(known):
             raise Unreadable(f"{found[0][1]} of a {type(found[0][0]).__name__} holds a tensor")
-        return iter([place for place in known if place in found])
+        return [place for place in known if place in found]
 
-    def _changes(self) -> Iterator[tuple[nn.Module, str, Any]]:
+    def _changed(self) -> Iterator[tuple[nn.Module, str, Any]]:
         """Give the attributes that the code has set."""
         for part, before in self._before:
             now = part.__dict__
@@ -283,11 +323,16 @@ class _Recording:
                 return node
         raise Unreadable(f"it returns a {type(made).__name__}, expected a video")
 
+    def _items(self, container: Any) -> Any:
+        if isinstance(container, dict):
+            return {key: self._described(item) for key, item in container.items()}
+        return [self._described(item) for item in container]
+
     def _described(self, value: Any) -> Any:
         """Return what a list or a module holds afterwards in words that do not depend on this run."""
-        if isinstance(value, list):
-            number = next((n for n, items in enumerate(self._lists) if items is value), None)
-            return [self._described(item) for item in value] if number is None else List(number)
+        if type(value) in (list, dict):
+            number = next((n for n, given in enumerate(self._containers) if given is value), None)
+            return self._items(value) if number is None else Container(number)
         if type(value) is tuple:
             return tuple([self._described(item) for item in value])
         node = self._recorder.node_of(value)
@@ -302,3 +347,11 @@ class _Recording:
         slots = self._keeps.setdefault(node.number, [])
         slots.append(self._steps.slot(("left", len(self._steps.slots))))
         return New(slots[-1])
+
+
+def _same_items(now: Any, before: Any) -> bool:
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        return all(key in before and before[key] is item for key, item in now.items())
+    return all(a is b for a, b in zip(now, before, strict=True))

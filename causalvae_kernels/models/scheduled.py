@@ -166,7 +166,7 @@ def look_up(
     first: bool,
     memory_format: Callable[[], torch.memory_format],
     others: tuple[Any, ...] = (),
-    aside: Sequence[tuple[nn.Module, str]] = (),
+    aside: Callable[[], Sequence[tuple[nn.Module, str]]] = tuple,
 ) -> Known | None:
     """Return what is known of a coder for an input like this one; None: somebody looks on.
 
@@ -178,7 +178,7 @@ def look_up(
         first: Whether this is a first chunk, without states.
         memory_format: Returns that of the activations.
         others: What else decides.
-        aside: Attributes of its modules that hold states.
+        aside: Returns, when it was read, the attributes of its modules that hold states.
     """
     if x.dim() != 5 or _is_looked_on(x) or why_globally_hooked() is not None:
         return None
@@ -221,11 +221,17 @@ def run(
 
 
 def _read(
-    module: nn.Module, link: Any, x: Tensor, read: Read, steps: Steps, aside: Sequence[tuple[nn.Module, str]]
+    module: nn.Module,
+    link: Any,
+    x: Tensor,
+    read: Read,
+    steps: Steps,
+    aside: Callable[[], Sequence[tuple[nn.Module, str]]],
 ) -> Known:
-    watch = Watch(module, aside)
+    watch = Watch(module)
     try:
         more = read(steps, steps.take(x))
+        watch = Watch(module, aside())
         precision = resolve_precision(link.precision)
         low = link.memory == "low"
         schedule = build(steps, x.device, backend=link.backend, precision=precision, low=low)
