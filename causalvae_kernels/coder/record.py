@@ -25,7 +25,7 @@ _current: ContextVar[Recorder | None] = ContextVar("causalvae_kernels_recorder",
 
 def current() -> Recorder | None:
     """Return what writes down the calls of this code, or None."""
-    return _current.get()
+    return None if torch.compiler.is_compiling() else _current.get()
 
 
 @dataclass(eq=False)

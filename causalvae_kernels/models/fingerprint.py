@@ -65,6 +65,40 @@ class Snapshot:
         )
 
 
+class Kinds:
+    """What the code of a module and of all inside of it can read beside what `Watch` looks at.
+
+    That is what stands on their classes, lists that may change in place, and what they did not have.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        """Look at them."""
+        modules = self._modules = list(root.modules())
+        self._sizes = self._count()
+        self._classes = tuple(dict.fromkeys([cls for module in modules for cls in _bases(module)]))
+        self._objects = self._look()
+        values = [value for module in modules for _, value in _own_settings(module)]
+        values += [value for cls in self._classes for _, value in cls.__dict__.items()]
+        self._mutable = [(value, frozen(value)) for value in values if _may_change(value)]
+
+    def holds(self) -> bool:
+        """Whether nothing on a class was exchanged, and no list was changed in place."""
+        objects = self._look()
+        return (
+            self._count() == self._sizes
+            and len(objects) == len(self._objects)
+            and all(map(operator.is_, objects, self._objects))
+            and all([frozen(value) == before for value, before in self._mutable])
+        )
+
+    def _count(self) -> list[tuple[int, int]]:
+        """Return how many attributes and buffers each module has: one may have got more."""
+        return [(len(module.__dict__), len(module.__dict__["_buffers"])) for module in self._modules]
+
+    def _look(self) -> list[Any]:
+        return [part for cls in self._classes for part in (*cls.__dict__, *cls.__dict__.values())]
+
+
 def setting_names(module: nn.Module) -> list[str]:
     """Return the names of the attributes that are a module's own: no weights, children or hooks."""
     return [name for name in module.__dict__ if name not in _INTERNAL]
@@ -108,10 +142,14 @@ def frozen(value: Any, depth: int = _DEPTH) -> Hashable:
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:
     """Return the attributes of a module and of its classes, but for functions and what Python keeps there."""
-    settings = [item for item in module.__dict__.items() if item[0] not in _INTERNAL]
+    settings = _own_settings(module)
     for cls in _bases(module):
         settings += [item for item in cls.__dict__.items() if _is_setting(*item)]
     return settings
+
+
+def _own_settings(module: nn.Module) -> list[tuple[str, Any]]:
+    return [item for item in module.__dict__.items() if item[0] not in _INTERNAL]
 
 
 def _bases(module: nn.Module) -> list[type]:

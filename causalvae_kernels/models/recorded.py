@@ -24,7 +24,7 @@ from ..coder.steps import Weight
 from ..core.dry_run import is_plain_tensor
 from . import scheduled
 from .coders import draws, is_bypassable, norms_format
-from .fingerprint import setting_names
+from .fingerprint import Kinds, setting_names
 from .swap import Link
 
 
@@ -73,7 +73,7 @@ class Recorded:
 def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """A module with several convolutions: its own code, or the steps that it was found to be."""
     made = None
-    if recording.current() is None and not _wants_gradient(module):
+    if not torch.compiler.is_compiling() and recording.current() is None and not _wants_gradient(module):
         made = _run(module, link, args, kwargs)
     return type(module).forward(module, *args, **kwargs) if made is None else made[0]
 
@@ -110,6 +110,7 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         memory_format=_channels_last,
         others=(spec, *kinds, *held),
         aside=lambda: link.coders.attributes.get(id(module), ()),
+        look=Kinds,
     )
     schedule = scheduled.usable(known, x)
     if schedule is None:

@@ -39,6 +39,7 @@ class Known:
     watch: Watch
     schedule: Schedule | None  # None: unreadable, as long as nothing changes
     more: Any = None  # what the reader returned
+    looked: Any = None  # what `look` returned
     why: str = ""  # it is unreadable
 
 
@@ -167,6 +168,7 @@ def look_up(
     memory_format: Callable[[], torch.memory_format],
     others: tuple[Any, ...] = (),
     aside: Callable[[], Sequence[tuple[nn.Module, str]]] = tuple,
+    look: Callable[[nn.Module], Any] | None = None,
 ) -> Known | None:
     """Return what is known of a coder for an input like this one; None: somebody looks on.
 
@@ -179,6 +181,7 @@ def look_up(
         memory_format: Returns that of the activations.
         others: What else decides.
         aside: Returns, when it was read, the attributes of its modules that hold states.
+        look: `look(module).holds()` tells whether there is still what else it was read from.
     """
     if x.dim() != 5 or _is_looked_on(x) or why_globally_hooked() is not None:
         return None
@@ -187,9 +190,11 @@ def look_up(
     settings = (BACKEND.current(), PRECISION.current(), env.state(), dry_run.current() is None)
     key = (id(module), x.shape, x.dtype, x.device, first, settings, *others)
     known = link.coders.known.get(key)
-    if known is None or not known.watch.holds():
+    if known is None or not known.watch.holds() or not (known.looked is None or known.looked.holds()):
+        looked = None if look is None else look(module)
         with dry_run.aside():
             known = _read(module, link, x, read, Steps(memory_format(), first), aside)
+        known.looked = looked
         if known.schedule is None or known.schedule.lasts:
             if len(link.coders.known) >= _MOST:
                 link.coders.known.clear()

@@ -37,6 +37,10 @@ from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode
 from .tiling import TILINGS, model_for
 
 
+def nothing(module: nn.Module) -> None:
+    """Say that there is nothing to say of a module."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one class of modules is replaced.
@@ -55,10 +59,10 @@ class Rule:
 
     forward: Callable[..., Any]
     bypasses: tuple[tuple[str, str], ...] = ()
-    why_left: Callable[[nn.Module], str | None] = lambda module: None
+    why_left: Callable[[nn.Module], str | None] = nothing
     exact: bool = False
     rests: bool = True
-    note: Callable[[nn.Module], str | None] = lambda module: None
+    note: Callable[[nn.Module], str | None] = nothing
 
 
 @dataclass(frozen=True)

@@ -502,7 +502,8 @@ def test_copies_pickles_and_compilers():
         torch.compile(again.decoder, fullgraph=True, backend="eager"),
         torch.randn(1, 4, 3, 5, 6),
     )
-    assert torch.equal(compiled(latents), other.decoder(latents))
+    # A compiler has the modules run one by one, and rounds otherwise than the recorded steps.
+    assert torch.allclose(compiled(latents), other.decoder(latents), atol=1e-5)
 
 
 def test_any_number_of_frames_needs_a_rule_that_is_known():
