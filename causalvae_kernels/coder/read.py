@@ -958,7 +958,7 @@ class Reading:
         """Frames that are written into memory that was made for them."""
         clip, new = self._clip(target), self._clip(value)
         index = index if isinstance(index, tuple) else (index,)
-        if clip is None or new is None or clip.layout != VIDEO or new.layout != VIDEO or Ellipsis in index[:-1]:
+        if clip is None or new is None or {clip.layout, new.layout} != {VIDEO} or Ellipsis in index[:-1]:
             return None
         index = (*(i for i in index if i is not Ellipsis), *[slice(None)] * 5)[:5]
         if any(not _is_all(i, n) for a, (i, n) in enumerate(zip(index, clip.shape, strict=True)) if a != 2):

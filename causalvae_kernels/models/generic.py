@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..coder import record as recording
 from ..core import dry_run
 from ..core.checks import FLOAT_DTYPES
 from ..core.errors import InvalidInput
@@ -190,7 +189,7 @@ class RecognisedFamily(Family):
         for module in model.modules():
             if self.norms.look_at(module) is not None:
                 left = functools.partial(why_norm_left, self.norms)
-                self.rules.setdefault(type_name(module), Rule(norm, (), left))
+                self.rules.setdefault(type_name(module), Rule(norm, (), left, is_recorded=True))
             if _is_coder(module):
                 self.rules.setdefault(type_name(module), Rule(coder))
 
@@ -222,8 +221,6 @@ register_recogniser(recognise)
 
 def causal_conv(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """A module that computes a `causal_conv3d`, as its table says; with anything but frames, the original."""
-    if recording.current() is not None:  # its coder is being recorded
-        return type(module).forward(module, *args, **kwargs)
     table = link.own.table
     modes, conv = table.modes(module), table.conv_of(module)
     x = table.frames_of(module, args, kwargs)

@@ -20,6 +20,7 @@ from ..ops import rms_norm
 from .conv import is_small
 from .fingerprint import Fingerprint, fingerprint, setting_names
 from .norms import takes
+from .recorded import record_rms_norm
 from .swap import Link
 from .twin import Draw
 
@@ -162,13 +163,11 @@ def norm(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
         return type(module).forward(module, *args, **kwargs)
     weight, bias = (None if n is None else module._parameters.get(n) for n in (found.weight, found.bias))
     parameters = [p for p in (weight, bias) if p is not None]
-    fits = takes(parameters, x) and all(p.dtype == x.dtype for p in parameters) and autocast_dtype(x) is None
-    recorder = recording.current()
-    if recorder is not None:
-        if not fits:
-            return type(module).forward(module, x)
-        return recorder.op("rms_norm of ours", x, x, weight, bias, found.eps)
-    if not fits or is_small(link, x):
+    if not takes(parameters, x) or autocast_dtype(x) is not None:
+        return type(module).forward(module, x)
+    if recording.current() is not None:
+        return record_rms_norm(module, x, weight, bias, found.eps)
+    if any(p.dtype != x.dtype for p in parameters) or is_small(link, x):
         return type(module).forward(module, x)
     parts = (None if p is None else p.flatten() for p in (weight, bias))
     return _norm(x, *parts, found.eps, backend=link.backend, precision=link.precision)

@@ -6,33 +6,27 @@ first, the refiner leaves them alone, with the same numbers of channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from ..coder import record as recording
 from .conv import convolve, is_small, may_write
-from .hunyuan_blocks import residual_block, why_resnet_left
-from .hunyuan_coders import Coder
-from .hunyuan_conv import causal_conv, conv_of, in_format_of, why_conv_left
+from .hunyuan_conv import causal_conv, conv_of, why_conv_left
 from .hunyuan_shuffle import shuffled_down, shuffled_up
-from .norms import NormOp, rms_norm, takes
-from .producers import Held
-from .swap import Family, Link, Rule, register_family, rule_at_work
+from .norms import rms_norm, takes
+from .recorded import coder, record_rms_norm
+from .swap import Family, Link, Rule, register_family
 
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
     """`HunyuanVideo15RMS_norm` without an activation behind it."""
-    if is_small(link, x) or x.dim() != 5 or not takes((module.gamma, _bias(module)), x):
+    if x.dim() != 5 or not takes((module.gamma, _bias(module)), x):
+        return type(module).forward(module, x)
+    if recording.current() is not None:
+        return record_rms_norm(module, x, module.gamma, _bias(module))
+    if is_small(link, x):
         return type(module).forward(module, x)
     return rms_norm(module.gamma, _bias(module), link)(x, activation=None)
-
-
-def norm_of(module: nn.Module, link: Link, x: Tensor) -> NormOp | None:
-    """Return an RMS norm as an op, or None: it must be called."""
-    if rule_at_work(module, link) is None or not takes((module.gamma, _bias(module)), x):
-        return None
-    return rms_norm(module.gamma, _bias(module), link)
 
 
 def why_norm_left(module: nn.Module) -> str | None:
@@ -43,13 +37,6 @@ def why_norm_left(module: nn.Module) -> str | None:
     if module.scale != gamma.shape[0] ** 0.5:
         return f"its scale is {module.scale}, the rule is for the root of {gamma.shape[0]} channels"
     return None
-
-
-def resnet(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`HunyuanVideo15ResnetBlock`: norm and SiLU write into the convolution's padded buffer."""
-    if is_small(link, hidden_states):
-        return type(module).forward(module, hidden_states)
-    return residual_block(module, link, Held(in_format_of(module.conv1, hidden_states)), norm_of)
 
 
 def upsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
@@ -138,56 +125,22 @@ def _bias(module: nn.Module) -> Tensor | None:
     return module.bias if isinstance(module.bias, Tensor) else None
 
 
-def encoder(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`HunyuanVideo15Encoder3D`."""
-    return _CODERS[link.family].encode(module, link, hidden_states)
-
-
-def decoder(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`HunyuanVideo15Decoder3D`."""
-    return _CODERS[link.family].decode(module, link, hidden_states)
-
-
-def _coder(prefix: str, pixels: Callable[[nn.Module], int]) -> Coder:
-    return Coder(
-        norm_out="norm_out",
-        norm_of=norm_of,
-        blocks=(f"{prefix}DownBlock3D", f"{prefix}MidBlock", f"{prefix}UpBlock3D"),
-        attend=lambda attention, x: attention(x),
-        growth=pixels,
-        inner_format=lambda module, link, sample: torch.channels_last_3d,
-        shortcuts=True,
-    )
-
-
-_CODERS = {
-    "AutoencoderKLHunyuanVideo15": _coder("HunyuanVideo15", lambda s: 8 if s.add_temporal_upsample else 4),
-    "AutoencoderKLHunyuanImageRefiner": _coder("HunyuanImageRefiner", lambda s: 4),
-}
-
-
 def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> None:
     conv, around = f"{prefix}CausalConv3d", (("conv", f"{prefix}CausalConv3d"), ("conv.conv", "Conv3d"))
-    block = (("nonlinearity", "SiLU"), *(p for name in ("conv1", "conv2") for p in _within(name, conv)))
     register_family(
         Family(
             model=f"AutoencoderKL{prefix}",
             rules={
-                f"{prefix}Encoder3D": Rule(encoder),
-                f"{prefix}Decoder3D": Rule(decoder),
+                f"{prefix}Encoder3D": Rule(coder),
+                f"{prefix}Decoder3D": Rule(coder),
                 conv: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
-                f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left),
-                f"{prefix}ResnetBlock": Rule(resnet, block, why_resnet_left),
+                f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left, is_recorded=True),
                 f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True),
                 f"{prefix}{down[0]}": Rule(down[1], around, why_downsample_left),
             },
             needs_no_rule={"Conv3d": "a pointwise convolution: nothing to pad"},
         )
     )
-
-
-def _within(name: str, conv: str) -> tuple[tuple[str, str], ...]:
-    return (name, conv), (f"{name}.conv", "Conv3d")
 
 
 _register("HunyuanVideo15", ("Upsample", upsample), ("Downsample", downsample))

@@ -78,6 +78,15 @@ def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     return type(module).forward(module, *args, **kwargs) if made is None else made[0]
 
 
+def record_rms_norm(
+    module: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 0.0
+) -> Tensor:
+    """Write down an RMS norm over channels, or what the code of its module does if dtypes are mixed."""
+    if any(p is not None and p.dtype != x.dtype for p in (weight, bias)):
+        return type(module).forward(module, x)
+    return recording.current().op("rms_norm of ours", x, x, weight, bias, eps)
+
+
 def _wants_gradient(module: nn.Module) -> bool:
     """Tell quickly, for a module whose weights are trained, that its modules run one by one."""
     if not torch.is_grad_enabled():

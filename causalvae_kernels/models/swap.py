@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..coder import record as recording
 from ..coder.show import Shown
 from ..core.checks import check_bytes, check_choice, check_count
 from ..core.env import BACKEND
@@ -55,6 +56,7 @@ class Rule:
         rests: Whether the class's own `forward` runs while the module is hooked and the like; not needed by a
             rule that calls it anyway.
         note: Returns what the report adds about a module that is replaced, or None.
+        is_recorded: Whether it also runs where the code of a coder around it is recorded.
     """
 
     forward: Callable[..., Any]
@@ -63,6 +65,7 @@ class Rule:
     exact: bool = False
     rests: bool = True
     note: Callable[[nn.Module], str | None] = nothing
+    is_recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,11 @@ _RECOGNISERS: list[Callable[[nn.Module], Family]] = []
 
 def run(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a replaced module: the rule's, or the class's own wherever that is due."""
+    # Code that is being recorded is its own, but for what stands for an op.
     if link.active:
         rule = _rule_now(module, link)
+        if rule is not None and recording.current() is not None and not rule.is_recorded:
+            rule = None
         if rule is not None and not (rule.rests and _is_empty(_first(args, kwargs))):
             if link.packed_budget is None or torch.compiler.is_compiling():
                 return rule.forward(module, link, *args, **kwargs)
