@@ -104,6 +104,11 @@ class Recorder(TorchFunctionMode):
             made = torch.empty_like(like, device="meta")
         return self._bind(self._new(name, args, kwargs), made)
 
+    def call(self, func: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Write down a call of a function of this package."""
+        with torch._C.DisableTorchFunction():
+            return self._record(func, args, {})
+
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..core.layout import is_channels_last_3d, memory_format_of
 from ..core.precision import resolve_precision
 from .conv import Conv, convolve, is_small, why_conv3d_left
-from .hooks import is_plain, type_name
-from .swap import Link, rule_at_work, run
+from .swap import Link
 
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
@@ -38,16 +37,6 @@ def in_format_of(module: nn.Module, x: Tensor) -> Tensor:
     if is_channels_last_3d(x):
         return x.contiguous(memory_format=memory_format_of(module.conv.weight))
     return x
-
-
-def shortcut_of(module: nn.Module, link: Link) -> Conv | None:
-    """Return what a 1x1x1 convolution computes, causal or the framework's; None if it must be called."""
-    if type_name(module) != "Conv3d":
-        return None if rule_at_work(module, link) is None else conv_of(module)
-    found = (tuple(module.kernel_size), tuple(module.stride))
-    if found != ((1, 1, 1), (1, 1, 1)) or not is_plain(module, run) or why_conv3d_left(module, (0, 0, 0)):
-        return None
-    return Conv(module.weight, module.bias)
 
 
 def why_conv_left(module: nn.Module) -> str | None:

@@ -6,6 +6,8 @@ first, the refiner leaves them alone, with the same numbers of channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -64,17 +66,23 @@ def refiner_downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
 def _upsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: int) -> Tensor:
     if not _may_shuffle(module, x):
         return type(module).forward(module, x)
-    h, _ = convolve(conv_of(module.conv), link, x)
-    channels = h.shape[1] // (8 if module.add_temporal_upsample else 4)
-    return shuffled_up(h, x, channels, first, frames)
+    factor = 8 if module.add_temporal_upsample else 4
+    return _shuffled(shuffled_up, module, link, x, module.conv.conv.out_channels // factor, first, frames)
 
 
 def _downsample(module: nn.Module, link: Link, x: Tensor, first: int, frames: int) -> Tensor:
     if not _may_shuffle(module, x):
         return type(module).forward(module, x)
-    h, _ = convolve(conv_of(module.conv), link, x)
-    channels = h.shape[1] * (8 if module.add_temporal_downsample else 4)
-    return shuffled_down(h, x, channels, first, frames)
+    factor = 8 if module.add_temporal_downsample else 4
+    return _shuffled(shuffled_down, module, link, x, module.conv.conv.out_channels * factor, first, frames)
+
+
+def _shuffled(shuffle: Callable[..., Tensor], module: nn.Module, link: Link, x: Tensor, *how: int) -> Tensor:
+    """Convolve, and shuffle the result and the shortcut together."""
+    recorder = recording.current()
+    if recorder is not None:
+        return recorder.call(shuffle, module.conv(x), x, *how)
+    return shuffle(convolve(conv_of(module.conv), link, x)[0], x, *how)
 
 
 def _may_shuffle(module: nn.Module, x: Tensor) -> bool:
@@ -135,8 +143,8 @@ def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> 
                 f"{prefix}Decoder3D": Rule(coder),
                 conv: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
                 f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left, is_recorded=True),
-                f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True),
-                f"{prefix}{down[0]}": Rule(down[1], around, why_downsample_left),
+                f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True, is_recorded=True),
+                f"{prefix}{down[0]}": Rule(down[1], around, why_downsample_left, is_recorded=True),
             },
             needs_no_rule={"Conv3d": "a pointwise convolution: nothing to pad"},
         )

@@ -39,6 +39,10 @@ def _in_float32(m, x):
     return (x.float() / x.float().norm(dim=1, keepdim=True) * x.shape[1] ** 0.5).to(x.dtype) * m.a
 
 
+def _plus_one(m, x):
+    return F.normalize(x, dim=1) * 6**0.5 * (1 + m.a)
+
+
 FOUND = {
     "of videos": (lambda: code.Rms(6), ("gamma", None, 0.0, (5,))),
     "of images": (lambda: code.Rms(6, dims=4), ("gamma", None, 0.0, (4,))),
@@ -57,7 +61,9 @@ NOT = {
     ),
     "over height": lambda: _Written(lambda m, x: F.normalize(x, dim=3) * x.shape[3] ** 0.5),
     "of another length": lambda: _Written(lambda m, x: F.normalize(x, dim=1) * m.a, [(6, 1, 1, 1)]),
-    "weights plus one": lambda: _Written(lambda m, x: F.normalize(x, dim=1) * 6**0.5 * (1 + m.a), [(6, 1, 1, 1)]),
+    "weights plus one": lambda: _Written(
+        lambda m, x: F.normalize(x, dim=1) * 6**0.5 * (1 + m.a), [(6, 1, 1, 1)]
+    ),
     "two arguments": lambda: _Written(lambda m, x, y: x),
     "an activation": nn.SiLU,
     "nothing": lambda: _Written(lambda m, x: x),

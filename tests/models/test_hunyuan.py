@@ -11,19 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from causalvae_kernels import swap
+from causalvae_kernels.coder import CallStep
 from causalvae_kernels.core import native
-from causalvae_kernels.models import coders, conv, hunyuan_blocks, hunyuanvideo
 from causalvae_kernels.models.hunyuan_shuffle import shuffled_down, shuffled_up
-from causalvae_kernels.temporal import BufferPool
-from tests.support.copies import CountedElements
 from tests.support.cover import pairs, quick_rows
 from tests.support.models import assert_parity, replaced_names
 from tests.support.tiny_vaes import TINY_VAES, TinyVAE
 
 diffusers = pytest.importorskip("diffusers")
-from diffusers.models.autoencoders import (  # noqa: E402
-    autoencoder_kl_hunyuan_video as video,
-)
 from diffusers.models.autoencoders import (  # noqa: E402
     autoencoder_kl_hunyuanimage_refiner as refiner,
 )
@@ -214,31 +209,31 @@ def test_what_is_replaced(name):
     kinds = {entry.type_name for entry in handle.report if entry.replaced}
     left = {entry.type_name for entry in handle.report if not entry.replaced}
     if name == "HunyuanVideo":
-        parts = ("CausalConv3d", "ResnetBlockCausal3D", "UpsampleCausal3D", "DownsampleCausal3D")
+        parts = ("CausalConv3d", "UpsampleCausal3D", "DownsampleCausal3D")
         assert left == {"GroupNorm", "Conv3d", "Linear"}
     else:
         dcae = "DCAE" if name == "HunyuanImageRefiner" else ""
-        parts = ("CausalConv3d", "ResnetBlock", f"Upsample{dcae}", f"Downsample{dcae}", "RMS_norm")
+        parts = ("CausalConv3d", f"Upsample{dcae}", f"Downsample{dcae}", "RMS_norm")
         assert left == {"Conv3d"}
     assert kinds == {f"{name}{part}" for part in (*parts, "Encoder3D", "Decoder3D")}
-
-
-def without_attention(vae: nn.Module) -> nn.Module:
-    for coder in (vae.encoder, vae.decoder):
-        coder.mid_block.attentions = nn.ModuleList([None])
-    return vae
 
 
 @NATIVE
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("coder", ["encoder", "decoder"])
-def test_nothing_is_copied_but_the_layout_at_both_ends(name, coder):
-    vae = without_attention(small(name))
-    swap(vae, backend="cpu")
+def test_a_coder_is_ops_and_shuffles(name, coder):
+    """Nothing else is called: no sum, no norm, no activation, nothing that is upsampled or put together."""
+    vae = small(name)
+    getattr(vae, coder).mid_block.attentions = nn.ModuleList([None])
+    handle = swap(vae, backend="cpu")
     x = torch.randn(1, 3, 9, 16, 24) if coder == "encoder" else latents_of(3)
-    with torch.no_grad(), CountedElements() as counted:
-        y = getattr(vae, coder)(x)
-    assert counted.elements == x.numel() + y.numel()
+    with torch.no_grad():
+        getattr(vae, coder)(x)
+    (known,) = handle._link.coders.known.values()
+    called = [p.step for p in known.schedule.planned if isinstance(p.step, CallStep)]
+    shortcuts = 0 if name == "HunyuanVideo" else 1  # of the coder itself
+    shuffles = 0 if name == "HunyuanVideo" else 3
+    assert len(called) <= shuffles + 4 * shortcuts
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -295,41 +290,6 @@ def test_what_a_hook_keeps_is_not_overwritten(name, probed):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_pool_is_for_inference_alone(name, monkeypatch):
-    taken = []
-
-    class Watched(BufferPool):
-        def take(self, *arguments, **keywords):
-            taken.append(keywords)
-            return super().take(*arguments, **keywords)
-
-    monkeypatch.setattr(coders, "BufferPool", Watched)
-    vae, latents = small(name).requires_grad_(True), latents_of(2)
-    swap(vae)
-    vae.decoder(latents).sum().backward()
-    assert not taken
-    with torch.no_grad():
-        vae.decoder(latents)
-    assert taken
-
-
-def test_attention_masks_later_frames():
-    """The block of attention sees the sequence and the mask that the model gives it."""
-
-    class Seen(nn.Module):
-        def forward(self, sequence: Tensor, attention_mask: Tensor) -> Tensor:
-            self.given = sequence, attention_mask
-            return 2 * sequence
-
-    block, x = Seen(), torch.randn(2, 4, 3, 2, 5)
-    y = hunyuanvideo.attend(block, x)
-    assert torch.equal(y, 2 * x)
-    sequence, mask = block.given
-    assert torch.equal(sequence, x.flatten(2).transpose(1, 2))
-    assert torch.equal(mask, video.prepare_causal_attention_mask(3, 10, x.dtype, x.device, batch_size=2))
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_autocast(name):
     vae, latents = small(name), latents_of(2)
     clip = torch.rand(1, 3, 5, 16, 16)
@@ -358,19 +318,6 @@ def test_dropout_in_training_mode():
     assert whole.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_small_inputs_are_left_to_the_original_where_it_is_quicker(name, dtype, monkeypatch):
-    monkeypatch.setattr(conv, "SMALL", 2**18)
-    calls = []
-    convolve = hunyuan_blocks.convolve
-    monkeypatch.setattr(hunyuan_blocks, "convolve", lambda *a, **k: calls.append(a) or convolve(*a, **k))
-    vae, clip = small(name).to(dtype), torch.rand(1, 3, 5, 16, 16, dtype=dtype)
-    with torch.no_grad(), swap(vae):
-        vae.encode(clip)
-        assert bool(calls) == (dtype == torch.float32)
-
-
 def _zeros(module: nn.Module) -> None:
     module.decoder.conv_in.pad_mode = "constant"
 
@@ -397,10 +344,6 @@ def _activation(module: nn.Module) -> None:
     module.decoder.up_blocks[0].resnets[0].nonlinearity = nn.GELU()
 
 
-def _stride(module: nn.Module) -> None:
-    module.decoder.up_blocks[0].resnets[0].conv1.conv.stride = (1, 2, 2)
-
-
 def _repeats(module: nn.Module) -> None:
     module.decoder.up_blocks[0].upsamplers[0].repeats = 1
 
@@ -423,8 +366,6 @@ CHANGES = [
     ("HunyuanImageRefiner", _flat, "decoder.conv_in", "it pads by"),
     ("HunyuanVideo15", _gamma, "decoder.up_blocks.0.resnets.0.norm1", "its gamma"),
     ("HunyuanImageRefiner", _scale, "decoder.up_blocks.0.resnets.0.norm1", "its scale"),
-    ("HunyuanVideo", _activation, "decoder.up_blocks.0.resnets.0", "nonlinearity is a GELU"),
-    ("HunyuanVideo15", _stride, "decoder.up_blocks.0.resnets.0", "conv1: its stride"),
     ("HunyuanVideo15", _repeats, "decoder.up_blocks.0.upsamplers.0", "whole repetitions"),
     ("HunyuanImageRefiner", _groups, "encoder.down_blocks.0.downsamplers.0", "whole groups"),
     ("HunyuanVideo", _factor, "decoder.up_blocks.0.upsamplers.0", "upsample_factor is"),
