@@ -38,6 +38,7 @@ class Known:
 
     watch: Watch
     schedule: Schedule | None  # None: unreadable, as long as nothing changes
+    steps: Steps | None = None  # what was read
     more: Any = None  # what the reader returned
     looked: Any = None  # what `look` returned
     why: str = ""  # it is unreadable
@@ -195,10 +196,12 @@ def look_up(
         with dry_run.aside():
             known = _read(module, link, x, read, Steps(memory_format(), first), aside)
         known.looked = looked
-        if known.schedule is None or known.schedule.lasts:
-            if len(link.coders.known) >= _MOST:
-                link.coders.known.clear()
-            link.coders.known[key] = known
+        if len(link.coders.known) >= _MOST:
+            link.coders.known.clear()
+        link.coders.known[key] = known
+    elif known.schedule is not None and not known.schedule.lasts:
+        with dry_run.aside():  # packed weights may have got room meanwhile
+            known.schedule = _build(known.steps, link, x)
     return known
 
 
@@ -236,13 +239,14 @@ def _read(
     watch = Watch(module)
     try:
         more = read(steps, steps.take(x))
-        watch = Watch(module, aside())
-        precision = resolve_precision(link.precision)
-        low = link.memory == "low"
-        schedule = build(steps, x.device, backend=link.backend, precision=precision, low=low)
-        return Known(watch, schedule, more)
+        return Known(Watch(module, aside()), _build(steps, link, x), steps, more)
     except Unreadable as error:
         return Known(watch, None, why=str(error))
+
+
+def _build(steps: Steps, link: Any, x: Tensor) -> Schedule:
+    precision, low = resolve_precision(link.precision), link.memory == "low"
+    return build(steps, x.device, backend=link.backend, precision=precision, low=low)
 
 
 def _is_looked_on(x: Tensor) -> bool:
