@@ -77,15 +77,27 @@ format: $(VENV)/.installed-test
 emulation: $(VENV)/.installed-test
 	@test -n "$(SKIP)" || $(BIN)/python -m tests.support.emulation
 
+# Packages that carry the authors' own code, for tests/models/test_original_packages.py: read, never installed.
+ORIGINAL := diffsynth ltx-video ltx-core cosmos-predict2 einops
+ORIGINAL_SITE := build/original
+
+.PHONY: original
+original: $(ORIGINAL_SITE)/.fetched
+
+$(ORIGINAL_SITE)/.fetched: constraints.txt | $(VENV)/.installed-test
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade -c constraints.txt \
+	  --target $(ORIGINAL_SITE) $(ORIGINAL) && touch $@ \
+	  || echo "the authors' packages cannot be fetched: their tests are left out" >&2
+
 # What proves the package, in at most ten minutes from a fresh clone on two cores: docs/testing.md.
-test: $(VENV)/.installed-test lint emulation
+test: $(VENV)/.installed-test lint emulation original
 	@echo "== tests"
 	@$(PYTEST)
 	@echo "== the kernels of Triton in its interpreter"
 	@TRITON_INTERPRET=1 $(PYTEST) tests/ops/test_interpreted.py
 
 # Everything: each instruction set, the interpreter over all ops, all GPU architectures ahead of time, slow cases.
-test-all: $(VENV)/.installed-test lint emulation
+test-all: $(VENV)/.installed-test lint emulation original
 	@echo "== all tests"
 	@$(PYTEST) -m "" $(COVERAGE)
 	@echo "== all tests of the ops again, on Triton's kernels in its interpreter"
