@@ -630,12 +630,15 @@ class Reading:
         self, node: Node, name: str, clip: Clip, others: tuple[Any, ...], options: tuple[Any, ...]
     ) -> None:
         """A norm, with SiLU if nothing else follows."""
+        same: list[Node] = []
+        while len(set(map(id, node.users))) == 1 and node is not self._end and _is_same(node.users[0]):
+            same.append(node)
+            node = node.users[0]
         follows = node.users[0] if len(node.users) == 1 else None
         silu = follows is not None and name_of(follows) == "silu" and node is not self._end
         made = self._op(name, (self._video(clip), *others), (*options, "silu" if silu else None))
-        self._set_made(node, made)
-        if silu:
-            self._set_made(follows, made)
+        for one in (*same, node, *((follows,) if silu else ())):
+            self._set_made(one, made)
 
     def _silu(self, node: Node, input: Any, inplace: bool = False) -> None:  # noqa: A002
         clip = self._clip(input)
@@ -798,12 +801,13 @@ class Reading:
             if name in ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
             else None
         )
-        if clip is None or clip.layout != VIDEO:
+        if clip is None or clip.layout not in (VIDEO, IMAGES):
             return None
-        dim = parent.kwargs.get("dim", rest[-1] if len(rest) == (1 if name == "unbind" else 2) else 0) % 5
-        before = [user for user in parent.users if user.func == "item"]
-        sizes = {user.args[1]: user.shape[dim] if len(user.shape) == 5 else 1 for user in parent.users}
-        del before
+        dims = len(clip.shape)
+        dim = parent.kwargs.get("dim", rest[-1] if len(rest) == (1 if name == "unbind" else 2) else 0) % dims
+        if clip.layout == IMAGES and (dim != 1 or name == "unbind"):
+            return None
+        sizes = {user.args[1]: user.shape[dim] if len(user.shape) == dims else 1 for user in parent.users}
         if name == "unbind":
             return replace(clip, frames=(clip.frames[number],), layout=IMAGES) if dim == 2 else None
         start = self._starts(parent, clip.shape[dim], dim).get(number)
@@ -842,7 +846,11 @@ class Reading:
         if len(clips) == 1:
             return clips[0]
         dim %= len(node.shape)
-        if all(c.layout == VIDEO for c in clips) and dim == 1:
+        if (
+            dim == 1
+            and clips[0].layout in (VIDEO, IMAGES)
+            and all(c.layout == clips[0].layout for c in clips)
+        ):
             return _joined(clips)
         if dim != clips[0].time or any(c.layout != clips[0].layout for c in clips):
             return None
@@ -998,6 +1006,13 @@ def fuse(nodes: Sequence[Node]) -> None:
                 node.func, node.args = F.silu, (x,)
                 x.users.append(node)
                 break
+
+
+def _is_same(node: Node) -> bool:
+    """Whether a call returns the numbers that it is given."""
+    like = node.reads[0] if node.reads else None
+    same = like is not None and (like.shape, like.dtype) == (node.shape, node.dtype)
+    return same and name_of(node) in ("reshape", "clone", "contiguous")
 
 
 def _before(front: Sequence[Frame], rest: Sequence[Frame]) -> str | None:

@@ -86,6 +86,13 @@ class Coders:
         self.known.clear()
         self.release()
 
+    def why_unread(self, module: nn.Module) -> str | None:
+        """Return why the calls of a coder so far ran its modules one by one, or None."""
+        found = [known for key, known in tuple(self.known.items()) if key[0] == id(module)]
+        if not found or any(known.schedule is not None for known in found):
+            return None
+        return f"its modules run one by one: {found[-1].why}"
+
     @property
     def most(self) -> int:
         """How many bytes may be kept."""

@@ -520,7 +520,8 @@ class Swap:
             return reason
         if _link_of(module) is not self._link:
             return "its forward was replaced by someone else"
-        return _why_at_rest(module, self._link, rule) if rule.rests else None
+        reason = _why_at_rest(module, self._link, rule) if rule.rests else None
+        return reason or self._link.coders.why_unread(module)
 
 
 def _counted(modules: int) -> str:

@@ -301,8 +301,12 @@ def test_what_cannot_be_recorded_runs_as_it_is(name):
     swap(other).restore()
     for _ in range(3):
         torch.testing.assert_close(vae(x), other(x))
-    assert _why_unread(handle)
+    (why,) = _why_unread(handle)
     assert not _schedules(handle)
+    (entry,) = [entry for entry in handle.report if entry.name == ""]
+    assert not entry.replaced
+    assert why
+    assert entry.reason == f"its modules run one by one: {why}"
 
 
 def test_dropout_that_is_on_draws_what_the_code_draws():

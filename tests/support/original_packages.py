@@ -163,11 +163,15 @@ def _with_a_step(model: Any, z: Tensor) -> Tensor:
 
 
 ORIGINALS = {
-    "DiffSynth-Studio, Wan 2.1": Original("diffsynth", _diffsynth, lambda m, x: m.encode(x, _SCALE), _by_list),
+    "DiffSynth-Studio, Wan 2.1": Original(
+        "diffsynth", _diffsynth, lambda m, x: m.encode(x, _SCALE), _by_list
+    ),
     "DiffSynth-Studio, Wan 2.2": Original(
         "diffsynth", _diffsynth38, lambda m, x: m.encode(x, _SCALE), _by_list, ratio=16
     ),
-    "cosmos-predict2": Original("cosmos_predict2", _cosmos_predict2, lambda m, x: m.encode(x, _SCALE), _by_list),
+    "cosmos-predict2": Original(
+        "cosmos_predict2", _cosmos_predict2, lambda m, x: m.encode(x, _SCALE), _by_list
+    ),
     "ltx-video": Original(
         "ltx_video", _ltx_video, lambda m, x: m.encode(x, return_dict=False)[0].mode(), _with_a_step
     ),
