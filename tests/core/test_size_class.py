@@ -66,6 +66,9 @@ def test_memory_formats():
     assert formats(last, last[:, :, :2]) == {"32-bit channels_last_3d"}
     for strided in (with_layout(x, "sliced"), with_layout(x, "permuted"), x.expand(2, 8, 5, 6, 7)[..., :1]):
         assert formats(strided) == set()
+    # Where an axis has one element, its stride says nothing.
+    single = torch.empty_strided((1, 8, 1, 6, 7), (5, 42, 3, 7, 1))
+    assert formats(single) == {"32-bit contiguous"}
     assert formats(last, x) == set(), "what is read across the grain was not measured"
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, group_norm
+from causalvae_kernels import BackendUnavailable, FrameBuffer, InvalidInput, explain, group_norm, spatial_norm
 from causalvae_kernels.bench.memory import peak_allocated
 from causalvae_kernels.core.layout import is_channels_last_3d
 from causalvae_kernels.core.op import op_named
@@ -452,3 +452,9 @@ def test_repeats_that_no_kernel_knows_name_the_first_frame_where_it_stands_alone
     assert "(5, 6, 6) behind the first frame by" in why_not_repeated((5, 6, 6), (2, 2, 2))
     assert "(4, 6, 6) by" in why_not_repeated((4, 6, 6), (2, 2, 2))
     assert "(1, 6, 6) by" in why_not_repeated((1, 6, 6), (1, 2, 2))
+
+
+def test_the_bytes_of_a_spatial_norm_are_x_three_times_and_each_factor_once():
+    x, small = torch.empty(2, 8, 3, 4, 5), torch.empty(2, 8, 2, 1, 2)
+    moved = explain(spatial_norm, x, small, small, 4).work.bytes
+    assert moved == 4 * (3 * x.numel() + 2 * small.numel())

@@ -1,4 +1,4 @@
-"""The authors' own code, as packages on PyPI carry it: `make original` fetches it, nothing of it is committed.
+"""The authors' own code, as packages on PyPI carry it: `make original` fetches it, nothing is committed.
 
 Only single files are imported, with stand-ins for what they name and do not need.
 """
