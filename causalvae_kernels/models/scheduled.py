@@ -28,8 +28,9 @@ from .hooks import why_globally_hooked
 Read = Callable[[Steps, Value], Any]
 """`read(steps, x)` records what a coder makes of `x`; raises `Unreadable` where it cannot tell."""
 
-# Shapes that a coder is kept built for: those of the chunks and tiles of a few clips.
-_MOST = 64
+# Coders that are kept, one for each shape: those of the chunks and tiles of a few clips; and where a decoder
+# cannot be recorded as a whole, of each of its blocks.
+_MOST = 512
 
 
 @dataclass
@@ -203,8 +204,8 @@ def look_up(
         with dry_run.aside():
             known = _read(module, link, x, read, Steps(memory_format(), first), aside)
         known.looked = looked
-        if len(link.coders.known) >= _MOST:
-            link.coders.known.clear()
+        while len(link.coders.known) >= _MOST:
+            link.coders.known.pop(next(iter(link.coders.known)), None)  # the oldest
         link.coders.known[key] = known
     elif known.schedule is not None and not known.schedule.lasts:
         with dry_run.aside():  # packed weights may have got room meanwhile
