@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
-from ..core.errors import InvalidInput
 from ..core.op import op_named
 from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder
 from .record import Node
+from .schedule import Mismatch
 from .steps import CallStep, KeepStep, OpStep, State, Steps, Unreadable, Value, View, Weight, of_one_frame
 
 
@@ -102,6 +102,8 @@ class Reading:
         self._norms: dict[int, tuple[Clip, tuple[Any, ...], tuple[Any, ...]]] = {}  # group norms that wait
         self._seen: dict[int, list[Node]] = {}  # the nodes that are made of frames of a value
         self._end: Node | None = None
+        self._kept: frozenset[int] = frozenset()
+        self._now = 0
         for slot, node in enumerate(inputs, -1):
             value = steps.given[0] if slot < 0 else steps.new(node.shape, node.dtype)
             self._values[value.index] = value
@@ -120,7 +122,7 @@ class Reading:
         Raises:
             Unreadable: Something is not what it is needed as.
         """
-        self._end = end
+        self._end, self._kept = end, frozenset(keeps)
         for node in nodes:
             if node.number not in self._forms:
                 self._read(node)
@@ -145,7 +147,9 @@ class Reading:
         handler = _HANDLERS.get(name_of(node))
         try:
             form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
-        except (InvalidInput, TypeError, ValueError, AttributeError) as error:
+        except Unreadable:
+            raise
+        except Exception as error:  # called in a way that the handler does not know
             raise Unreadable(f"{name_of(node)}: {error}") from error
         waits = node.number in self._waiting or node.number in self._norms
         if node.number not in self._forms and not waits and not _is_several(node):
@@ -266,15 +270,14 @@ class Reading:
         """Write down a call of something."""
         value = self.steps.new(tuple(shape), dtype)
         held, make = self._held(reads), _first(call, len(reads))
-        step = CallStep(
-            self._path,
-            lambda *given: (make(*given), []),
-            tuple(held),
-            value,
-            keeps=False,
-            loose=loose,
-            over=over,
-        )
+
+        def run(*given: Any) -> tuple[Tensor | None, list[Any]]:
+            try:
+                return make(*given), []
+            except RuntimeError as error:  # in the layout of our activations it cannot be called
+                raise Mismatch(str(error)) from error
+
+        step = CallStep(self._path, run, tuple(held), value, keeps=False, loose=loose, over=over)
         self.steps.steps.append(step)
         self._values[value.index] = value
         return value
@@ -283,10 +286,20 @@ class Reading:
         """Whether nothing reads a value behind this node, so that it may be written over."""
         if value.index in self._slots or value in self.steps.given or value.index in self._behind:
             return False
+        if any(value in behind for behind in self._behind.values()):
+            return False
         if any(w.reads == value for w in self._waiting.values()):
             return False
+        clips = [clip for clip, *_ in self._norms.values()]
+        clips += [f.scale for f in self._forms.values() if isinstance(f, Scaled)]
+        if any(value.index in clip.sources for clip in clips):
+            return False
+        return self._is_read_no_more(value, node.number)
+
+    def _is_read_no_more(self, value: Value, number: int) -> bool:
+        """Whether no call behind this one is given anything that is made of a value's frames."""
         seen = self._seen.get(value.index, ())
-        return all(n is not self._end and all(u.number <= node.number for u in n.users) for n in seen)
+        return all(n is not self._end and all(u.number <= number for u in n.users) for n in seen)
 
     # What is not understood.
 
@@ -320,13 +333,16 @@ class Reading:
                     return given.get()
                 if not isinstance(given, _Given):
                     return given
-                return given.build(*tensors[given.first : given.first + given.count])
+                made = given.build(*tensors[given.first : given.first + given.count])
+                return made.contiguous() if plain else made
 
             a, k = tree_map(fill, (args, kwargs), is_leaf=_is_operand)
             if target is not None and not alone:
                 a = (a[0].clone(), *a[1:])
             return func(*a, **k)
 
+        # In channels last torch forgets the factors that are no whole numbers.
+        plain = name_of(node) in ("interpolate", "grid_sample")
         tight = len(node.shape) == 5 and any(name_of(user) in _HANDLERS for user in node.users)
         if not reads:
             reads = [self.steps.given[0]]
@@ -538,7 +554,7 @@ class Reading:
     def _woven(self, clip: Clip) -> Value | None:
         """Channels of one convolution in turns as frames: it is written down once for each part."""
         frames = clip.frames
-        source, _, part = frames[0]
+        source, _, part = frames[0] if frames else NOTHING
         if part is None or clip.repeat > 1 or clip.is_padded:
             return None
         parts, value = part[1], self._values[source]
@@ -546,6 +562,9 @@ class Reading:
         steps = self.steps.steps
         at = next((i for i, s in enumerate(steps) if isinstance(s, OpStep) and s.result == value), None)
         if frames != wanted or at is None or any(value in s.reads for s in steps[at + 1 :]):
+            return None
+        held = any(value in behind for behind in self._behind.values())
+        if held or not self._is_read_no_more(value, self._now):
             return None
         step = steps[at]
         x, weight, bias, *others = step.operands
@@ -631,14 +650,19 @@ class Reading:
     ) -> None:
         """A norm, with SiLU if nothing else follows."""
         same: list[Node] = []
-        while len(set(map(id, node.users))) == 1 and node is not self._end and _is_same(node.users[0]):
+        while self._has_one_user(node) and _is_same(node.users[0], node):
             same.append(node)
             node = node.users[0]
-        follows = node.users[0] if len(node.users) == 1 else None
-        silu = follows is not None and name_of(follows) == "silu" and node is not self._end
+        follows = node.users[0] if self._has_one_user(node) and len(node.users) == 1 else None
+        silu = follows is not None and name_of(follows) == "silu"
         made = self._op(name, (self._video(clip), *others), (*options, "silu" if silu else None))
         for one in (*same, node, *((follows,) if silu else ())):
             self._set_made(one, made)
+
+    def _has_one_user(self, node: Node) -> bool:
+        """Whether one call alone sees what a node makes."""
+        alone = len(set(map(id, node.users))) == 1
+        return alone and node is not self._end and node.number not in self._kept
 
     def _silu(self, node: Node, input: Any, inplace: bool = False) -> None:  # noqa: A002
         clip = self._clip(input)
@@ -682,6 +706,8 @@ class Reading:
         if any(c is None for c in clips) or clips[0].layout != clips[1].layout:
             return
         values = [self._video(c) for c in clips]
+        if values[0].shape != values[1].shape:
+            return
         for x, y in (values, values[::-1]):
             if x.shape == y.shape and x != y and self._is_last(x, node):
                 made = self._call(lambda x, y: _nothing(x.add_(y)), [x, y], x.shape, x.dtype, over=True)
@@ -716,6 +742,8 @@ class Reading:
         if shape == clip.shape:
             return clip
         for layout in (VIDEO, FRAMES_FIRST, IMAGES):
+            if clip.layout not in (VIDEO, FRAMES_FIRST, IMAGES):
+                break
             other = replace(clip, layout=layout)
             moved = {clip.layout, layout}
             if other.shape == shape and (len(clip.frames) == 1 or moved == {FRAMES_FIRST, IMAGES}):
@@ -761,7 +789,7 @@ class Reading:
             if not isinstance(index[1], int) or any(i != slice(None) for n, i in enumerate(index) if n != 1):
                 return None
             part = (index[1] % form.parts, form.parts)
-            row = tuple([f._replace(part=part) for f in form.clip.frames])
+            row = tuple([_parted(f, part) for f in form.clip.frames])
             return replace(form.clip, frames=row, channels=form.clip.channels // form.parts)
         clip = self._clip(input)
         if clip is None:
@@ -796,11 +824,7 @@ class Reading:
     def _item(self, node: Node, parent: Node, number: int) -> Form | None:
         """One of several results: a part in time, or of the channels."""
         name, (x, *rest) = name_of(parent), parent.args
-        clip = (
-            self._clip(x)
-            if name in ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
-            else None
-        )
+        clip = self._clip(x) if name in ("chunk", "split", "split_with_sizes", "unbind") else None
         if clip is None or clip.layout not in (VIDEO, IMAGES):
             return None
         dims = len(clip.shape)
@@ -822,7 +846,7 @@ class Reading:
             part = (start // length, clip.channels // length)
             if any(f.part for f in clip.frames):
                 return None
-            return replace(clip, frames=tuple([f._replace(part=part) for f in clip.frames]), channels=length)
+            return replace(clip, frames=tuple([_parted(f, part) for f in clip.frames]), channels=length)
         return None
 
     def _starts(self, parent: Node, length: int, dim: int) -> dict[int, int]:
@@ -951,6 +975,9 @@ class Reading:
             or mode not in ("nearest", "nearest-exact")
         ):
             return None
+        given = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,)
+        if any(f is not None and f != int(f) for f in given) or any(_) or any(__.values()):
+            return None
         times = [n / m for n, m in zip(node.shape[-2:], clip.shape[-2:], strict=True)]
         if times[0] != times[1] or times[0] != int(times[0]):
             return None
@@ -1000,7 +1027,7 @@ def fuse(nodes: Sequence[Node]) -> None:
         if name_of(node) != "mul" or node.kwargs or len(node.args) != 2:
             continue
         for x, gate in (node.args, node.args[::-1]):
-            if isinstance(gate, Node) and name_of(gate) == "sigmoid" and gate.args[0] is x:
+            if isinstance(gate, Node) and name_of(gate) == "sigmoid" and gate.args[:1] == (x,):
                 for read in node.reads:
                     read.users.remove(node)
                 node.func, node.args = F.silu, (x,)
@@ -1008,10 +1035,9 @@ def fuse(nodes: Sequence[Node]) -> None:
                 break
 
 
-def _is_same(node: Node) -> bool:
-    """Whether a call returns the numbers that it is given."""
-    like = node.reads[0] if node.reads else None
-    same = like is not None and (like.shape, like.dtype) == (node.shape, node.dtype)
+def _is_same(node: Node, like: Node) -> bool:
+    """Whether a call returns the numbers of what it is given first."""
+    same = bool(node.args) and node.args[0] is like and (like.shape, like.dtype) == (node.shape, node.dtype)
     return same and name_of(node) in ("reshape", "clone", "contiguous")
 
 
@@ -1022,13 +1048,16 @@ def _before(front: Sequence[Frame], rest: Sequence[Frame]) -> str | None:
     return "replicate" if all(frame == rest[0] for frame in front) else None
 
 
+def _parted(frame: Frame, part: tuple[int, int]) -> Frame:
+    return frame if frame == NOTHING else frame._replace(part=part)
+
+
 def _joined(clips: Sequence[Clip]) -> Clip | None:
     """Return what parts of channels were before they were parted, or None."""
     first = clips[0]
     for number, clip in enumerate(clips):
-        if any(f.part != (number, len(clips)) for f in clip.frames) or replace(clip, frames=()) != replace(
-            first, frames=()
-        ):
+        parts = {f.part for f in clip.frames if f != NOTHING}
+        if parts != {(number, len(clips))} or replace(clip, frames=()) != replace(first, frames=()):
             return None
     rows = [tuple([f._replace(part=None) for f in clip.frames]) for clip in clips]
     if any(row != rows[0] for row in rows):

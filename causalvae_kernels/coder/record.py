@@ -126,6 +126,8 @@ class Recorder(TorchFunctionMode):
         drops = name.startswith(_DROPOUTS) and kwargs.get("training", True) and kwargs.get("p", 0.5)
         if name in _RANDOM or drops:
             raise Unreadable(f"{name} draws random numbers")
+        if name in _LAYOUT:
+            raise Unreadable(f"{name} depends on where an activation lies")
         if name in _QUESTIONS:
             return self._evaluate(func, args, kwargs)
         if self._is_identity(name, args, kwargs):
@@ -177,8 +179,10 @@ class Recorder(TorchFunctionMode):
             raise Unreadable(f"{name} draws random numbers")
         if name in _FACTORIES:
             made = self._evaluate(func, args, kwargs)
-            if made.numel() > _SMALL or made.dim() > 3:
+            if made.dim() > 3:
                 return self._bind(self._new(func, args, kwargs), made)
+            if made.numel() > _SMALL:  # without data it would be poison to who keeps it for later
+                raise Unreadable(f"{name} makes a constant of {made.numel()} elements")
         made = func(*args, **kwargs)
         for part in tree_iter(made):
             if isinstance(part, Tensor):
@@ -193,6 +197,8 @@ class Recorder(TorchFunctionMode):
         if node is None or "out" in kwargs or not node.made or any(is_view(user) for user in node.users):
             raise Unreadable(f"{name} changes a tensor in place that others may see")
         functional = _FUNCTIONAL.get(name)
+        if functional is None and name not in _WRITES and not kwargs.get("inplace"):
+            raise Unreadable(f"{name} changes a tensor in place")
         if kwargs.get("inplace"):
             functional, kwargs = func, {k: v for k, v in kwargs.items() if k != "inplace"}
         if functional is None:
@@ -265,9 +271,8 @@ class Recorder(TorchFunctionMode):
 
     def _new(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], made: bool = True) -> Node:
         args, kwargs = tree_map(self._known, (tuple(args), kwargs))
-        node = Node(len(self.nodes), func, args, kwargs, made=made and not is_view_function(func))
-        if is_view_function(func) and node.reads:
-            node.made = False
+        fresh = getattr(func, "__name__", func) in _FRESH or getattr(func, "in_place", False)
+        node = Node(len(self.nodes), func, args, kwargs, made=made and fresh)
         for read in node.reads:
             read.users.append(node)
         self.nodes.append(node)
@@ -294,7 +299,7 @@ class Recorder(TorchFunctionMode):
         if weight is not None:
             return weight
         if id(given) in self._small and given.numel() <= _SMALL:
-            return given
+            return given.clone()  # it may be changed in place afterwards
         raise Unreadable("the code reads a tensor that is no parameter and no input")
 
 
@@ -354,7 +359,8 @@ def _words(node: Node) -> list[Any]:
     return words
 
 
-_SMALL = 4096
+_SMALL = 2**22
+"""Elements of a constant that is kept with a coder."""
 _DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 _RANDOM = frozenset(
     "rand_like randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
@@ -368,6 +374,17 @@ _QUESTIONS = frozenset(
 )
 _KNOWN_ATTRIBUTES = frozenset(
     "shape dtype ndim layout itemsize requires_grad is_leaf is_quantized is_sparse is_nested".split()
+)
+_WRITES = frozenset("__setitem__ copy_ zero_ fill_ masked_fill_ index_fill_ index_copy_".split())
+# What makes memory of its own, which may be changed in place: nobody else can see it.
+_FRESH = frozenset(
+    "zeros ones full empty zeros_like ones_like full_like new_zeros new_ones new_full clone cat concat stack "
+    "add sub mul div __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ neg pow "
+    "conv1d conv2d conv3d linear matmul bmm silu relu gelu sigmoid tanh softmax exp sqrt rsqrt group_norm "
+    "layer_norm change rms_norm interpolate".split()
+)
+_LAYOUT = frozenset(
+    "as_strided view_as_complex view_as_real untyped_storage storage data_ptr set_ resize_".split()
 )
 _IN_PLACE = frozenset("__setitem__ __iadd__ __isub__ __imul__ __itruediv__ copy_".split())
 _VIEW_ATTRIBUTES = ("T", "mT", "H", "mH")

@@ -91,9 +91,9 @@ class Kinds:
             and all([frozen(value) == before for value, before in self._mutable])
         )
 
-    def _count(self) -> list[tuple[int, int]]:
-        """Return how many attributes and buffers each module has: one may have got more."""
-        return [(len(module.__dict__), len(module.__dict__["_buffers"])) for module in self._modules]
+    def _count(self) -> list[Any]:
+        """Return how many attributes each module has, and which tensors and children: there may be more."""
+        return [[len(module.__dict__) for module in self._modules], _filled(self._modules)]
 
     def _look(self) -> list[Any]:
         return [part for cls in self._classes for part in (*cls.__dict__, *cls.__dict__.values())]

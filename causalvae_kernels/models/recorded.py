@@ -6,8 +6,10 @@ it is given and on its modules, such as the caches of Wan's and CogVideoX's orig
 
 from __future__ import annotations
 
+import collections
 import copy
 import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ from . import scheduled
 from .coders import draws, is_bypassable, norms_format
 from .fingerprint import Kinds, setting_names
 from .swap import Link
+
+_ABSENT = "there is no such attribute"
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,14 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors or tensors[0].dim() != 5 or not all(map(_is_const, leaves)):
         return None
+    containers = _containers_in((args, kwargs))
+    if len(set(map(id, containers))) < len(containers) or any(
+        type(c) not in (list, dict) for c in containers
+    ):
+        return None
     x, *states = tensors
     states += [part.__dict__.get(name) for part, name in attributes]
-    if any(not isinstance(s, (Tensor, type(None), torch.Size)) for s in states):
+    if any(not isinstance(s, (Tensor, type(None), torch.Size)) for s in states[len(tensors) - 1 :]):
         return None
     states = [s if isinstance(s, Tensor) else None for s in states]
     if any(s is not None and not _is_simple(s, x) for s in states):
@@ -112,7 +121,12 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         return _read(module, link, steps, leaves, spec)
 
     kinds = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
-    held = [(place, s.shape, s.dtype) for place, s in enumerate(states[len(tensors) - 1 :]) if s is not None]
+    words = [part.__dict__.get(name, _ABSENT) for part, name in attributes]
+    held = [
+        (place, (word.shape, word.dtype) if isinstance(word, Tensor) else word)
+        for place, word in enumerate(words)
+        if word is not None
+    ]
     known = scheduled.look_up(
         *(module, link, x, read),
         first=False,
@@ -135,7 +149,6 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         return None
     made, new = done
     given = [*tensors, *states[len(tensors) - 1 :]]
-    containers = _containers_in((args, kwargs))
 
     def realised(value: Any) -> Any:
         if isinstance(value, New):
@@ -177,15 +190,63 @@ def _past(state: Tensor, zeros: int, start: int) -> Tensor:
 
 def _containers_in(given: Any) -> list[Any]:
     """Return the lists and dictionaries among arguments, in the order of a walk through them."""
-    items = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
-    own = [given] if isinstance(given, (list, dict)) else []
+    if isinstance(given, (Tensor, str)) or given is None:
+        return []
+    items = given.values() if isinstance(given, dict) else given if _is_several(given) else ()
+    own = [given] if _is_several(given) and type(given) is not tuple else []
     return [*own, *(found for item in items for found in _containers_in(item))]
 
 
+def _is_several(given: Any) -> bool:
+    return isinstance(given, (list, tuple, dict, set, collections.deque))
+
+
 def refill(container: Any, items: Any) -> None:
-    """Let a list, dictionary or set hold something else."""
+    """Let a container, or an object, hold something else."""
+    if hasattr(container, "__dict__") and not isinstance(container, (list, dict, set, collections.deque)):
+        _set_back(container.__dict__, vars(items))
+        return
     container.clear()
-    container.extend(items) if isinstance(container, list) else container.update(items)
+    container.extend(items) if isinstance(container, (list, collections.deque)) else container.update(items)
+
+
+def _set_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Let a namespace hold what it held, touching nothing that is as it was: others may look at it."""
+    for name in now.keys() - before.keys():
+        del now[name]
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
+
+
+def _has_defaults(module: nn.Module) -> bool:
+    return bool(getattr(type(module).forward, "__defaults__", None))
+
+
+def _items_of(held: Any) -> list[Any]:
+    """Return what a container or an object holds."""
+    if isinstance(held, dict):
+        return list(held.values())
+    if isinstance(held, (list, tuple, set, collections.deque)):
+        return list(held)
+    plain = hasattr(held, "__dict__") and not isinstance(held, (type, nn.Module, Tensor, torch.Generator))
+    return list(vars(held).values()) if plain and not callable(held) else []
+
+
+def _nested(roots: Sequence[Any], most: int = 10_000) -> list[Any]:
+    """Return the containers and objects that may change in place, however deep they lie."""
+    found: dict[int, Any] = {}
+    waiting, seen = list(roots), 0
+    while waiting and seen < most:
+        held, seen = waiting.pop(), seen + 1
+        items = _items_of(held)
+        if id(held) in found or isinstance(held, (Tensor, nn.Module)):
+            continue
+        if items or isinstance(held, (list, dict, set, collections.deque)):
+            if not isinstance(held, (tuple, frozenset)):
+                found[id(held)] = held
+            waiting += items
+    return list(found.values())
 
 
 def _read(module: nn.Module, link: Link, steps: Steps, leaves: Sequence[Any], spec: Any) -> Recorded:
@@ -213,18 +274,27 @@ class _Recording:
                         continue
                     if tensor.is_neg() or not is_plain_tensor(tensor):
                         raise Unreadable(f"{path}.{name} is a {type(tensor).__name__}")
-                    self._weights.setdefault(id(tensor), Weight(tensors, name))
+                    if self._weights.setdefault(id(tensor), Weight(tensors, name)).parameters is not tensors:
+                        raise Unreadable(f"{path}.{name} is a weight that has another place, too")
                     self._paths[id(tensors), name] = path
         self._before = [(part, dict(part.__dict__)) for part in module.modules()]
         # What code may change in place; recording it must leave no trace.
-        held = (part.__dict__[name] for part in module.modules() for name in setting_names(part))
-        self._mutable = [(value, copy.copy(value)) for value in held if type(value) in (list, dict, set)]
+        self._tensors = [
+            (tensors, dict(tensors))
+            for part in module.modules()
+            for tensors in (part._parameters, part._buffers, part._modules)
+        ]
+        roots: list[Any] = [part.__dict__[name] for part in module.modules() for name in setting_names(part)]
+        roots += [type(part).forward.__defaults__ for part in module.modules() if _has_defaults(part)]
+        self._mutable = [(held, copy.copy(held)) for held in _nested(roots)]
+        if any(isinstance(item, Tensor) for _, held in self._mutable for item in _items_of(held)):
+            raise Unreadable("a list or an object on a module holds a tensor")
         self._held = self._attributes()
 
     def read(self) -> Recorded:
         """Record the code, twice, and write down its steps."""
-        nodes = self._record()
-        if differ(nodes, self._record()):
+        nodes = self._record(1)
+        if differ(nodes, self._record(2)):
             raise Unreadable("it does something else from call to call")
         recorder, link, steps = self._recorder, self._link, self._steps
         for number in range(len(self._inputs) - 1):
@@ -254,8 +324,8 @@ class _Recording:
         link.coders.attributes[id(self._module)] = tuple(known)
         return Recorded(reading, returns, after, attributes)
 
-    def _record(self) -> list[Node]:
-        """Run the code once; modules are left as they were."""
+    def _record(self, seed: int) -> list[Node]:
+        """Run the code once; modules are left as they were, and so are generators of random numbers."""
         device = next(leaf for leaf in self._leaves if isinstance(leaf, Tensor)).device
         self._recorder = recorder = Recorder(self._weights, device)
         taken = [recorder.take(leaf) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
@@ -263,6 +333,10 @@ class _Recording:
         self._containers = _containers_in((args, kwargs))
         self._contents = [copy.copy(items) for items in self._containers]
         inputs = [leaf for leaf in taken if isinstance(leaf, Tensor)]
+        changed = False
+        randoms = random.getstate(), torch.get_rng_state()
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             for part, name in self._held:
                 part.__dict__[name] = recorder.take(part.__dict__[name])
@@ -277,14 +351,16 @@ class _Recording:
         ) as error:  # the code looks at what is not there; or it is wrong, and says so when it runs
             raise Unreadable(f"{type(error).__name__}: {error}") from error
         finally:
+            random.setstate(randoms[0])
+            torch.set_rng_state(randoms[1])
             for part, state in self._before:
-                part.__dict__.clear()
-                part.__dict__.update(state)
-            changed = [(value, before) for value, before in self._mutable if value != before]
-            for value, before in changed:
-                refill(value, before)
+                _set_back(part.__dict__, state)
+            for now, before in (*self._tensors, *self._mutable):
+                if not _same_items(now, before):
+                    changed = True
+                    refill(now, before)
         if changed:
-            raise Unreadable("it changes a list or dictionary on a module")
+            raise Unreadable("it changes a list, a dictionary or a buffer on a module")
         self._inputs = [recorder.node_of(x) for x in inputs]
         return recorder.nodes
 
@@ -360,8 +436,13 @@ class _Recording:
 
 
 def _same_items(now: Any, before: Any) -> bool:
+    """Whether a container or an object holds the very things that its copy holds."""
+    if not isinstance(now, (list, dict, set, collections.deque)):
+        now, before = vars(now), vars(before)
     if len(now) != len(before):
         return False
     if isinstance(now, dict):
         return all(key in before and before[key] is item for key, item in now.items())
+    if isinstance(now, set):
+        return now == before
     return all(a is b for a, b in zip(now, before, strict=True))
