@@ -139,6 +139,7 @@ class Reading:
         self.steps.returns(whole, torch.contiguous_format)
 
     def _read(self, node: Node) -> None:
+        self._now = node.number
         weight = next(
             (w for w in tree_iter((node.args, node.kwargs), is_leaf=_is_weight) if _is_weight(w)), None
         )
