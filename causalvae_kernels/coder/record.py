@@ -342,7 +342,22 @@ def live(nodes: Sequence[Node], ends: Iterator[Node]) -> list[Node]:
 
 def differ(one: Sequence[Node], other: Sequence[Node]) -> bool:
     """Whether two records of the same code are not the same: it does something else from call to call."""
-    return len(one) != len(other) or any(_words(a) != _words(b) for a, b in zip(one, other, strict=True))
+    if len(one) != len(other):
+        return True
+    return any(_unlike(_words(a), _words(b)) for a, b in zip(one, other, strict=True))
+
+
+def _unlike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    if len(one) != len(other):
+        return True
+    for a, b in zip(one, other, strict=True):
+        if isinstance(a, tuple) and isinstance(b, tuple) and a[:1] == b[:1] == ("constant",):
+            x, y = a[1], b[1]
+            if (x.shape, x.dtype) != (y.shape, y.dtype) or not torch.equal(x, y):
+                return True
+        elif isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
+            return True
+    return False
 
 
 def _words(node: Node) -> list[Any]:
@@ -354,12 +369,12 @@ def _words(node: Node) -> list[Any]:
         elif isinstance(given, Weight):
             given = (id(given.parameters), given.name)
         elif isinstance(given, Tensor):
-            given = (given.dtype, given.shape, given.tolist())
+            given = ("constant", given)
         words.append(given if isinstance(given, tuple) else (type(given).__name__, repr(given)))
     return words
 
 
-_SMALL = 2**22
+_SMALL = 2**26
 """Elements of a constant that is kept with a coder."""
 _DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 _RANDOM = frozenset(

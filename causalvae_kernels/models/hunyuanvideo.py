@@ -59,6 +59,10 @@ register_family(
         rules={
             "HunyuanVideoEncoder3D": Rule(coder),
             "HunyuanVideoDecoder3D": Rule(coder),
+            # Where a mask of attention is too large for the whole, each block is recorded.
+            "HunyuanVideoDownBlock3D": Rule(coder),
+            "HunyuanVideoUpBlock3D": Rule(coder),
+            "HunyuanVideoResnetBlockCausal3D": Rule(coder),
             _CONV: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
             "HunyuanVideoUpsampleCausal3D": Rule(
                 upsample, (("conv", _CONV), ("conv.conv", "Conv3d")), why_upsample_left

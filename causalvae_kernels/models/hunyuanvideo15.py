@@ -141,6 +141,10 @@ def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> 
             rules={
                 f"{prefix}Encoder3D": Rule(coder),
                 f"{prefix}Decoder3D": Rule(coder),
+                # Where a mask of attention is too large for the whole, each block is recorded.
+                f"{prefix}DownBlock3D": Rule(coder),
+                f"{prefix}UpBlock3D": Rule(coder),
+                f"{prefix}ResnetBlock": Rule(coder),
                 conv: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
                 f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left, is_recorded=True),
                 f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True, is_recorded=True),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from causalvae_kernels import swap
-from causalvae_kernels.coder import CallStep
+from causalvae_kernels.coder import CallStep, record
 from causalvae_kernels.core import native
 from causalvae_kernels.models.hunyuan_shuffle import shuffled_down, shuffled_up
 from tests.support.cover import pairs, quick_rows
@@ -215,7 +215,21 @@ def test_what_is_replaced(name):
         dcae = "DCAE" if name == "HunyuanImageRefiner" else ""
         parts = ("CausalConv3d", f"Upsample{dcae}", f"Downsample{dcae}", "RMS_norm")
         assert left == {"Conv3d"}
-    assert kinds == {f"{name}{part}" for part in (*parts, "Encoder3D", "Decoder3D")}
+    resnet = "ResnetBlockCausal3D" if name == "HunyuanVideo" else "ResnetBlock"
+    coders = ("Encoder3D", "Decoder3D", "DownBlock3D", "UpBlock3D", resnet)
+    assert kinds == {f"{name}{part}" for part in (*parts, *coders)}
+
+
+@pytest.mark.parametrize("name", NAMES[:2])  # the refiner's attention sees all frames
+def test_a_mask_that_is_too_large_leaves_the_blocks(name, monkeypatch):
+    monkeypatch.setattr(record, "_SMALL", 64)
+    vae = small(name)
+    other = copy.deepcopy(vae)
+    handle = swap(other)
+    assert_parity(vae, other, torch.rand(1, 3, 9, 16, 24))
+    read = [known.schedule is not None for known in handle._link.coders.known.values()]
+    assert sum(read) > 8
+    assert not all(read)
 
 
 @NATIVE
