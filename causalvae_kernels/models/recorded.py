@@ -100,7 +100,7 @@ def _wants_gradient(module: nn.Module) -> bool:
 
 def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
     leaves, spec = tree_flatten((args, kwargs))
-    attributes = link.coders.attributes.get(id(module), ())
+    attributes = link.coders.attributes.get(module, ())
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors or tensors[0].dim() != 5 or not all(map(_is_const, leaves)):
         return None
@@ -132,7 +132,7 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
         first=False,
         memory_format=_channels_last,
         others=(spec, *kinds, *held),
-        aside=lambda: link.coders.attributes.get(id(module), ()),
+        aside=lambda: link.coders.attributes.get(module, ()),
         look=Kinds,
     )
     schedule = scheduled.usable(known, x)
@@ -319,9 +319,9 @@ class _Recording:
         )
         reading.read(live(recorder.nodes, iter(ends)), self._end, self._keeps)
         steps.memory_format = self._memory_format()
-        before = link.coders.attributes.get(id(self._module), ())
+        before = link.coders.attributes.get(self._module, ())
         known = dict.fromkeys((*before, *self._held, *((part, name) for part, name, _ in self._changes)))
-        link.coders.attributes[id(self._module)] = tuple(known)
+        link.coders.attributes[self._module] = tuple(known)
         return Recorded(reading, returns, after, attributes)
 
     def _record(self, seed: int) -> list[Node]:
@@ -376,7 +376,7 @@ class _Recording:
 
     def _attributes(self) -> list[tuple[nn.Module, str]]:
         """Return the attributes that hold states now: those that are known may be tensors."""
-        known = self._link.coders.attributes.get(id(self._module), ())
+        known = self._link.coders.attributes.get(self._module, ())
         found = [
             (part, name)
             for part, state in self._before

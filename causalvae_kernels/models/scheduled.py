@@ -59,7 +59,7 @@ class Coders:
         idle: The memory that nobody uses now.
         clips: How many clips are on their way.
         lock: Guards the last two.
-        attributes: By number of a coder's module: the attributes of its modules that hold states.
+        attributes: By module of a coder: the attributes of its modules that hold states.
         recording: Held while a coder's own code is recorded.
     """
 
@@ -68,7 +68,7 @@ class Coders:
     idle: list[Arena] = field(default_factory=list)
     clips: int = 0
     lock: Any = field(default_factory=threading.Lock)
-    attributes: dict[int, tuple[tuple[nn.Module, str], ...]] = field(default_factory=dict)
+    attributes: dict[nn.Module, tuple[tuple[nn.Module, str], ...]] = field(default_factory=dict)
     recording: Any = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
