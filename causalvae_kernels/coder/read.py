@@ -275,8 +275,10 @@ class Reading:
         def run(*given: Any) -> tuple[Tensor | None, list[Any]]:
             try:
                 return make(*given), []
-            except RuntimeError as error:  # in the layout of our activations it cannot be called
-                raise Mismatch(str(error)) from error
+            except RuntimeError as error:
+                if any(word in str(error) for word in ("stride", "contiguous", "view size")):
+                    raise Mismatch(str(error)) from error  # not in the layout of our activations
+                raise
 
         step = CallStep(self._path, run, tuple(held), value, keeps=False, loose=loose, over=over)
         self.steps.steps.append(step)
