@@ -19,7 +19,19 @@ from ..core.op import op_named
 from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder
 from .record import Node
 from .schedule import Mismatch
-from .steps import CallStep, KeepStep, OpStep, State, Steps, Unreadable, Value, View, Weight, of_one_frame
+from .steps import (
+    CallStep,
+    KeepStep,
+    OpStep,
+    State,
+    Steps,
+    Unreadable,
+    Value,
+    View,
+    Weight,
+    of_one_frame,
+    outputs_of,
+)
 
 
 @dataclass(frozen=True)
@@ -60,18 +72,17 @@ class Past:
 class _Waiting:
     """A convolution that is not written down yet, because it may add what follows."""
 
-    node: Node
     emit: Callable[[Value | None], Value]
     reads: Value
 
 
 @dataclass(frozen=True)
 class _Given:
-    """An argument of a call: made from some of the values that are read, or a weight."""
+    """An argument of a call: made from some of the values that are read."""
 
     first: int
     count: int
-    build: Callable[..., Tensor] | None = None
+    build: Callable[..., Tensor]
 
 
 class Reading:
@@ -458,7 +469,7 @@ class Reading:
         mode = _before(before, rest) if span else "replicate"
         if mode is None or kernel[0] not in (1, 3):
             return None
-        first = rest[0::1][:1] + rest[1::2] if len(rest) % 2 else ()
+        first = rest[:1] + rest[1::2] if len(rest) % 2 else ()
         for scale, lone, frames, again in (
             ((2, 2, 2), True, first, (*first[:1], *(f for f in first[1:] for _ in range(2)))),
             ((2, 2, 2), False, rest[::2], tuple(f for f in rest[::2] for _ in range(2))),
@@ -487,7 +498,6 @@ class Reading:
         clip = replace(clip, pad=(0, 0, 0, 0), pad_mode="zeros")
         span = dilation[0] * (kernel[0] - 1)
         x, temporal, state = self._behind_past(clip, span)
-        shape = (x.shape[0], weight.get().shape[0], *node.shape[-2:])
 
         def emit(residual: Value | None) -> Value:
             operands = (x, weight, bias, state, residual)
@@ -510,10 +520,9 @@ class Reading:
             self._values[value.index] = value
             return value
 
-        del shape
         path = self._path
-        if len(node.users) == 1 and name_of(node.users[0]) in _SUMS and node is not self._end:
-            self._waiting[node.number] = _Waiting(node, emit, x)
+        if len(node.users) == 1 and name_of(node.users[0]) == "add" and node is not self._end:
+            self._waiting[node.number] = _Waiting(emit, x)
         else:
             self._set_made(node, emit(None))
 
@@ -578,7 +587,7 @@ class Reading:
         steps[at : at + 1] = [
             replace(
                 step,
-                operands=(x, *(_part_of(w, p, parts) for w in (weight, bias)), *others),
+                operands=(x, *(w and _viewed(w, outputs_of(p, parts)) for w in (weight, bias)), *others),
                 result=made,
                 part=(p, value.shape[2], parts),
             )
@@ -712,7 +721,7 @@ class Reading:
         if values[0].shape != values[1].shape:
             return
         for x, y in (values, values[::-1]):
-            if x.shape == y.shape and x != y and self._is_last(x, node):
+            if x != y and self._is_last(x, node):
                 made = self._call(lambda x, y: _nothing(x.add_(y)), [x, y], x.shape, x.dtype, over=True)
                 break
         else:
@@ -1122,17 +1131,6 @@ def _viewed(weight: Weight, view: Callable[[Tensor], Tensor]) -> Weight:
     return weight._replace(view=view if before is None else lambda tensor: view(before(tensor)))
 
 
-def _part_of(weight: Weight | None, part: int, parts: int) -> Weight | None:
-    if weight is None:
-        return None
-
-    def take(tensor: Tensor) -> Tensor:
-        count = tensor.shape[0] // parts
-        return tensor.narrow(0, part * count, count)
-
-    return _viewed(weight, take)
-
-
 _NAMES = {
     "__add__": "add",
     "__radd__": "add",
@@ -1152,7 +1150,6 @@ _NAMES = {
     "swapdims": "transpose",
     "_pad": "pad",
 }
-_SUMS = ("add",)
 _HANDLERS: dict[str, Callable[..., Any]] = {
     "conv3d": Reading._conv,
     "conv2d": Reading._conv,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_iter, tree_map
+from torch.utils._pytree import tree_iter, tree_map
 
 from .steps import Unreadable, Weight
 
@@ -144,8 +144,7 @@ class Recorder(TorchFunctionMode):
         node = self._new(func, args, kwargs)
         if isinstance(made, Tensor):
             return self._bind(node, made)
-        flat, _ = tree_flatten(made)
-        if not all(isinstance(part, Tensor) for part in flat) or not isinstance(made, (tuple, list)):
+        if not isinstance(made, (tuple, list)) or not all(isinstance(part, Tensor) for part in made):
             raise Unreadable(f"{node.func} returns a {type(made).__name__}")
         parts = [self._bind(self._new("item", (node, i), {}), part) for i, part in enumerate(made)]
         return parts if isinstance(made, list) else tuple(parts)
@@ -196,21 +195,16 @@ class Recorder(TorchFunctionMode):
         node = self.node_of(target)
         if node is None or "out" in kwargs or not node.made or any(is_view(user) for user in node.users):
             raise Unreadable(f"{name} changes a tensor in place that others may see")
-        functional = _FUNCTIONAL.get(name)
-        if functional is None and name not in _WRITES and not kwargs.get("inplace"):
-            raise Unreadable(f"{name} changes a tensor in place")
-        if kwargs.get("inplace"):
-            functional, kwargs = func, {k: v for k, v in kwargs.items() if k != "inplace"}
-        if functional is None:
-            func, args = changed(func), args
+        functional = func if kwargs.pop("inplace", False) else _FUNCTIONAL.get(name)
+        if functional is not None:
+            made = self._evaluate(functional, args, kwargs)
+            if (made.shape, made.dtype) != (target.shape, target.dtype):
+                raise Unreadable(f"{name} changes shape or dtype")
+        elif name in _WRITES:
+            functional = changed(func)
         else:
-            func = functional
-        made = target if functional is None else self._evaluate(func, args, kwargs)
-        if functional is not None and (made.shape, made.dtype) != (target.shape, target.dtype):
-            raise Unreadable(f"{name} changes shape or dtype")
-        new = self._new(func, args, kwargs)
-        self._bind(new, target)
-        return target
+            raise Unreadable(f"{name} changes a tensor in place")
+        return self._bind(self._new(functional, args, kwargs), target)
 
     def _is_identity(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Whether a call returns what it is given, as far as numbers go."""

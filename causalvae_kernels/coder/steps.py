@@ -318,6 +318,16 @@ def _zeros(x: Tensor, frames: int) -> Tensor:
     return torch.zeros_like(x[:, :, :1].expand(-1, -1, frames, -1, -1))
 
 
+def outputs_of(part: int, parts: int) -> Callable[[Tensor], Tensor]:
+    """Return a view of weights: those of one of so many equal parts of the output channels."""
+
+    def take(weight: Tensor) -> Tensor:
+        count = weight.shape[0] // parts
+        return weight.narrow(0, part * count, count)
+
+    return take
+
+
 def of_one_frame(weight: Tensor) -> Tensor:
     """Return the kernel of a convolution of images as one of videos."""
     return weight.unsqueeze(2)

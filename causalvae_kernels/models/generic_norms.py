@@ -6,7 +6,6 @@ x / sqrt(mean(x^2) + eps) over channels, times a weight and plus a bias if it ha
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from .fingerprint import Fingerprint, fingerprint, setting_names
 from .norms import takes
 from .recorded import record_rms_norm
 from .swap import Link
-from .twin import Draw
+from .twin import Draw, make_twin
 
 # Of the values to norm: with the smallest ones `eps` shows.
 _SCALES = (1.0, 1e-3)
@@ -65,15 +64,7 @@ def probe_norm(module: nn.Module) -> RmsNorm | None:
 
 def _probe(module: nn.Module, named: dict[str, nn.Parameter]) -> RmsNorm | None:
     draw = Draw(torch.float64, torch.Generator().manual_seed(0))
-    twin = type(module).__new__(type(module))
-    nn.Module.__init__(twin)
-    for name in setting_names(module):
-        twin.__dict__[name] = copy.deepcopy(module.__dict__[name])
-    twin.training = module.training
-    for name, parameter in module._parameters.items():
-        twin._parameters[name] = (
-            None if parameter is None else nn.Parameter(draw(*parameter.shape), requires_grad=False)
-        )
+    twin = make_twin(module, draw)
     channels = next((p.numel() for p in named.values()), _CHANNELS)
     found: dict[tuple[Any, ...], list[int]] = {}
     for dims in (5, 4):

@@ -24,8 +24,9 @@ from ..coder.read import Reading, fuse
 from ..coder.record import Node, Recorder, differ, live
 from ..coder.steps import Weight
 from ..core.dry_run import is_plain_tensor
+from ..temporal.state import behind_zeros
 from . import scheduled
-from .coders import draws, is_bypassable, norms_format
+from .coders import draws, is_bypassable, norms_format, wants_gradient
 from .fingerprint import Kinds, setting_names
 from .swap import Link
 
@@ -77,7 +78,8 @@ class Recorded:
 def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
     """A module with several convolutions: its own code, or the steps that it was found to be."""
     made = None
-    if not torch.compiler.is_compiling() and recording.current() is None and not _wants_gradient(module):
+    watched = torch.compiler.is_compiling() or recording.current() is not None
+    if not watched and not wants_gradient(module, ()):
         made = _run(module, link, args, kwargs)
     return type(module).forward(module, *args, **kwargs) if made is None else made[0]
 
@@ -89,13 +91,6 @@ def record_rms_norm(
     if any(p is not None and p.dtype != x.dtype for p in (weight, bias)):
         return type(module).forward(module, x)
     return recording.current().op("rms_norm of ours", x, x, weight, bias, eps)
-
-
-def _wants_gradient(module: nn.Module) -> bool:
-    """Tell quickly, for a module whose weights are trained, that its modules run one by one."""
-    if not torch.is_grad_enabled():
-        return False
-    return any(p.requires_grad for p in module.parameters())
 
 
 def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
@@ -110,18 +105,17 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     ):
         return None
     x, *states = tensors
-    states += [part.__dict__.get(name) for part, name in attributes]
-    if any(not isinstance(s, (Tensor, type(None), torch.Size)) for s in states[len(tensors) - 1 :]):
+    words = [part.__dict__.get(name, _ABSENT) for part, name in attributes]
+    if any(not isinstance(w, (Tensor, type(None), torch.Size)) and w is not _ABSENT for w in words):
         return None
-    states = [s if isinstance(s, Tensor) else None for s in states]
-    if any(s is not None and not _is_simple(s, x) for s in states):
+    states += [word for word in words if isinstance(word, Tensor)]
+    if not all(_is_simple(state, x) for state in states):
         return None
 
     def read(steps: Steps, _: Value) -> Recorded:
         return _read(module, link, steps, leaves, spec)
 
     kinds = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
-    words = [part.__dict__.get(name, _ABSENT) for part, name in attributes]
     held = [
         (place, (word.shape, word.dtype) if isinstance(word, Tensor) else word)
         for place, word in enumerate(words)
@@ -130,7 +124,6 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     known = scheduled.look_up(
         *(module, link, x, read),
         first=False,
-        memory_format=_channels_last,
         others=(spec, *kinds, *held),
         aside=lambda: link.coders.attributes.get(module, ()),
         look=Kinds,
@@ -139,16 +132,15 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     if schedule is None:
         return None
     found: Recorded = known.more
-    states = [s for s in states if s is not None]
     reading = found.reading
     old: list[Any] = [None] * len(schedule.slots)
     for slot, past in reading.pasts.items():
-        old[slot] = _past(states[slot], past.zeros, past.start)
+        old[slot] = behind_zeros(states[slot][:, :, past.start :], past.zeros)
     done = scheduled.run(schedule, link, x, old, extra=[states[slot] for slot in reading.extra])
     if done is None:
         return None
     made, new = done
-    given = [*tensors, *states[len(tensors) - 1 :]]
+    given = [x, *states]
 
     def realised(value: Any) -> Any:
         if isinstance(value, New):
@@ -170,22 +162,13 @@ def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str,
     return (realised(found.returns),)
 
 
-def _channels_last() -> torch.memory_format:
-    return torch.channels_last_3d
-
-
 def _is_const(leaf: Any) -> bool:
     return isinstance(leaf, (Tensor, bool, int, float, str, type(None), torch.dtype, torch.device))
 
 
-def _is_simple(state: Any, x: Tensor) -> bool:
-    plain = isinstance(state, Tensor) and is_plain_tensor(state) and state.device == x.device
+def _is_simple(state: Tensor, x: Tensor) -> bool:
+    plain = is_plain_tensor(state) and state.device == x.device
     return plain and not state.is_neg() and not (torch.is_grad_enabled() and state.requires_grad)
-
-
-def _past(state: Tensor, zeros: int, start: int) -> Tensor:
-    state = state[:, :, start:]
-    return state if not zeros else torch.cat([*[torch.zeros_like(state[:, :, :1])] * zeros, state], dim=2)
 
 
 def _containers_in(given: Any) -> list[Any]:
@@ -346,9 +329,7 @@ class _Recording:
             self._changes = list(self._changed())
         except (Unreadable, KeyboardInterrupt):
             raise
-        except (
-            Exception
-        ) as error:  # the code looks at what is not there; or it is wrong, and says so when it runs
+        except Exception as error:  # what it looks at is not there; or it is wrong, and says so when it runs
             raise Unreadable(f"{type(error).__name__}: {error}") from error
         finally:
             random.setstate(randoms[0])

@@ -174,7 +174,7 @@ def look_up(
     read: Read,
     *,
     first: bool,
-    memory_format: Callable[[], torch.memory_format],
+    memory_format: Callable[[], torch.memory_format] = lambda: torch.channels_last_3d,
     others: tuple[Any, ...] = (),
     aside: Callable[[], Sequence[tuple[nn.Module, str]]] = tuple,
     look: Callable[[nn.Module], Any] | None = None,
@@ -187,7 +187,7 @@ def look_up(
         x: The input.
         read: Reads the coder.
         first: Whether this is a first chunk, without states.
-        memory_format: Returns that of the activations.
+        memory_format: Returns that of the activations; default: channels last.
         others: What else decides.
         aside: Returns, when it was read, the attributes of its modules that hold states.
         look: `look(module).holds()` tells whether there is still what else it was read from.

@@ -41,12 +41,13 @@ class Draw:
 
 
 def make_twin(module: nn.Module, draw: Draw, most: int | None = None) -> nn.Module:
-    """Return the twin of an `nn.Conv3d`, or of a module whose only child is one.
+    """Return the twin of a module.
 
     Args:
         module: The module.
         draw: Gives the weights.
-        most: Channels of its convolution, in and out; default: as many as it has.
+        most: Of an `nn.Conv3d`, or of a module whose only child is one: the channels of the convolution, in
+            and out; default: as many as it has.
     """
     return _twin(module, draw, {} if most is None else _fewer(module, most))
 

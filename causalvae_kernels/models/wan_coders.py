@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..coder import Schedule, Steps, Unreadable, Value, View
-from ..coder.steps import of_one_frame, weights
+from ..coder.steps import of_one_frame, outputs_of, weights
 from ..core.layout import memory_format_of
 from ..core.op import op_named
+from ..temporal.state import behind_zeros
 from . import scheduled
 from .clip_state import Carried
 from .coders import draws, is_bypassable
@@ -66,7 +67,7 @@ def schedule_of(
         _Reader(link, steps, first_chunk).coder(module, x)
 
     others = (first_chunk,)
-    return scheduled.find(*(module, link, x, read), first=first, memory_format=_channels_last, others=others)
+    return scheduled.find(*(module, link, x, read), first=first, others=others)
 
 
 def why_coder_left(module: nn.Module) -> str | None:
@@ -97,10 +98,6 @@ def _run(
     return type(module).forward(module, x, cache, index, **options)
 
 
-def _channels_last() -> torch.memory_format:
-    return torch.channels_last_3d
-
-
 def _states(schedule: Schedule, places: Sequence[Any], first: bool) -> list[Any] | None:
     """Return the states in the places of a feature cache; None where they are not those of the schedule."""
     if len(places) < len(schedule.slots):
@@ -121,8 +118,7 @@ def _behind_zeros(place: Any, shape: tuple[int, ...]) -> Any:
     if not isinstance(place, Tensor) or place.dim() != 5 or place.shape[2] >= shape[2]:
         # A convolution over pairs of frames looks at the last one alone.
         return place[:, :, -1:] if isinstance(place, Tensor) and shape[2] == 1 else place
-    zeros = torch.zeros_like(place[:, :, :1])
-    return torch.cat([*[zeros] * (shape[2] - place.shape[2]), place], dim=2)
+    return behind_zeros(place, shape[2] - place.shape[2])
 
 
 @dataclass(frozen=True)
@@ -355,7 +351,7 @@ class _Reader:
         result = self.steps.new((batch, channels, 2 * frames, *size), x.dtype)
         conv = conv_of(module)
         for turn in range(2):
-            half = {name: _half(turn) for name in ("weight", "bias")}
+            half = {name: outputs_of(turn, 2) for name in ("weight", "bias")}
             operands = (x, *weights(module, "weight", "bias", views=half), state, None)
             options = (conv.stride, _ONES, conv.temporal_mode, conv.spatial_mode)
             self.steps.op(
@@ -404,14 +400,6 @@ def _views(module: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def _flat(parameter: Tensor) -> Tensor:
     return parameter.flatten()
-
-
-def _half(turn: int) -> Callable[[Tensor], Tensor]:
-    def half(parameter: Tensor) -> Tensor:
-        count = parameter.shape[0] // 2
-        return parameter.narrow(0, turn * count, count)
-
-    return half
 
 
 _PREFIXES = ("Wan", "QwenImage21", "QwenImage")

@@ -27,6 +27,11 @@ def past_frames(x: Tensor, frames: int, initial_state: Tensor | None, temporal_m
     return [torch.zeros_like(x[:, :, :1])] * frames
 
 
+def behind_zeros(x: Tensor, frames: int) -> Tensor:
+    """Return frames (B, C, T, H, W) behind so many frames of zeros; itself if there are none."""
+    return torch.cat([*[torch.zeros_like(x[:, :, :1])] * frames, x], dim=2) if frames else x
+
+
 def final_state(
     x: Tensor, frames: int, *, initial_state: Tensor | None = None, temporal_mode: str = "replicate"
 ) -> Tensor:
