@@ -13,7 +13,20 @@ from ..core.bind import Bound
 from .arena import Span, place
 from .overlay import Overlay, overlaid
 from .schedule import Place, Planned, Schedule
-from .steps import CallStep, CopyStep, KeepStep, Operand, OpStep, State, Steps, Value, View, Weight, part_of
+from .steps import (
+    CallStep,
+    CopyStep,
+    KeepStep,
+    Operand,
+    OpStep,
+    State,
+    Steps,
+    Value,
+    View,
+    Weight,
+    frames_of,
+    part_of,
+)
 
 Step = OpStep | CallStep | KeepStep | CopyStep
 _CONV = "causal_conv3d"
@@ -88,9 +101,11 @@ class _Builder:
         bounds = {s.result.index: self._bind(s) for s in steps if isinstance(s, OpStep)}
         # What an op writes where it is told to lies in the arena, but for the result, which is the caller's.
         # So does what is made in parts, or needs room in front.
-        must = {s.result.index for s in steps if isinstance(s, OpStep) and s.part is not None}
-        views = (o for s in steps if isinstance(s, OpStep) for o in s.operands if isinstance(o, View))
+        pieces = (s for s in steps if isinstance(s, OpStep) and (s.part is not None or s.sample is not None))
+        must = {s.result.index for s in pieces}
+        views = [o for s in steps if isinstance(s, OpStep) for o in s.operands if isinstance(o, View)]
         must |= {view.value.index for view in views}
+        self._roomy = {view.value.index for view in views if view.start < 0 or _tail(view)}
         self._placed = {
             i
             for i, b in bounds.items()
@@ -111,12 +126,14 @@ class _Builder:
             bound, filled = None, None
             if isinstance(step, OpStep):
                 bound = bounds.get(step.result.index)
-                if bound is None or step.part is not None:
+                if bound is None or step.part is not None or step.sample is not None:
                     bound = self._bind(step)
                 filled = self._filled(step, bound)
-                for view in (o for o in step.operands if isinstance(o, View) and o.start < 0):
+                for view in (o for o in step.operands if isinstance(o, View)):
                     buffer = self._buffers[view.value.index]
                     buffer.front = max(buffer.front, -view.start)
+                    if _tail(view):
+                        buffer.behind = max(buffer.behind, buffer.lags[view.value.index] + _tail(view))
             self._give_memory(step, bound, number, last, overlays)
             drops = {v.index for v in step.reads if last[v.index] == number} - self._placed
             name, work = (None, None) if bound is None else (bound.backend.name, bound.work)
@@ -204,6 +221,8 @@ class _Builder:
             alone = sum(v.index == operand.index for v in step.reads) == 1
             alike = (operand.shape, operand.dtype) == (step.result.shape, step.result.dtype)
             if alone and alike and operand.index in self._placed and last[operand.index] == number:
+                if step.result.index in self._roomy and operand.index in self._buffers[operand.index].inside:
+                    return None
                 return operand.index
         return None
 
@@ -237,7 +256,6 @@ class _Builder:
     def _bind(self, step: OpStep) -> Bound:
         """Check the call of an op and choose its backend, for tensors that are there but not looked at."""
         op, tensors = step.op, [self._like(operand) for operand in step.operands]
-        args = op.check(op.args(*tensors, *step.options))
         value, memory_format = self._read.result
         like = self._blank(
             step.result.shape,
@@ -246,6 +264,9 @@ class _Builder:
         )
         if step.part is not None:
             like = part_of(like, step.part)
+        if step.sample is not None:
+            tensors[0], like = frames_of(tensors[0], step.sample), frames_of(like, step.sample)
+        args = op.check(op.args(*tensors, *step.options))
         bound, lasts = op.bind(args, like, *self._choice)
         self._lasts &= lasts
         return bound
@@ -260,7 +281,7 @@ class _Builder:
         if isinstance(operand, View):
             batch, channels, frames, *size = operand.value.shape
             front = max(-operand.start, 0)
-            whole = self._blank((batch, channels, front + frames, *size), operand.value.dtype)
+            whole = self._blank((batch, channels, front + frames + _tail(operand), *size), operand.value.dtype)
             return operand.of(whole, front)
         return self._blank(operand.shape, operand.dtype)
 
@@ -269,6 +290,7 @@ class _Builder:
     ) -> Tensor:
         """Return a tensor that nobody reads or writes: on a CPU it takes addresses and no memory."""
         given = memory_format or self._read.memory_format
+        given = given if len(shape) == 5 else torch.contiguous_format
         return torch.empty(tuple(shape), dtype=dtype, device=self._device, memory_format=given)
 
     def _place(self, index: int, buffer: _Buffer, offset: int) -> Place:
@@ -278,6 +300,11 @@ class _Builder:
             return Place(offset + buffer.inside[index], value.shape, strides, 0)
         start = buffer.front + buffer.lags[index]
         return Place(offset, buffer.shape, _strides(buffer.shape, self._read.memory_format), start)
+
+
+def _tail(view: View) -> int:
+    """Return how many frames of room a view has behind its value."""
+    return max(view.start + view.frames - view.value.shape[2], 0)
 
 
 def _strides(shape: Sequence[int], memory_format: torch.memory_format) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ its first frame repeated, in front of frames that lie somewhere already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -110,6 +110,29 @@ def rearranged(x: Tensor, layout: str) -> Tensor:
     if layout == IMAGES:
         return x.permute(0, 2, 1, 3, 4).flatten(0, 1)
     return x.permute([VIDEO.index(axis) for axis in layout])
+
+
+def merged(x: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
+    """Return `x.reshape(shape)`; where that only merges axes, it is written once, in the layout asked for."""
+    groups: list[list[int]] = []
+    sizes = list(x.shape)
+    for wanted in shape:
+        group, size = [], 1
+        while size < wanted and sizes:
+            group.append(sizes.pop(0))
+            size *= group[-1]
+        if size != wanted:
+            return x.reshape(shape)
+        groups.append(group)
+    if any(size != 1 for size in sizes) or 0 in x.shape:
+        return x.reshape(shape)
+    out = torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=memory_format)
+    target = out
+    for axis in range(len(groups) - 1, -1, -1):
+        group = groups[axis]
+        target = target.unflatten(axis, group) if group else target.select(axis, 0)
+    target.copy_(x[(..., *[0] * len(sizes))])
+    return out
 
 
 def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
 from ..core.op import op_named
-from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder
+from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder, merged, rearranged
 from .record import Node
 from .schedule import Mismatch
 from .steps import (
@@ -111,6 +111,9 @@ class Reading:
         self._behind: dict[int, tuple[Value, ...]] = {}  # the memory that a value may be a view of
         self._waiting: dict[int, _Waiting] = {}
         self._norms: dict[int, tuple[Clip, tuple[Any, ...], tuple[Any, ...]]] = {}  # group norms that wait
+        self._done: dict[int, Node] = {}  # calls whose work was done where this node was made
+        self._half: set[int] = set()  # rows are repeated, columns will be
+        self._early = False
         self._seen: dict[int, list[Node]] = {}  # the nodes that are made of frames of a value
         self._end: Node | None = None
         self._kept: frozenset[int] = frozenset()
@@ -156,6 +159,9 @@ class Reading:
         )
         if weight is not None:
             self._path = self._path_of(weight)
+        if node.number in self._done:
+            self._set(node, self._form(self._done[node.number]))
+            return
         handler = _HANDLERS.get(name_of(node))
         try:
             form = None if handler is None else handler(self, node, *node.args, **node.kwargs)
@@ -199,7 +205,7 @@ class Reading:
         norm = self._norms.pop(node.number, None)
         if norm is not None:
             clip, parameters, options = norm
-            self._set_made(node, self._op("group_norm", (self._video(clip), *parameters), (*options, None)))
+            self._set(node, self._normed("group_norm", clip, parameters, (*options, None)))
         if node.number not in self._forms:
             raise Unreadable(f"several results of {name_of(node)} are used together")
         return self._forms[node.number]
@@ -241,7 +247,12 @@ class Reading:
         if woven is not None:
             return woven
         reads, build = self._operand(clip)
-        return self._call(lambda *given: _owned(build(*given), given), reads, clip.shape, clip.dtype)
+        made = self._call(lambda *given: _owned(build(*given), given), reads, clip.shape, clip.dtype)
+        for node in {n.number: n for source in clip.sources for n in self._seen.get(source, ())}.values():
+            form = self._forms[node.number]
+            if isinstance(form, Clip) and form.as_video() == clip:  # it need not be put together again
+                self._set(node, self._clip_of(made, form.layout))
+        return made
 
     def _operand(self, form: Form) -> tuple[list[Value], Callable[..., Tensor]]:
         """Return what is read of a form, and what makes it of that."""
@@ -298,7 +309,7 @@ class Reading:
 
     def _is_last(self, value: Value, node: Node) -> bool:
         """Whether nothing reads a value behind this node, so that it may be written over."""
-        if value.index in self._slots or value in self.steps.given or value.index in self._behind:
+        if self._early or value.index in self._slots or value in self.steps.given or value.index in self._behind:
             return False
         if any(value in behind for behind in self._behind.values()):
             return False
@@ -341,6 +352,11 @@ class Reading:
         alone = target is not None and target.made and len(target.users) == 1
         alone = alone and isinstance(self._forms[target.number], Value)
 
+        # What is returned, or what steps of ours read, is nobody else's memory.
+        tight = node is self._end or any(name_of(user) in _HANDLERS for user in node.users)
+        tight = tight and len(node.shape) == 5
+        reshapes = name_of(node) == "reshape"
+
         def call(*tensors: Tensor) -> Tensor:
             def fill(given: Any) -> Any:
                 if isinstance(given, Weight):
@@ -353,16 +369,22 @@ class Reading:
             a, k = tree_map(fill, (args, kwargs), is_leaf=_is_operand)
             if target is not None and not alone:
                 a = (a[0].clone(), *a[1:])
+            if reshapes:
+                x = a[0] if a else k["input"]
+                last = torch.contiguous_format if node is self._end else self.steps.memory_format
+                return merged(x, node.shape, last) if tight else x.reshape(node.shape)
             return func(*a, **k)
 
         # In channels last torch forgets the factors that are no whole numbers.
         plain = name_of(node) in ("interpolate", "grid_sample")
-        tight = len(node.shape) == 5 and any(name_of(user) in _HANDLERS for user in node.users)
         if not reads:
             reads = [self.steps.given[0]]
             bare, call = call, lambda _: bare()
+        if node is self._end:
+            made, call = call, lambda *tensors: made(*tensors).contiguous()
         if tight:
-            return self._call(lambda *tensors: _owned(call(*tensors), tensors), reads, node.shape, node.dtype)
+            loose, own = node is self._end, lambda *tensors: _owned(call(*tensors), tensors)
+            return self._call(own, reads, node.shape, node.dtype, loose=loose)
         value = self._call(call, reads, node.shape, node.dtype, loose=True)
         self._behind[value.index] = tuple(self._held(reads))
         return value
@@ -497,23 +519,20 @@ class Reading:
             spatial = "valid" if any(halo) else "zeros"
         clip = replace(clip, pad=(0, 0, 0, 0), pad_mode="zeros")
         span = dilation[0] * (kernel[0] - 1)
-        x, temporal, state = self._behind_past(clip, span)
+        around = self._around(clip, span)
+        x, temporal, state = (around[0], "valid", None) if around else self._behind_past(clip, span)
 
         def emit(residual: Value | None) -> Value:
-            operands = (x, weight, bias, state, residual)
+            operands, mode = (x, weight, bias, state, residual), temporal
             options: dict[str, Any] = {}
-            if state is not None and state.shape[2] != span:
-                operands = (
-                    View(x, -state.shape[2], x.shape[2] + state.shape[2]),
-                    weight,
-                    bias,
-                    None,
-                    residual,
-                )
-                options = {"past": state, "temporal_mode": "zeros"}
-                mode = "valid"
-            else:
-                mode = temporal
+            if around is not None:
+                _, before, tail = around
+                operands = (View(x, -before, x.shape[2] + span), weight, bias, None, residual)
+                options = {"temporal_mode": "replicate", "tail": tail}
+            elif state is not None and state.shape[2] != span:
+                frames = state.shape[2]
+                operands = (View(x, -frames, x.shape[2] + frames), weight, bias, None, residual)
+                options, mode = {"past": state, "temporal_mode": "zeros"}, "valid"
             value = self.steps.op(
                 path, op_named("causal_conv3d"), operands, (stride, dilation, mode, spatial), **options
             )
@@ -525,6 +544,19 @@ class Reading:
             self._waiting[node.number] = _Waiting(emit, x)
         else:
             self._set_made(node, emit(None))
+
+    def _around(self, clip: Clip, span: int) -> tuple[Value, int, int] | None:
+        """Return frames whose first and last one are repeated, and how often; None: it is something else."""
+        frames = clip.frames
+        for tail in range(1, span + 1):
+            before, rest = span - tail, frames[span - tail : len(frames) - tail]
+            if len(rest) < 2 or set(frames[:before]) - {rest[0]} or set(frames[-tail:]) != {rest[-1]}:
+                continue
+            x = self._whole(replace(clip, frames=rest))
+            # There is room around frames only where a step of ours writes them.
+            if x is not None and any(isinstance(s, OpStep) and s.result == x for s in self.steps.steps):
+                return x, before, tail
+        return None
 
     def _behind_past(self, clip: Clip, span: int) -> tuple[Value, str, State | None]:
         """Return the frames in memory, what stands in front of them, and the past if that does."""
@@ -605,7 +637,8 @@ class Reading:
         if (
             clip is None
             or not known
-            or not (clip.layout == VIDEO or (clip.layout == IMAGES and len(clip.frames) == 1))
+            or clip.layout not in (VIDEO, IMAGES)
+            or any(o is not None and o.get().dtype != clip.dtype for o in (weight, bias))
         ):
             return
         users = node.users
@@ -647,29 +680,96 @@ class Reading:
         self._norm(node, "spatial_norm", clip, (*operands, *weights), (groups, eps))
         return True
 
-    def _rms_norm(self, node: Node, x: Any, weight: Any, bias: Any, eps: float) -> None:
+    def _rms_norm(self, node: Node, x: Any, weight: Any, bias: Any, eps: float, axis: int = 1) -> None:
         clip = self._clip(x) if len(node.shape) == 5 else self._images(x)
-        if clip is None:
+        if clip is None or (clip.layout != IMAGES and clip.layout[axis] != "c"):
             raise Unreadable("a norm is given what is no video")
-        if weight is None:
-            ones = torch.ones(clip.channels, dtype=clip.dtype, device=self._device)
-            weight = Weight({"ones": ones}, "ones")
         weight, bias = (w if w is None else _viewed(w, torch.flatten) for w in (weight, bias))
         self._norm(node, "rms_norm", clip, (weight, bias), (eps,))
 
     def _norm(
         self, node: Node, name: str, clip: Clip, others: tuple[Any, ...], options: tuple[Any, ...]
     ) -> None:
-        """A norm, with SiLU if nothing else follows."""
-        same: list[Node] = []
-        while self._has_one_user(node) and _is_same(node.users[0], node):
-            same.append(node)
+        """A norm, with what is multiplied and added per channel, and with SiLU, if nothing else follows."""
+        last, layout = self._moved(node, clip.layout)
+        scaled = self._scaled(last, layout, clip) if name == "rms_norm" and others == (None, None) else None
+        if scaled is not None:
+            last, others = scaled
+            last, _ = self._moved(last, layout)
+        elif name == "rms_norm" and others[0] is None:
+            ones = torch.ones(clip.channels, dtype=clip.dtype, device=self._device)
+            others = (Weight({"ones": ones}, "ones"), others[1])
+        silu = self._follows(last, "silu")
+        if silu is not None:
+            self._done[silu.number] = last
+        self._set(node, self._normed(name, clip, others, (*options, silu and "silu")))
+
+    def _normed(self, name: str, clip: Clip, others: tuple[Any, ...], options: tuple[Any, ...]) -> Clip:
+        """Write down a norm; images are normed one by one."""
+        x = self._video(clip)
+        if name != "group_norm" or clip.layout != IMAGES or len(clip.frames) == 1:
+            return self._clip_of(self._op(name, (x, *others), options), clip.layout)
+        made = self.steps.new(x.shape, x.dtype)
+        self._values[made.index] = made
+        for sample in range(clip.batch):
+            self.steps.op(self._path, op_named(name), (x, *others), options, result=made, sample=sample)
+        return self._clip_of(made, clip.layout)
+
+    def _moved(self, node: Node, layout: str) -> tuple[Node, str]:
+        """Return the last of the calls that follow and only move what a node makes, and the layout then."""
+        while self._has_one_user(node) and _only_moves(node.users[0], node):
             node = node.users[0]
-        follows = node.users[0] if self._has_one_user(node) and len(node.users) == 1 else None
-        silu = follows is not None and name_of(follows) == "silu"
-        made = self._op(name, (self._video(clip), *others), (*options, "silu" if silu else None))
-        for one in (*same, node, *((follows,) if silu else ())):
-            self._set_made(one, made)
+            axes = _axes_of(node)
+            layout = layout if axes is None else _turned(layout, axes)
+        return node, layout
+
+    def _follows(self, node: Node, name: str) -> Node | None:
+        """Return the only call that sees what a node makes, if it is of this name."""
+        alone = self._has_one_user(node) and len(node.users) == 1
+        return node.users[0] if alone and name_of(node.users[0]) == name else None
+
+    def _scaled(self, node: Node, layout: str, clip: Clip) -> tuple[Node, tuple[Value, Value]] | None:
+        """Return the sum behind `node * scale + shift`, one number per channel each, and both of these."""
+        product = self._follows(node, "mul")
+        total = product and self._follows(product, "add")
+        if total is None or total.kwargs or layout == IMAGES or layout[1] != "c":
+            return None
+        factors = [a for call, one in ((product, node), (total, product)) for a in call.args if a is not one]
+        wanted = (1, clip.channels, 1, 1, 1)
+        if len(factors) != 2 or total.dtype != clip.dtype:
+            return None
+        if not all(isinstance(f, Node) and (f.shape, f.dtype) == (wanted, clip.dtype) for f in factors):
+            return None
+        made = []
+        for factor in factors:
+            if not self._read_early(factor, node.number):
+                return None
+            reads, build = self._operand(self._form(factor))
+            made.append(
+                self._call(
+                    lambda *given, build=build: _owned(build(*given).flatten(), given),
+                    *(reads, (clip.channels,), clip.dtype),
+                    loose=True,
+                )
+            )
+        self._done |= {product.number: node, total.number: product}
+        return total, tuple(made)
+
+    def _read_early(self, node: Node, number: int) -> bool:
+        """Read a node before its turn; tell whether that is possible: it is not made of another one."""
+        waiting, missing = [node], {}
+        while waiting:
+            one = waiting.pop()
+            if one.number == number:
+                return False
+            if one.number not in self._forms and one.number not in missing:
+                missing[one.number] = one
+                waiting += one.reads
+        now, self._early = self._now, True
+        for one in sorted(missing.values(), key=lambda n: n.number):
+            self._read(one)
+        self._now, self._early = now, False
+        return True
 
     def _has_one_user(self, node: Node) -> bool:
         """Whether one call alone sees what a node makes."""
@@ -717,16 +817,25 @@ class Reading:
         clips = [self._clip(n) for n in nodes]
         if any(c is None for c in clips) or clips[0].layout != clips[1].layout:
             return
-        values = [self._video(c) for c in clips]
-        if values[0].shape != values[1].shape:
+        layout, wholes = clips[0].layout, [self._whole(c) for c in clips]
+        clips = [c.as_video() for c in clips]
+        if clips[0].shape != clips[1].shape:
             return
-        for x, y in (values, values[::-1]):
-            if x != y and self._is_last(x, node):
-                made = self._call(lambda x, y: _nothing(x.add_(y)), [x, y], x.shape, x.dtype, over=True)
+        for at, x in enumerate(wholes):
+            if x is not None and x.index not in clips[1 - at].sources and self._is_last(x, node):
+                reads, build = self._operand(clips[1 - at])
+                made = self._call(
+                    lambda x, *y: _nothing(x.add_(build(*y))), [x, *reads], x.shape, x.dtype, over=True
+                )
                 break
         else:
-            made = self._call(torch.add, values, values[0].shape, node.dtype)
-        self._set(node, self._clip_of(made, clips[0].layout))
+            (reads, build), (more, build_more) = (self._operand(c) for c in clips)
+            count = len(reads)
+            made = self._call(
+                lambda *given: torch.add(build(*given[:count]), build_more(*given[count:])),
+                *([*reads, *more], clips[0].shape, node.dtype),
+            )
+        self._set(node, self._clip_of(made, layout))
 
     # What moves frames.
 
@@ -750,7 +859,7 @@ class Reading:
             return self._clip_of(self._video(replace(first, frames=turns)))
         clip = self._clip(input)
         if clip is None:
-            return None
+            return self._passed(node, form) if isinstance(form, Value) else None
         if shape == clip.shape:
             return clip
         for layout in (VIDEO, FRAMES_FIRST, IMAGES):
@@ -766,23 +875,41 @@ class Reading:
             and (shape[0], *shape[3:]) == (clip.shape[0], *clip.shape[2:])
         ):
             return None if any(f.part for f in clip.frames) else Split(clip, shape[1])
-        return None
+        return self._passed(node, form)
 
-    def _permute(self, node: Node, input: Any, *dims: Any, **kwargs: Any) -> Form | None:  # noqa: A002
-        clip = self._clip(input)
-        axes = kwargs.get("dims", dims[0] if len(dims) == 1 else dims)
-        return self._turned(clip, tuple(a % 5 for a in axes)) if clip is not None and len(axes) == 5 else None
+    def _passed(self, node: Node, form: Form) -> None:
+        """Leave it to a reshape that follows alone to reshape at once: each may copy."""
+        if self._follows(node, "reshape") is not None:
+            self._pass_on(node, form)
 
-    def _transpose(self, node: Node, input: Any, dim0: int, dim1: int) -> Form | None:  # noqa: A002
-        clip = self._clip(input)
-        if clip is None or len(clip.shape) != 5:
+    def _pass_on(self, node: Node, form: Form) -> None:
+        """Let a node stand for what it is made of; the only call that sees it knows."""
+        self._forms[node.number] = form
+        for index in [form.index] if isinstance(form, Value) else form.sources:
+            self._seen.setdefault(index, []).append(node)
+
+    def _turn(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
+        clip, axes = self._clip(input), _axes_of(node)
+        if clip is None or axes is None or len(clip.shape) != 5:
             return None
-        axes = list(range(5))
-        axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
-        return self._turned(clip, tuple(a % 5 for a in axes))
+        return replace(clip, layout=_turned(clip.layout, axes))
 
-    def _turned(self, clip: Clip, axes: tuple[int, ...]) -> Clip:
-        return replace(clip, layout="".join([clip.layout[axis] for axis in axes]))
+    def _linear(self, node: Node, input: Any, weight: Any, bias: Any = None) -> Form | None:  # noqa: A002
+        """A matrix product over channels, of pixels."""
+        clip = self._clip(input)
+        if clip is None or len(clip.shape) != 5 or clip.layout[-1] != "c" or clip.layout[0] != "b":
+            return None
+        if not all(o is None or _is_weight(o) for o in (weight, bias)):
+            return None
+        x, layout = self._video(clip), clip.layout
+        back = [layout.index(axis) for axis in VIDEO]
+
+        def multiply(x: Tensor) -> Tensor:
+            w, b = weight.get(), None if bias is None else bias.get()
+            return F.linear(rearranged(x, layout), w, b).permute(back)
+
+        shape = tuple([node.shape[axis] for axis in back])
+        return self._clip_of(self._call(multiply, [x], shape, node.dtype), layout)
 
     def _index(self, node: Node, input: Any, index: Any) -> Form | None:  # noqa: A002
         index = index if isinstance(index, tuple) else (index,)
@@ -911,12 +1038,17 @@ class Reading:
     def _repeat(self, node: Node, input: Any, *sizes: Any, **kwargs: Any) -> Form | None:  # noqa: A002
         clip = self._clip(input)
         counts = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if (
-            clip is None
-            or clip.layout != VIDEO
-            or len(counts) != 5
-            or any(c != 1 for i, c in enumerate(counts) if i != 2)
-        ):
+        if clip is None or clip.layout != VIDEO or len(counts) != 5:
+            return None
+        if counts[1] > 1 and all(c == 1 for i, c in enumerate(counts) if i != 1):
+            reads, build = self._operand(clip)
+
+            def repeat(*given: Tensor) -> Tensor:
+                x = build(*given).unsqueeze(1).expand(-1, counts[1], -1, -1, -1, -1)
+                return merged(x, node.shape, self.steps.memory_format)
+
+            return self._clip_of(self._call(repeat, reads, node.shape, node.dtype))
+        if any(c != 1 for i, c in enumerate(counts) if i != 2):
             return None
         return replace(clip, frames=clip.frames * counts[2])
 
@@ -931,13 +1063,21 @@ class Reading:
         self, node: Node, input: Any, repeats: Any, dim: Any = None, **_: Any
     ) -> Form | None:  # noqa: A002
         clip = self._clip(input)
-        if (
-            clip is None
-            or clip.layout != VIDEO
-            or dim is None
-            or dim % 5 != 2
-            or not isinstance(repeats, int)
-        ):
+        if clip is None or clip.layout != VIDEO or dim is None or not isinstance(repeats, int):
+            return None
+        if dim % 5 == 3 and not clip.is_padded:
+            follows = self._follows(node, "repeat_interleave")
+            if follows is not None and (follows.args[1:], follows.kwargs) in (
+                ((repeats, 4), {}),
+                ((repeats,), {"dim": 4}),
+                ((), {"repeats": repeats, "dim": 4}),
+            ):
+                self._half.add(node.number)
+                self._pass_on(node, clip)
+            return None
+        if input.number in self._half:
+            return replace(clip, repeat=clip.repeat * repeats)
+        if dim % 5 != 2:
             return None
         return replace(clip, frames=tuple([f for f in clip.frames for _ in range(repeats)]))
 
@@ -1047,10 +1187,37 @@ def fuse(nodes: Sequence[Node]) -> None:
                 break
 
 
-def _is_same(node: Node, like: Node) -> bool:
-    """Whether a call returns the numbers of what it is given first."""
-    same = bool(node.args) and node.args[0] is like and (like.shape, like.dtype) == (node.shape, node.dtype)
-    return same and name_of(node) in ("reshape", "clone", "contiguous")
+def _axes_of(node: Node) -> tuple[int, ...] | None:
+    """Return which axes a call puts in which order, of five; None: it does something else."""
+    name, given = name_of(node), list(node.args[1:])
+    given += [node.kwargs[k] for k in ("dims", "source", "dim0", "destination", "dim1") if k in node.kwargs]
+    if len(node.shape) != 5 or name not in ("permute", "transpose", "movedim"):
+        return None
+    given = list(given[0]) if name == "permute" and len(given) == 1 else given
+    if not all(isinstance(axis, int) for axis in given):
+        return None
+    given = [axis % 5 for axis in given]
+    if name == "permute":
+        return tuple(given)
+    axes = list(range(5))
+    if name == "transpose":
+        axes[given[0]], axes[given[1]] = axes[given[1]], axes[given[0]]
+    else:
+        axes.insert(given[1], axes.pop(given[0]))
+    return tuple(axes)
+
+
+def _turned(layout: str, axes: tuple[int, ...]) -> str:
+    return "".join([layout[axis] for axis in axes])
+
+
+def _only_moves(node: Node, like: Node) -> bool:
+    """Whether a call returns the numbers of what it is given first, maybe in another order of axes."""
+    if not node.args or node.args[0] is not like or like.dtype != node.dtype:
+        return False
+    if _axes_of(node) is not None:
+        return True
+    return like.shape == node.shape and name_of(node) in ("reshape", "clone", "contiguous")
 
 
 def _before(front: Sequence[Frame], rest: Sequence[Frame]) -> str | None:
@@ -1146,6 +1313,7 @@ _NAMES = {
     "unflatten": "reshape",
     "squeeze": "reshape",
     "unsqueeze": "reshape",
+    "moveaxis": "movedim",
     "swapaxes": "transpose",
     "swapdims": "transpose",
     "_pad": "pad",
@@ -1167,8 +1335,10 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "type": Reading._alias,
     "type_as": Reading._alias,
     "reshape": Reading._reshape,
-    "permute": Reading._permute,
-    "transpose": Reading._transpose,
+    "permute": Reading._turn,
+    "movedim": Reading._turn,
+    "linear": Reading._linear,
+    "transpose": Reading._turn,
     "__getitem__": Reading._index,
     "narrow": Reading._narrow,
     "select": Reading._select,

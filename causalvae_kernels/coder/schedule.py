@@ -18,7 +18,20 @@ from ..ops import causal_pad3d_
 from ..temporal.frame_buffer import FrameBuffer
 from ..temporal.state import final_state
 from .arena import Arena, is_shown
-from .steps import CallStep, CopyStep, KeepStep, Operand, OpStep, State, Steps, Value, View, Weight, part_of
+from .steps import (
+    CallStep,
+    CopyStep,
+    KeepStep,
+    Operand,
+    OpStep,
+    State,
+    Steps,
+    Value,
+    View,
+    Weight,
+    frames_of,
+    part_of,
+)
 
 
 class Mismatch(Exception):
@@ -264,7 +277,7 @@ class _OpRun:
             self._body = there.views[x.value.index]
         self._fill, self._buffer = None, None
         if step.temporal_mode is not None:
-            self._buffer = FrameBuffer(self._tensors[0], -x.start)
+            self._buffer = FrameBuffer(self._tensors[0], -x.start, tail_room=step.tail)
             self._fill = {"temporal_mode": step.temporal_mode, "backend": choice[0]}
             if step.past is not None and step.past.given:
                 self._past = step.past.slot
@@ -273,6 +286,11 @@ class _OpRun:
         self._result, self._out, self._empty = step.result.index, there.views.get(step.result.index), None
         if self._out is not None and step.part is not None:
             self._out = part_of(self._out, step.part)
+        self._sample = step.sample if self._made and self._made[0][0] == 0 else None
+        if step.sample is not None:
+            self._out, like[0] = frames_of(self._out, step.sample), frames_of(like[0], step.sample)
+            if self._sample is None:
+                self._tensors[0] = like[0]
         out, options = self._out, {"dtype": step.result.dtype, "device": there.device}
         if out is None:
             out = torch.empty(step.result.shape, memory_format=self._format, **options)
@@ -311,6 +329,8 @@ class _OpRun:
         tensors, past = self._tensors.copy(), None
         for at, index in self._made:
             tensors[at] = values[index]
+        if self._sample is not None:
+            tensors[0] = frames_of(tensors[0], self._sample)
         for at, parameters, name in self._weights:
             tensors[at] = parameters[name]
         for at, weight in self._parts:
@@ -350,7 +370,8 @@ class _OpRun:
 
 
 def _blank(shape: tuple[int, ...], dtype: torch.dtype, there: _Memory) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=there.device, memory_format=there.memory_format)
+    memory_format = there.memory_format if len(shape) == 5 else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=there.device, memory_format=memory_format)
 
 
 def _maker(like: Tensor) -> Callable[[], Tensor]:

@@ -79,7 +79,7 @@ class View(NamedTuple):
     Attributes:
         value: The value.
         start: The first of them; negative: so many frames of room in front of the value.
-        frames: How many.
+        frames: How many; beyond those that the value has is room behind it.
         repeats: How often a single one counts.
     """
 
@@ -115,6 +115,8 @@ class OpStep:
             None: all.
         past: The state that is put into the room in front of its frames before it runs, or None.
         temporal_mode: What is put there of a first chunk; None: nothing is.
+        tail: How many frames of room behind its frames are filled with the last one before it runs.
+        sample: The clip of a batch whose frames it takes one by one, as if they were a batch; None: all clips.
     """
 
     path: str
@@ -126,6 +128,8 @@ class OpStep:
     part: tuple[int, int, int] | None = None
     past: State | None = None
     temporal_mode: str | None = None
+    tail: int = 0
+    sample: int | None = None
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -205,6 +209,11 @@ def part_of(tensor: Tensor, part: tuple[int, int, int] | None) -> Tensor:
         return tensor
     first, count, stride = part
     return tensor[:, :, first : first + (count - 1) * stride + 1 : stride]
+
+
+def frames_of(tensor: Tensor, sample: int | None) -> Tensor:
+    """Return the frames of one clip as a batch, (T, C, 1, H, W); None: the tensor as it is."""
+    return tensor if sample is None else tensor[sample].transpose(0, 1).unsqueeze(2)
 
 
 @dataclass

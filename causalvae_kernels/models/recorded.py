@@ -85,12 +85,12 @@ def coder(module: nn.Module, link: Link, *args: Any, **kwargs: Any) -> Any:
 
 
 def record_rms_norm(
-    module: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 0.0
+    module: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 0.0, axis: int = 1
 ) -> Tensor:
-    """Write down an RMS norm over channels, or what the code of its module does if dtypes are mixed."""
+    """Write down an RMS norm over an axis, or what the code of its module does if dtypes are mixed."""
     if any(p is not None and p.dtype != x.dtype for p in (weight, bias)):
         return type(module).forward(module, x)
-    return recording.current().op("rms_norm of ours", x, x, weight, bias, eps)
+    return recording.current().op("rms_norm of ours", x, x, weight, bias, eps, axis)
 
 
 def _run(module: nn.Module, link: Link, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:

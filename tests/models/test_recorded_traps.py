@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from causalvae_kernels import swap
+from causalvae_kernels.core import native
 from tests.support import original_code as code
 
 pytestmark = pytest.mark.one_backend
@@ -279,3 +280,43 @@ def test_threads_that_meet_new_shapes():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not failed
+
+
+class _EndsInAView(nn.Module):
+    """Its last calls take channels apart, which copies nothing."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.one, self.two, self.end = code.PaddingConv(3, 4), code.PaddingConv(4, 4), end
+
+    def forward(self, x):
+        return self.end(self.two(self.one(x)))
+
+
+ENDS = {
+    "shuffled": lambda y: y.unflatten(1, (2, 2)).permute(0, 2, 1, 3, 4, 5).flatten(1, 2),
+    "turned": lambda y: y.unflatten(1, (2, 2)).flatten(1, 2).permute(0, 1, 2, 4, 3),
+    "of one": lambda y: y.unflatten(1, (4, 1)).permute(0, 1, 3, 2, 4, 5).flatten(2, 3),
+    "halved": lambda y: y.unflatten(1, (2, 2)).flatten(1, 2)[:, ::2],
+    "unchanged": lambda y: y.unflatten(1, (2, 2)).flip(0).flatten(1, 2),
+}
+
+
+@pytest.mark.skipif(native.why_no_cpu() is not None, reason="other backends have memory of their own")
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_returned_is_nobody_elses_memory(end):
+    """The next call does not write over it."""
+    model = _EndsInAView(ENDS[end]).eval().requires_grad_(False)
+    handle = swap(model, backend="cpu")
+    x = torch.rand(1, 3, 4, 6, 6)
+    first = model(x)
+    kept = first.clone()
+    with torch.no_grad():
+        handle._link.active = False
+        torch.testing.assert_close(model(x), first)
+        handle._link.active = True
+    model(torch.rand(1, 3, 4, 6, 6))
+    assert any(known.schedule is not None for known in handle._link.coders.known.values())
+    assert torch.equal(first, kept)
+    handle.release_memory()
+    assert torch.equal(first, kept)
