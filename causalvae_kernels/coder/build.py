@@ -281,7 +281,9 @@ class _Builder:
         if isinstance(operand, View):
             batch, channels, frames, *size = operand.value.shape
             front = max(-operand.start, 0)
-            whole = self._blank((batch, channels, front + frames + _tail(operand), *size), operand.value.dtype)
+            whole = self._blank(
+                (batch, channels, front + frames + _tail(operand), *size), operand.value.dtype
+            )
             return operand.of(whole, front)
         return self._blank(operand.shape, operand.dtype)
 

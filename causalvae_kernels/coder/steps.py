@@ -116,7 +116,7 @@ class OpStep:
         past: The state that is put into the room in front of its frames before it runs, or None.
         temporal_mode: What is put there of a first chunk; None: nothing is.
         tail: How many frames of room behind its frames are filled with the last one before it runs.
-        sample: The clip of a batch whose frames it takes one by one, as if they were a batch; None: all clips.
+        sample: The clip of a batch whose frames it takes as if they were a batch; None: it takes all clips.
     """
 
     path: str

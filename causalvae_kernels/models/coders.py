@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..core.layout import memory_format_of
 from ..core.op import explain
-from ..temporal import BufferPool
 from .hooks import is_plain
 from .swap import Link, run
 
@@ -32,15 +31,6 @@ def is_bypassable(module: nn.Module) -> bool:
 def samplers(block: nn.Module) -> Iterable[nn.Module]:
     """Return the up- or downsamplers at the end of a block."""
     return getattr(block, "upsamplers", None) or getattr(block, "downsamplers", None) or ()
-
-
-def pool_for(sample: Tensor) -> BufferPool | None:
-    """Return a pool for one run, or None.
-
-    On a GPU the framework's allocator keeps storage at hand by itself; autocast changes dtypes underway.
-    """
-    device = sample.device.type
-    return BufferPool() if device == "cpu" and not torch.is_autocast_enabled(device) else None
 
 
 def group_norm_format(conv: nn.Module, num_groups: int, link: Link, sample: Tensor) -> torch.memory_format:

@@ -15,7 +15,7 @@ from ..core.precision import resolve_precision
 from ..core.selection import requested_backend
 from ..ops import causal_conv3d
 from ..ops.causal_conv3d import reads_two_sources
-from ..temporal import BufferPool, FrameBuffer
+from ..temporal import FrameBuffer
 from .swap import Link
 
 NO_HALO = (0, 0, 0, 0)
@@ -73,39 +73,18 @@ def convolve(
     x: Tensor | FrameBuffer,
     state: Tensor | None = None,
     residual: Tensor | None = None,
-    pool: BufferPool | None = None,
-    keeps: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Convolve, add the residual; return the output and, where the convolution streams, the new state.
-
-    Without `keeps` there is no new state.
-
-    With a pool, the output lies in storage of that pool where the backend can write into it.
-    """
+    """Convolve, add the residual; return the output and, where the convolution streams, the new state."""
     if conv.tail_room and not isinstance(x, FrameBuffer):
         x, conv = _with_room(conv, x)
     options = {
         **conv.options(link),
         "initial_state": state,
         "residual": residual,
-        "return_final_state": conv.streams and keeps,
+        "return_final_state": conv.streams,
     }
-    frames = x.body if isinstance(x, FrameBuffer) else x
-    # A backend that needs no room for the past writes where it is told to; the others would copy.
-    direct = frames is x or (conv.tail_room > 0 and needs_no_room(conv, link, frames))
-    may = pool is not None and direct and conv.stride == (1, 1, 1)
-    if may and conv.temporal_mode != "valid" and conv.spatial_mode != "valid":
-        if may_write(frames, state, residual, conv.weight, conv.bias):
-            out = pool.take(
-                (frames.shape[0], conv.weight.shape[0], *frames.shape[2:]),
-                head_room=0,
-                dtype=frames.dtype,
-                device=frames.device,
-                memory_format=memory_format_of(frames, conv.weight),
-            ).storage
-            options["out"] = out
     result = causal_conv3d(x, conv.weight, conv.bias, **options)
-    return result if conv.streams and keeps else (result, None)
+    return result if conv.streams else (result, None)
 
 
 def _with_room(conv: Conv, x: Tensor) -> tuple[Tensor | FrameBuffer, Conv]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..core import memory
 from ..core.layout import memory_format_of
-from ..core.op import explain
 from ..temporal import FrameBuffer
 from .conv import may_write
-from .norms import NormOp, backend_options, group_norm_options
-from .swap import Link, rule_at_work
+from .norms import NormOp, group_norm_options
+from .swap import Link
 
 
 def frame_norm(norm: nn.GroupNorm, link: Link) -> NormOp:
@@ -46,31 +43,3 @@ def group_norm_frames(
         frames, written = (t.transpose(0, 1).unsqueeze(2) for t in (sample, target))
         ops.group_norm(frames, *arguments, out=written, **options)
     return out
-
-
-def inner_format(
-    module: nn.Module, link: Link, x: Tensor, norm: nn.GroupNorm, classes: Iterable[str]
-) -> torch.memory_format:
-    """Return the layout of the activations between an encoder's or decoder's first and last convolution.
-
-    It is channels_last_3d wherever the norms are good at it: on a CPU those are ours alone.
-
-    Args:
-        module: The encoder or decoder.
-        link: Of the swap.
-        x: What its first convolution reads.
-        norm: One of its norms.
-        classes: Names of the classes whose own `forward` would call the framework's norm.
-    """
-    if torch.compiler.is_compiling() or x.device.type not in ("cpu", "cuda"):
-        return memory_format_of(x)
-    if x.device.type == "cuda":
-        return torch.channels_last_3d
-    names = frozenset(classes)
-    inside = (child for child in module.modules() if type(child).__name__ in names)
-    if any(rule_at_work(child, link) is None for child in inside):
-        return torch.contiguous_format
-    shape = (x.shape[2], norm.num_channels, 1, *x.shape[3:])
-    example = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
-    chosen = explain("group_norm", example, norm.num_groups, **backend_options(link)).chosen
-    return torch.channels_last_3d if chosen == "cpu" else torch.contiguous_format

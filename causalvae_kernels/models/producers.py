@@ -1,37 +1,18 @@
-"""A norm with SiLU behind it writes where the next convolution reads; activations that are handed on."""
+"""A norm with SiLU behind it writes where the next convolution reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.layout import memory_format_of
-from ..temporal import BufferPool, FrameBuffer
+from ..temporal import FrameBuffer
 from .conv import NO_HALO, Conv, may_write, needs_no_room
 from .norms import NormOp
 from .swap import Link
-
-
-@dataclass
-class Held:
-    """An activation that is handed on: the one who takes it is the last to need it.
-
-    Attributes:
-        tensor: The activation; None once it was taken.
-        owned: Whether it may be overwritten and its storage given to a pool, because nobody else holds it.
-    """
-
-    tensor: Tensor | None
-    owned: bool = False
-
-    def take(self) -> Tensor:
-        """Return the activation and let go of it."""
-        tensor, self.tensor = self.tensor, None
-        return tensor
 
 
 def activated(
@@ -41,8 +22,6 @@ def activated(
     x: Tensor,
     *,
     overwrite: bool = False,
-    pool: BufferPool | None = None,
-    first: bool = True,
 ) -> Tensor | FrameBuffer:
     """Return SiLU of a norm of `x`, where possible in the memory that a convolution reads.
 
@@ -52,34 +31,24 @@ def activated(
         conv: What reads the result; None: anything.
         x: The activation.
         overwrite: Whether `x` may be overwritten.
-        pool: Where the memory comes from, or None.
-        first: Whether `conv` will be given no state.
     """
     wide = norm.widened(x)
     overwrite, x = overwrite or wide is not x, wide
     del wide
-    buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite, pool, first)
+    buffer = _destination(link, conv, x, norm.dtype(x), norm.reads, overwrite)
     if buffer is None:
         return norm(x)
     norm.write(buffer, x)
     return _readable(buffer)
 
 
-def silu(
-    link: Link, conv: Conv | None, y: Tensor, pool: BufferPool | None = None, first: bool = True
-) -> Tensor | FrameBuffer:
+def silu(link: Link, conv: Conv | None, y: Tensor) -> Tensor | FrameBuffer:
     """Return SiLU of `y`, which a hook may keep, where possible in the memory that a convolution reads."""
-    buffer = _destination(link, conv, y, y.dtype, (), False, pool, first)
+    buffer = _destination(link, conv, y, y.dtype, (), False)
     if buffer is None:
         return F.silu(y)
     torch.ops.aten.silu.out(y, out=buffer.body)
     return _readable(buffer)
-
-
-def give(pool: BufferPool | None, activation: Tensor | FrameBuffer) -> None:
-    """Give an activation's storage to the pool, if there is one."""
-    if pool is not None:
-        pool.give(activation.storage if isinstance(activation, FrameBuffer) else activation)
 
 
 def _readable(buffer: FrameBuffer) -> Tensor | FrameBuffer:
@@ -94,20 +63,18 @@ def _destination(
     dtype: torch.dtype,
     reads: Sequence[Tensor],
     overwrite: bool,
-    pool: BufferPool | None,
-    first: bool,
 ) -> FrameBuffer | None:
     """Return where to write what `conv` reads; None: a gradient or a compiler wants a fresh tensor."""
     if conv is None or not may_write(x, *reads):
         return None
     head_room, halo = conv.head_room, conv.halo
-    if dtype == x.dtype and needs_no_room(conv, link, x, first=first):
+    if dtype == x.dtype and needs_no_room(conv, link, x):
         halo = NO_HALO
         if not conv.tail_room:
             if overwrite:
                 return FrameBuffer(x, 0)
             head_room = 0
-    return (pool or BufferPool()).take(
+    return FrameBuffer.empty(
         x.shape,
         head_room=head_room,
         halo=halo,

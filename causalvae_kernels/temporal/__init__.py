@@ -1,6 +1,5 @@
 """Time as the VAE sees it: frame counts, the state of a stream, storage with room for it. Knows no kernel."""
 
-from .buffer_pool import BufferPool
 from .frame_buffer import FrameBuffer
 from .frame_policy import DEFAULT_FILL, FILLS, POLICIES, FramePlan, pad_frames, plan_frames
 from .frame_rule import FrameRule, frame_rule
@@ -10,7 +9,6 @@ __all__ = [
     "DEFAULT_FILL",
     "FILLS",
     "POLICIES",
-    "BufferPool",
     "FrameBuffer",
     "FramePlan",
     "FrameRule",

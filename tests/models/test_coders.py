@@ -12,7 +12,6 @@ import torch
 
 from causalvae_kernels import swap
 from causalvae_kernels.core import native
-from causalvae_kernels.temporal import BufferPool
 from tests.support.copies import CountedElements
 from tests.support.models import assert_parity, clip_of
 
@@ -139,23 +138,6 @@ def test_gradients_need_fresh_memory(build):
     with torch.no_grad():
         vae.decoder(latents)
     assert coders.idle, "without gradients the arena is used"
-
-
-def test_a_pool_hands_out_what_fits():
-    pool, options = BufferPool(), {"dtype": torch.float32, "device": torch.device("cpu")}
-    options["memory_format"] = torch.channels_last_3d
-    first = pool.take((1, 8, 4, 5, 6), head_room=0, **options)
-    address = first.storage.data_ptr()
-    pool.give(first.storage)
-    other = pool.take((1, 8, 4, 5, 6), head_room=0, **{**options, "dtype": torch.bfloat16})
-    assert other.storage.data_ptr() != address
-    pool.give(first.storage)
-    again = pool.take((1, 4, 7, 5, 6), head_room=0, **options)
-    assert again.storage.data_ptr() == address and again.storage.shape == (1, 4, 7, 5, 6)
-    assert again.storage.is_contiguous(memory_format=torch.channels_last_3d)
-    pool.give(again.storage)
-    larger = pool.take((1, 8, 4, 5, 7), head_room=2, **options)
-    assert larger.storage.data_ptr() != address and larger.body.shape == (1, 8, 4, 5, 7)
 
 
 def test_parity_in_a_stream_of_chunks(build):

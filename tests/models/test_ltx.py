@@ -149,7 +149,7 @@ def test_a_convolution_with_room_behind(mode, frames, layout, grad, backend):
 @pytest.mark.skipif(native.why_no_cpu() is not None, reason="the copies are counted with our kernels")
 @pytest.mark.parametrize("name", ["LTX0.9.0", "LTX0.9.5", "LTX2"])
 def test_the_decoder_copies_what_it_shuffles_and_nothing_else(name):
-    """Into the layout; residuals are shuffled, and their channels repeated; a frame behind what is written."""
+    """Into the layout; residuals are shuffled, their channels repeated; a frame goes behind the last one."""
     model = TINY_VAES[name].build()
     z = latents_of(model, 3, size=4)
     with swap(model, backend="cpu"), torch.no_grad():
@@ -201,7 +201,7 @@ def _changed_norms(name):
 
 @pytest.mark.parametrize("name", ["LTX0.9.0", "LTX2"])
 def test_a_changed_norm_is_left(name):
-    """Its rule does not run, and the numbers are those of the model; one convolution is causal, others not."""
+    """Its rule does not run; the numbers are the model's. One convolution is causal, others are not."""
     model, changed = _changed_norms(name)
     z = latents_of(model, 3)
     expected = decoded(model, z)

@@ -1,4 +1,4 @@
-"""NaN in memory that must not be read: fresh tensors, what a pool was given back, all that malloc gives."""
+"""NaN in memory that must not be read: fresh tensors, arenas before a run, all that malloc gives."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ import torch
 from torch import Tensor
 
 from causalvae_kernels.coder import Arena
-from causalvae_kernels.temporal import BufferPool
 
 _SOURCE = Path(__file__).with_name("poisoned_malloc.c")
 
 
 @contextmanager
 def fresh_memory(poisoned: bool) -> Iterator[None]:
-    """Fill what torch allocates and does not write, arenas, and what a pool is given with NaN; or nothing.
+    """Fill what torch allocates and does not write, and arenas, with NaN; or nothing.
 
     The framework's algorithms are the deterministic ones in both cases, so that bits can be compared.
     """
-    settings, give, reserve = torch.utils.deterministic, BufferPool.give, Arena.reserve
+    settings, reserve = torch.utils.deterministic, Arena.reserve
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-
-    def overwrite_and_give(pool: BufferPool, tensor: Tensor) -> None:
-        overwrite(tensor)
-        give(pool, tensor)
 
     def reserve_and_overwrite(arena: Arena, size: int) -> None:
         reserve(arena, size)
@@ -39,10 +34,7 @@ def fresh_memory(poisoned: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     settings.fill_uninitialized_memory = poisoned
     try:
-        with (
-            patch.object(BufferPool, "give", overwrite_and_give if poisoned else give),
-            patch.object(Arena, "reserve", reserve_and_overwrite if poisoned else reserve),
-        ):
+        with patch.object(Arena, "reserve", reserve_and_overwrite if poisoned else reserve):
             yield
     finally:
         torch.use_deterministic_algorithms(before[0])

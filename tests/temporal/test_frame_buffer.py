@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from causalvae_kernels import FrameBuffer, InvalidInput
-from causalvae_kernels.temporal import BufferPool
 from causalvae_kernels.temporal.state import past_frames
 
 
@@ -37,17 +36,6 @@ def test_room_behind_the_last_frame():
     for tail_room, words in ((-1, "nothing negative"), (7, "no room")):
         with pytest.raises(InvalidInput, match=words):
             FrameBuffer(buffer.storage, 2, tail_room=tail_room)
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_a_pool_gives_room_behind_the_last_frame(memory_format):
-    pool = BufferPool()
-    pool.give(torch.empty(2 * 3 * 7 * 5 * 6))
-    options = {"head_room": 1, "tail_room": 1, "dtype": torch.float32, "device": torch.device("cpu")}
-    for shape in ((2, 3, 5, 5, 6), (1, 2, 3, 5, 6)):  # the storage that was given, and a fresh one
-        buffer = pool.take(shape, **options, memory_format=memory_format)
-        assert buffer.body.shape == shape and buffer.storage.shape[2] == shape[2] + 2
-        assert buffer.storage.is_contiguous(memory_format=memory_format)
 
 
 def test_without_border_the_body_is_the_storage():
