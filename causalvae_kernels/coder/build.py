@@ -111,6 +111,7 @@ class _Builder:
             for i, b in bounds.items()
             if i != result and (self._low or b.backend.write is not None or i in must)
         }
+        self._placed |= {s.result.index for s in steps if isinstance(s, CallStep) and s.into} - {result}
         self._overlap(steps)
         overlays: dict[int, Overlay] = {}
         if self._low:
@@ -195,7 +196,7 @@ class _Builder:
         else:
             over = None
             if isinstance(step, CallStep):
-                over = step.reads[0].index
+                over = None if step.into else step.reads[0].index
             elif bound is not None:
                 over = self._overwritten(step, bound, number, last)
             if over is None:

@@ -7,7 +7,7 @@ its first frame repeated, in front of frames that lie somewhere already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -112,8 +112,9 @@ def rearranged(x: Tensor, layout: str) -> Tensor:
     return x.permute([VIDEO.index(axis) for axis in layout])
 
 
-def merged(x: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
-    """Return `x.reshape(shape)`; where that only merges axes, it is written once, in the layout asked for."""
+def reshape_into(out: Tensor, x: Tensor) -> None:
+    """Write `x` in another shape; where that only merges axes, it is written once."""
+    shape = out.shape
     groups: list[list[int]] = []
     sizes = list(x.shape)
     for wanted in shape:
@@ -122,21 +123,21 @@ def merged(x: Tensor, shape: Sequence[int], memory_format: torch.memory_format) 
             group.append(sizes.pop(0))
             size *= group[-1]
         if size != wanted:
-            return x.reshape(shape)
+            out.copy_(x.reshape(shape))
+            return
         groups.append(group)
     if any(size != 1 for size in sizes) or 0 in x.shape:
-        return x.reshape(shape)
-    out = torch.empty(tuple(shape), dtype=x.dtype, device=x.device, memory_format=memory_format)
+        out.copy_(x.reshape(shape))
+        return
     target = out
     for axis in range(len(groups) - 1, -1, -1):
         group = groups[axis]
         target = target.unflatten(axis, group) if group else target.select(axis, 0)
     target.copy_(x[(..., *[0] * len(sizes))])
-    return out
 
 
-def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:
-    """Return a function of the sources, each (B, C, T, H, W), that puts a clip together."""
+def _pieces(clip: Clip) -> list[tuple[int | None, int, int, tuple[int, int] | None]]:
+    """Return source, first frame, number of frames and part of what lies side by side."""
     pieces: list[tuple[int | None, int, int, tuple[int, int] | None]] = []
     for frame in clip.frames:
         if pieces and frame.source is not None:
@@ -145,6 +146,39 @@ def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:
                 pieces[-1] = (source, first, count + 1, part)
                 continue
         pieces.append((frame.source, frame.index, 1, frame.part))
+    return pieces
+
+
+def writer(clip: Clip, sources: list[int]) -> Callable[..., None]:
+    """Return a function of memory (B, C, T, H, W) and the sources that puts a clip together there."""
+    build, pieces = builder(clip.as_video(), sources), _pieces(clip)
+    places = {source: place for place, source in enumerate(sources)}
+
+    def write(out: Tensor, *values: Tensor) -> None:
+        if clip.is_padded:
+            out.copy_(build(*values))
+            return
+        at = 0
+        for source, first, count, part in pieces:
+            target = out.narrow(2, at, count)
+            at += count
+            if source is None:
+                target.zero_()
+                continue
+            piece = values[places[source]].narrow(2, first, count)
+            if part is not None:
+                piece = piece.narrow(1, part[0] * clip.channels, clip.channels)
+            if clip.repeat > 1:
+                target = target.unflatten(4, (-1, clip.repeat)).unflatten(3, (-1, clip.repeat))
+                piece = piece.unsqueeze(4).unsqueeze(6)
+            target.copy_(piece)
+
+    return write
+
+
+def builder(clip: Clip, sources: list[int]) -> Callable[..., Tensor]:
+    """Return a function of the sources, each (B, C, T, H, W), that puts a clip together."""
+    pieces = _pieces(clip)
     places = {source: place for place, source in enumerate(sources)}
     zeros = (clip.batch, clip.channels, 1 if clip.frames else 0, *clip.size)
     if not clip.frames:

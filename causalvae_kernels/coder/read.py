@@ -16,7 +16,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
 from ..core.op import op_named
-from .clips import FRAMES_FIRST, IMAGES, NOTHING, VIDEO, Clip, Frame, builder, merged, rearranged
+from .clips import (
+    FRAMES_FIRST,
+    IMAGES,
+    NOTHING,
+    VIDEO,
+    Clip,
+    Frame,
+    builder,
+    rearranged,
+    reshape_into,
+    writer,
+)
 from .record import Node
 from .schedule import Mismatch
 from .steps import (
@@ -246,8 +257,9 @@ class Reading:
         woven = self._woven(clip)
         if woven is not None:
             return woven
-        reads, build = self._operand(clip)
-        made = self._call(lambda *given: _owned(build(*given), given), reads, clip.shape, clip.dtype)
+        sources = clip.sources or [self.steps.given[0].index]
+        reads = [self._in_memory(source) for source in sources]
+        made = self._call(writer(clip, sources), reads, clip.shape, clip.dtype, into=True)
         for node in {n.number: n for source in clip.sources for n in self._seen.get(source, ())}.values():
             form = self._forms[node.number]
             if isinstance(form, Clip) and form.as_video() == clip:  # it need not be put together again
@@ -289,10 +301,11 @@ class Reading:
         *,
         loose: bool = False,
         over: bool = False,
+        into: bool = False,
     ) -> Value:
         """Write down a call of something."""
         value = self.steps.new(tuple(shape), dtype)
-        held, make = self._held(reads), _first(call, len(reads))
+        held, make = self._held(reads), _first(call, len(reads) + into)
 
         def run(*given: Any) -> tuple[Tensor | None, list[Any]]:
             try:
@@ -302,7 +315,7 @@ class Reading:
                     raise Mismatch(str(error)) from error  # not in the layout of our activations
                 raise
 
-        step = CallStep(self._path, run, tuple(held), value, keeps=False, loose=loose, over=over)
+        step = CallStep(self._path, run, tuple(held), value, keeps=False, loose=loose, over=over, into=into)
         self.steps.steps.append(step)
         self._values[value.index] = value
         return value
@@ -375,9 +388,7 @@ class Reading:
             if target is not None and not alone:
                 a = (a[0].clone(), *a[1:])
             if reshapes:
-                x = a[0] if a else k["input"]
-                last = torch.contiguous_format if node is self._end else self.steps.memory_format
-                return merged(x, node.shape, last) if tight else x.reshape(node.shape)
+                return (a[0] if a else k["input"]).reshape(node.shape)
             return func(*a, **k)
 
         # In channels last torch forgets the factors that are no whole numbers, and convolves single channels
@@ -386,13 +397,21 @@ class Reading:
         if not reads:
             reads = [self.steps.given[0]]
             bare, call = call, lambda _: bare()
+        given = next(iter((*args, *kwargs.values())), None)
+        if reshapes and tight and isinstance(given, _Given) and node is not self._end:
+            return self._call(
+                lambda out, *tensors: reshape_into(out, given.build(*tensors)),
+                *(reads, node.shape, node.dtype),
+                into=True,
+            )
         if node is self._end:
             made, call = call, lambda *tensors: made(*tensors).contiguous()
         if tight:
             loose, own = node is self._end, lambda *tensors: _owned(call(*tensors), tensors)
             return self._call(own, reads, node.shape, node.dtype, loose=loose)
         value = self._call(call, reads, node.shape, node.dtype, loose=True)
-        self._behind[value.index] = tuple(self._held(reads))
+        if not node.made or getattr(func, "in_place", False):  # it may be a view
+            self._behind[value.index] = tuple(self._held(reads))
         return value
 
     # Convolutions.
@@ -655,6 +674,8 @@ class Reading:
 
     def _mul(self, node: Node, input: Any, other: Any) -> Form | None:  # noqa: A002
         """A group norm that is scaled waits for what is added."""
+        if isinstance(other, (int, float)) and other == 1:
+            return self._alias(node, input)
         for norm, by in ((input, other), (other, input)):
             if not (isinstance(norm, Node) and isinstance(by, Node) and norm.number in self._norms):
                 continue
@@ -662,6 +683,9 @@ class Reading:
             if clip is not None and clip.shape == norm.shape == node.shape and clip.dtype == norm.dtype:
                 return Scaled(norm, clip)
         return None
+
+    def _div(self, node: Node, input: Any, other: Any) -> Form | None:  # noqa: A002
+        return self._alias(node, input) if isinstance(other, (int, float)) and other == 1 else None
 
     def _spatial_norm(self, node: Node, form: Scaled, shift: Clip) -> bool:
         """A group norm, scaled and shifted by frames that may be repeated from smaller ones."""
@@ -794,7 +818,7 @@ class Reading:
         if self._is_last(x, node):
             made = self._call(lambda x: _nothing(F.silu(x, inplace=True)), [x], x.shape, x.dtype, over=True)
         else:
-            made = self._call(F.silu, [x], x.shape, x.dtype)
+            made = self._call(_silu_into, [x], x.shape, x.dtype, into=True)
         self._set(node, self._clip_of(made, clip.layout))
 
     def _add(self, node: Node, input: Any, other: Any, alpha: float = 1) -> None:  # noqa: A002
@@ -850,11 +874,11 @@ class Reading:
         else:
             given, over = [*sides[0][0], *sides[1][0]], False
 
-            def add(*tensors: Tensor) -> Tensor:
+            def add(out: Tensor, *tensors: Tensor) -> None:
                 count = len(sides[0][0])
-                return torch.add(sides[0][1](*tensors[:count]), sides[1][1](*tensors[count:]))
+                torch.add(sides[0][1](*tensors[:count]), sides[1][1](*tensors[count:]), out=out)
 
-        made = self._call(add, given, clips[0].shape, node.dtype, over=over)
+        made = self._call(add, given, clips[0].shape, node.dtype, over=over, into=not over)
         self._set(node, self._clip_of(made, layout))
 
     # What moves frames.
@@ -926,12 +950,12 @@ class Reading:
         x, layout = self._video(clip), clip.layout
         back = [layout.index(axis) for axis in VIDEO]
 
-        def multiply(x: Tensor) -> Tensor:
+        def multiply(out: Tensor, x: Tensor) -> None:
             w, b = weight.get(), None if bias is None else bias.get()
-            return F.linear(rearranged(x, layout), w, b).permute(back)
+            torch.ops.aten.linear.out(rearranged(x, layout), w, b, out=rearranged(out, layout))
 
         shape = tuple([node.shape[axis] for axis in back])
-        return self._clip_of(self._call(multiply, [x], shape, node.dtype), layout)
+        return self._clip_of(self._call(multiply, [x], shape, node.dtype, into=True), layout)
 
     def _index(self, node: Node, input: Any, index: Any) -> Form | None:  # noqa: A002
         index = index if isinstance(index, tuple) else (index,)
@@ -1065,11 +1089,10 @@ class Reading:
         if counts[1] > 1 and all(c == 1 for i, c in enumerate(counts) if i != 1):
             reads, build = self._operand(clip)
 
-            def repeat(*given: Tensor) -> Tensor:
-                x = build(*given).unsqueeze(1).expand(-1, counts[1], -1, -1, -1, -1)
-                return merged(x, node.shape, self.steps.memory_format)
+            def repeat(out: Tensor, *given: Tensor) -> None:
+                reshape_into(out, build(*given).unsqueeze(1).expand(-1, counts[1], -1, -1, -1, -1))
 
-            return self._clip_of(self._call(repeat, reads, node.shape, node.dtype))
+            return self._clip_of(self._call(repeat, reads, node.shape, node.dtype, into=True))
         if any(c != 1 for i, c in enumerate(counts) if i != 2):
             return None
         return replace(clip, frames=clip.frames * counts[2])
@@ -1315,6 +1338,10 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _silu_into(out: Tensor, x: Tensor) -> None:
+    torch.ops.aten.silu.out(x, out=out)
+
+
 def _nothing(_: Tensor) -> None:
     """Say that what was given was changed in place."""
 
@@ -1334,6 +1361,8 @@ _NAMES = {
     "__iadd__": "add",
     "__mul__": "mul",
     "__rmul__": "mul",
+    "__truediv__": "div",
+    "true_divide": "div",
     "concat": "cat",
     "concatenate": "cat",
     "view": "reshape",
@@ -1356,6 +1385,7 @@ _HANDLERS: dict[str, Callable[..., Any]] = {
     "silu": Reading._silu,
     "add": Reading._add,
     "mul": Reading._mul,
+    "div": Reading._div,
     "clone": Reading._alias,
     "contiguous": Reading._alias,
     "to": Reading._alias,

@@ -390,7 +390,8 @@ _FRESH = frozenset(
     "zeros ones full empty zeros_like ones_like full_like new_zeros new_ones new_full clone cat concat stack "
     "add sub mul div __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ neg pow "
     "conv1d conv2d conv3d linear matmul bmm silu relu gelu sigmoid tanh softmax exp sqrt rsqrt group_norm "
-    "layer_norm change rms_norm interpolate".split()
+    "layer_norm change rms_norm interpolate normalize scaled_dot_product_attention mean sum var std sin cos "
+    "addmm baddbmm conv_transpose1d conv_transpose2d conv_transpose3d".split()
 )
 _LAYOUT = frozenset(
     "as_strided view_as_complex view_as_real untyped_storage storage data_ptr set_ resize_".split()

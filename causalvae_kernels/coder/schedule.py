@@ -422,10 +422,16 @@ def _call(
         past.append(old[slot])
         old[slot] = None
     expected = step.result
+    if step.into:
+        out = views.get(expected.index)
+        if out is None:
+            options = {"dtype": expected.dtype, "device": given[0].device, "memory_format": memory_format}
+            out = values[expected.index] = memory.empty(expected.shape, **options)
+        given.insert(0, out)
     if step.over and expected.index not in views:
         given[0] = given[0].clone()  # somebody may hold what a module has made
     made, left = step.call(*given, past)
-    if step.over:
+    if step.over or step.into:
         made = given[0]
     if not is_plain_tensor(made):
         raise Mismatch(f"{step.path} made a {type(made).__name__}")

@@ -152,6 +152,7 @@ class CallStep:
         keeps: Whether somebody may keep what it is given: then it gets a copy.
         over: Whether it changes the first thing that it reads, which nobody reads then, and returns None.
         loose: Whether the result may have any shape: only other calls read it.
+        into: Whether it is given memory for the result first, and returns None.
     """
 
     path: str
@@ -162,6 +163,7 @@ class CallStep:
     keeps: bool = True
     over: bool = False
     loose: bool = False
+    into: bool = False
 
 
 @dataclass(frozen=True)
