@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ from causalvae_kernels import swap
 from causalvae_kernels.coder import Arena, KeepStep, OpStep, Schedule
 from causalvae_kernels.core import machine_memory, native
 from causalvae_kernels.parity import compare
-from tests.models.conftest import _built, build  # noqa: F401  (a fixture)
+from tests.models.conftest import build, cogvideox  # noqa: F401  (a fixture)
 from tests.support import wan_models
 from tests.support.copies import CountedElements
 from tests.support.cover import quick
@@ -36,7 +35,7 @@ BOTH = [
 
 
 def model_of(name, dtype=torch.float32):
-    return copy.deepcopy(_built("small")).to(dtype) if name == "cogvideox" else wan_models.build(name, dtype)
+    return cogvideox(dtype=dtype) if name == "cogvideox" else wan_models.build(name, dtype)
 
 
 def run_chunks(vae, name, coder, chunks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import torch
 
 from causalvae_kernels.models import conv
 from causalvae_kernels.workloads import odd_cogvideox_config, small_cogvideox_config
+from tests.support.moulds import Mould
 from tests.support.seeds import seeded
 
 diffusers = pytest.importorskip("diffusers")
@@ -36,19 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @functools.cache
-def _built(name: str) -> torch.nn.Module:
+def _mould(name: str) -> Mould:
     with seeded(7):
-        return diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False)
+        return Mould(diffusers.AutoencoderKLCogVideoX(**CONFIGS[name]()).eval().requires_grad_(False))
+
+
+def cogvideox(name: str = "small", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """Return a fresh copy of a model."""
+    return _mould(name).cast().to(dtype)
 
 
 @pytest.fixture
 def build() -> Callable[..., torch.nn.Module]:
     """Return a function that gives a fresh copy of a model: build("small", torch.bfloat16)."""
-
-    def make(name: str = "small", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-        return copy.deepcopy(_built(name)).to(dtype)
-
-    return make
+    return cogvideox
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from itertools import product
 
 import pytest
@@ -47,14 +46,9 @@ SMALL = {
 SMALL["HunyuanImageRefiner"] = SMALL["HunyuanVideo15"]
 
 
-@functools.cache
-def _built(name: str, **overrides: object) -> nn.Module:
-    return TinyVAE(TINY_VAES[name].cls, {**SMALL[name], **overrides}).build()
-
-
 def small(name: str, **overrides: object) -> nn.Module:
     """Return a fresh copy of a small model."""
-    return copy.deepcopy(_built(name, **overrides))
+    return TinyVAE(TINY_VAES[name].cls, SMALL[name]).build(**overrides)
 
 
 # HunyuanVideo 1.5 changes channels in its samplers; so does the shortcut of a residual block then.

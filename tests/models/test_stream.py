@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import weakref
@@ -15,6 +14,7 @@ from causalvae_kernels import InvalidInput, restore, swap
 from causalvae_kernels.bench.memory import peak_allocated
 from tests.support.cover import quick
 from tests.support.models import clip_of
+from tests.support.moulds import Mould
 from tests.support.seeds import seeded
 
 diffusers = pytest.importorskip("diffusers")
@@ -30,15 +30,15 @@ BLOCKS = {
 
 
 @functools.cache
-def _built(quant_convs: bool) -> torch.nn.Module:
+def _mould(quant_convs: bool) -> Mould:
     config = {**BLOCKS, "use_quant_conv": quant_convs, "use_post_quant_conv": quant_convs}
     with seeded(7):
-        return diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False)
+        return Mould(diffusers.AutoencoderKLCogVideoX(**config).eval().requires_grad_(False))
 
 
 def tiny(quant_convs: bool = False) -> torch.nn.Module:
     """Return a fresh VAE whose latents are 4 times smaller in every direction."""
-    return copy.deepcopy(_built(quant_convs))
+    return _mould(quant_convs).cast()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 
 import torch
@@ -21,7 +20,7 @@ def _built(name: str) -> torch.nn.Module:
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """Return a fresh copy of a tiny model."""
-    return copy.deepcopy(_built(name)).to(dtype)
+    return HERE[name].build().to(dtype)
 
 
 def clip_of(

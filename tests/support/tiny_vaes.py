@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.support.moulds import Mould
 from tests.support.seeds import seeded
+
+_MOULDS: dict[str, Mould] = {}
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,18 @@ class TinyVAE:
     prepare: Callable[[nn.Module], None] = field(default=lambda model: None)
 
     def build(self, **overrides: Any) -> Any:
+        """Return a fresh model, always with the same weights."""
+        config = {**self.config, **overrides}
+        key = repr((self.cls, config, self.prepare))
+        if key not in _MOULDS:
+            _MOULDS[key] = Mould(self._built(config))
+        return _MOULDS[key].cast()
+
+    def _built(self, config: dict[str, Any]) -> nn.Module:
         import diffusers
 
         with seeded(0):
-            model = getattr(diffusers, self.cls)(**{**self.config, **overrides})
+            model = getattr(diffusers, self.cls)(**config)
         model.eval().requires_grad_(False)
         self.prepare(model)
         return model

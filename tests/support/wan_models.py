@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from causalvae_kernels import swap
+from tests.support.moulds import Mould
 from tests.support.seeds import seeded
 
 _WIDTHS = {"base_dim": 6, "z_dim": 5, "num_res_blocks": 1, "dim_mult": [1, 2, 4, 4]}
@@ -31,15 +32,15 @@ VIDEO = ("2.1", "2.2", "qwen")
 
 
 @functools.cache
-def _built(name: str) -> torch.nn.Module:
+def _mould(name: str) -> Mould:
     cls, config = CONFIGS[name]
     with seeded(7):
-        return getattr(diffusers, cls)(**config).eval().requires_grad_(False)
+        return Mould(getattr(diffusers, cls)(**config).eval().requires_grad_(False))
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """Return a fresh copy of a model whose channel counts are multiples of no vector."""
-    return copy.deepcopy(_built(name)).to(dtype)
+    return _mould(name).cast().to(dtype)
 
 
 def chunks_of(name: str, coder: str, dtype: torch.dtype = torch.float32, batch: int = 1) -> list[Tensor]:
