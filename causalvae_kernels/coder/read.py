@@ -952,7 +952,13 @@ class Reading:
 
         def multiply(out: Tensor, x: Tensor) -> None:
             w, b = weight.get(), None if bias is None else bias.get()
-            torch.ops.aten.linear.out(rearranged(x, layout), w, b, out=rearranged(out, layout))
+            pixels, target = rearranged(x, layout), rearranged(out, layout)
+            if not target.is_contiguous():
+                target.copy_(F.linear(pixels, w, b))
+            elif b is None:
+                torch.mm(pixels.reshape(-1, w.shape[1]), w.t(), out=target.view(-1, w.shape[0]))
+            else:
+                torch.addmm(b, pixels.reshape(-1, w.shape[1]), w.t(), out=target.view(-1, w.shape[0]))
 
         shape = tuple([node.shape[axis] for axis in back])
         return self._clip_of(self._call(multiply, [x], shape, node.dtype, into=True), layout)

@@ -1,0 +1,187 @@
+"""What a record becomes: norms with what is scaled behind them, room around frames, shuffles in one write."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from causalvae_kernels import swap
+from causalvae_kernels.coder import CallStep, OpStep
+from causalvae_kernels.core import native
+from tests.support import original_code as code
+
+pytestmark = pytest.mark.one_backend
+BACKENDS = ["aten"] + (["cpu"] if native.why_no_cpu() is None else [])
+
+
+class PixelNorm(nn.Module):
+    def forward(self, x):
+        return x / torch.sqrt(torch.mean(x**2, dim=1, keepdim=True) + 1e-6)
+
+
+class Bothways(nn.Module):
+    """A convolution that looks as far ahead as back."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, 3, padding=(0, 1, 1))
+
+    def forward(self, x):
+        return self.conv(torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2))
+
+
+class Coder(nn.Module):
+    def __init__(self, middle, channels=8):
+        super().__init__()
+        self.one, self.two = code.PaddingConv(3, channels), code.PaddingConv(channels, 3)
+        self.c, self.d = code.PaddingConv(channels, channels), Bothways(channels)
+        self.norm, self.group = PixelNorm(), nn.GroupNorm(2, channels)
+        self.linear = nn.Linear(channels, channels)
+        self.scale = nn.Parameter(torch.rand(channels))
+        self.middle = middle
+
+    def forward(self, x):
+        return self.two(self.middle(self, self.one(x)))
+
+
+def _scale(m, x):
+    return (x.mean() + m.scale)[None, :, None, None, None]
+
+
+def _images(m, x):
+    y = m.group(x.transpose(1, 2).flatten(0, 1))
+    return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+
+
+def _shuffle(x):
+    b, c, t, h, w = x.shape
+    return x.view(b, c // 4, 2, 2, t, h, w).permute(0, 1, 4, 5, 2, 6, 3).reshape(b, c // 4, t, 2 * h, 2 * w)
+
+
+def _reused(m, x):
+    y = m.norm(x)
+    return F.silu(y * _scale(m, x) + _scale(m, x)) + y
+
+
+def _of_itself(m, x):
+    y = m.norm(x)
+    return F.silu(y * y.mean((0, 2, 3, 4), keepdim=True) + _scale(m, x))
+
+
+def _twice(m, x):
+    y = m.norm(m.d(F.silu(m.norm(x) * (1 + _scale(m, x)) + _scale(m, x))))
+    return x + m.d(F.silu(y))
+
+
+def _read_twice(m, x):
+    y = F.silu(m.norm(x))
+    return m.d(y) + y
+
+
+def _split_twice(m, x):
+    y = x.unflatten(1, (2, -1))
+    z = y.flatten(1, 2)
+    return z + y.sum(1).repeat(1, 2, 1, 1, 1)
+
+
+def _shifted(m, x):
+    y = m.c(x)
+    return m.c(torch.cat([y[:, :, :1], y[:, :, 1:] + y[:, :, :-1]], 2)) + y
+
+
+def _over_itself(m, x):
+    y = m.c(x)
+    return y + torch.cat([y[:, :, 1:], y[:, :, :1]], 2)
+
+
+def _one_times(m, x):
+    y = m.c(x)
+    z = y / 1
+    return F.silu(z) + y * 1.0
+
+
+CODERS = {
+    "norm and SiLU": lambda m, x: F.silu(m.norm(x)),
+    "norm over frames": lambda m, x: m.norm(x.transpose(1, 2)).transpose(1, 2),
+    "norm over rows": lambda m, x: m.norm(x.movedim(3, 1)).movedim(1, 3),
+    "scaled": lambda m, x: F.silu(m.norm(x) * (1 + _scale(m, x)) + _scale(m, x)),
+    "scaled, another order": lambda m, x: F.silu(_scale(m, x) + _scale(m, x) * m.norm(x)),
+    "scaled, and read": _reused,
+    "scaled by itself": _of_itself,
+    "scaled by what a convolution makes": lambda m, x: (
+        m.norm(x) * m.c(x).mean((0, 2, 3, 4), True) + _scale(m, x)
+    ),
+    "both ways": lambda m, x: m.d(x),
+    "norms, both ways": _twice,
+    "both ways, read twice": _read_twice,
+    "images": lambda m, x: F.silu(_images(m, x)),
+    "images, read twice": lambda m, x: F.silu(_images(m, x)) + x,
+    "matrix": lambda m, x: m.linear(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3),
+    "matrix, another order": lambda m, x: m.linear(x.permute(0, 4, 3, 2, 1)).permute(0, 4, 3, 2, 1),
+    "matrix over columns": lambda m, x: F.linear(x, torch.ones(x.shape[4], x.shape[4], dtype=x.dtype)),
+    "shuffled": lambda m, x: _shuffle(m.c(x)).repeat(1, 4, 1, 1, 1),
+    "shuffled, a frame less": lambda m, x: _shuffle(m.c(x))[:, :, :1].repeat(1, 4, 1, 1, 1),
+    "split, and read in both forms": _split_twice,
+    "rows and columns": lambda m, x: m.c(x.repeat_interleave(2, 3).repeat_interleave(2, 4)),
+    "rows more than columns": lambda m, x: m.c(x.repeat_interleave(3, 3).repeat_interleave(2, dim=4)),
+    "rows alone": lambda m, x: m.c(x.repeat_interleave(2, dim=3)),
+    "columns, then rows": lambda m, x: m.c(x.repeat_interleave(2, dim=4).repeat_interleave(2, dim=3)),
+    "shifted sums": _shifted,
+    "over itself": _over_itself,
+    "times one": _one_times,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("frames", [1, 2, 5, 8])  # 8: as many as there are channels
+@pytest.mark.parametrize("name", CODERS)
+def test_the_numbers_are_those_of_the_code(name, frames, batch):
+    torch.manual_seed(0)
+    model = Coder(CODERS[name]).double().eval().requires_grad_(False)
+    x = torch.randn(batch, 3, frames, 6, 4, dtype=torch.float64)
+    expected = model(x)
+    handle = swap(model, backend="aten")
+    for _ in range(2):
+        torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
+    assert handle.report
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="other backends write into fresh memory")
+@pytest.mark.parametrize("memory", [None, "low"])
+@pytest.mark.parametrize("name", CODERS)
+def test_in_one_arena(name, memory):
+    """Nothing is overwritten that is still read: each run is that of other frames."""
+    torch.manual_seed(0)
+    model = Coder(CODERS[name], 32).eval().requires_grad_(False)
+    clips = [torch.randn(batch, 3, 5, 16, 12) for batch in (1, 2, 1)]
+    expected = [model(x) for x in clips]
+    swap(model, backend="cpu", **({"memory": memory} if memory else {}))
+    for x, wanted in zip(clips * 2, expected * 2, strict=True):
+        torch.testing.assert_close(model(x), wanted, rtol=2e-3, atol=2e-4)
+
+
+def _steps(name, frames=4, batch=1):
+    model = Coder(CODERS[name]).eval().requires_grad_(False)
+    handle = swap(model, backend="aten")
+    model(torch.randn(batch, 3, frames, 6, 4))
+    (known,) = handle._link.coders.known.values()
+    steps = [planned.step for planned in known.schedule.planned]
+    return [s.op.name for s in steps if isinstance(s, OpStep)], [s for s in steps if isinstance(s, CallStep)]
+
+
+def test_what_steps_they_are():
+    conv, norm = "causal_conv3d", "rms_norm"
+    assert _steps("norm and SiLU") == ([conv, norm, conv], [])
+    assert _steps("images") == ([conv, "group_norm", conv], [])
+    assert _steps("images", batch=2) == ([conv, "group_norm", "group_norm", conv], [])
+    assert _steps("both ways") == ([conv, conv, conv], [])
+    ops, calls = _steps("scaled")
+    assert ops == [conv, norm, conv] and all(
+        len(s.result.shape) < 5 or s.result.shape[2:] == (1, 1, 1) for s in calls
+    )
+    ops, calls = _steps("shuffled")
+    assert (
+        ops == [conv, conv, conv] and sum(s.into for s in calls) == 2
+    )  # the shuffle, and its channels repeated
