@@ -64,7 +64,7 @@ class _Buffer:
         front: Frames of room in front of each sample.
         behind: Frames of room behind.
         lags: By value: how many frames it lies behind the front.
-        inside: By value of fewer channels: at which byte it begins.
+        inside: By value of fewer channels: how many bytes behind the begin of frame 0 it begins.
     """
 
     value: Value
@@ -83,6 +83,24 @@ class _Buffer:
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * self.value.dtype.itemsize
+
+    @property
+    def frame(self) -> int:
+        """Bytes from one frame to the next."""
+        return self.bytes // self.shape[2]
+
+    def put(self, overlay: Overlay, result: Value) -> None:
+        """Let the output of a convolution lie where its input lies."""
+        x, index = overlay.x, result.index
+        if x.index in self.lags and overlay.lag:
+            self.lags[index] = self.lags[x.index] + overlay.lag
+            self.behind = max(self.behind, self.lags[index])
+            return
+        begin = self.inside.get(x.index, self.lags.get(x.index, 0) * self.frame)
+        begin += overlay.offset + overlay.lag * _bytes(x) // x.shape[2]
+        self.inside[index] = begin
+        missing = begin + _bytes(result) - self.value.shape[2] * self.frame
+        self.behind = max(self.behind, -(-missing // self.frame))
 
 
 class _Builder:
@@ -149,7 +167,7 @@ class _Builder:
         """What a call changes in place lies where it lay."""
         for step in steps:
             if isinstance(step, CallStep) and step.over and step.reads[0].index in self._placed:
-                self._placed.add(step.result.index)
+                self._placed |= {step.result.index} - {self._read.result[0].index}
 
     def _last_reads(self, steps: Sequence[Step]) -> dict[int, int]:
         """Return for each value the step that reads it last; one that nobody reads goes at once."""
@@ -169,7 +187,9 @@ class _Builder:
             found = None
             if isinstance(step, OpStep) and step.op.name == _CONV and step.result.index in self._placed:
                 x = step.operands[0]
-                if x.index in self._placed and last[x.index] == number:
+                # There is no room in front of what lies inside of another value.
+                roomy = step.result.index in self._roomy
+                if x.index in self._placed and last[x.index] == number and not roomy:
                     found = overlaid(step, self._read)
             if found is None:
                 done.append(step)
@@ -188,11 +208,7 @@ class _Builder:
         overlay = overlays.get(index)
         if overlay is not None:
             buffer = self._buffers[overlay.x.index]
-            if overlay.lag:
-                buffer.behind = max(buffer.behind, buffer.lags[overlay.x.index] + overlay.lag)
-                buffer.lags[index] = buffer.lags[overlay.x.index] + overlay.lag
-            else:
-                buffer.inside[index] = overlay.offset
+            buffer.put(overlay, step.result)
         else:
             over = None
             if isinstance(step, CallStep):
@@ -300,7 +316,8 @@ class _Builder:
         value = self._values[index]
         if index in buffer.inside:
             strides = _strides(value.shape, self._read.memory_format)
-            return Place(offset + buffer.inside[index], value.shape, strides, 0)
+            begin = offset + buffer.front * buffer.frame + buffer.inside[index]
+            return Place(begin, value.shape, strides, 0)
         start = buffer.front + buffer.lags[index]
         return Place(offset, buffer.shape, _strides(buffer.shape, self._read.memory_format), start)
 
@@ -308,6 +325,10 @@ class _Builder:
 def _tail(view: View) -> int:
     """Return how many frames of room a view has behind its value."""
     return max(view.start + view.frames - view.value.shape[2], 0)
+
+
+def _bytes(value: Value) -> int:
+    return math.prod(value.shape) * value.dtype.itemsize
 
 
 def _strides(shape: Sequence[int], memory_format: torch.memory_format) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ def overlaid(step: OpStep, read: Steps) -> Overlay | None:
     dense = batch == 1 and read.memory_format == torch.channels_last_3d
     if not (
         residual is None
+        and step.part is step.sample is None
         and tuple(stride) == tuple(dilation) == (1, 1, 1)
         and (mode, spatial) == ("replicate", "zeros")
         and weight.get().shape[2] == 3

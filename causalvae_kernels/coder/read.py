@@ -28,7 +28,7 @@ from .clips import (
     reshape_into,
     writer,
 )
-from .record import Node
+from .record import NOISE, Node
 from .schedule import Mismatch
 from .steps import (
     CallStep,
@@ -153,15 +153,27 @@ class Reading:
                 self._read(node)
             for slot in keeps.get(node.number, ()):
                 self._keep(node, slot)
-        made = {s.result.index for s in self.steps.steps if not isinstance(s, KeepStep)}
         form = self._form(end)
         whole = self._whole(form) if isinstance(form, Clip) and form.layout == VIDEO else form
-        if not isinstance(whole, Value) or whole.index not in made:
+        if not isinstance(whole, Value) or not self._is_made_apart(whole):
             reads, build = self._operand(form)
             whole = self._call(
-                lambda *given: _owned(build(*given), given), reads, end.shape, end.dtype, loose=True
+                lambda *given: _owned(build(*given).contiguous(), given),
+                *(reads, end.shape, end.dtype),
+                loose=True,
             )
         self.steps.returns(whole, torch.contiguous_format)
+
+    def _is_made_apart(self, value: Value) -> bool:
+        """Whether one step makes all of a value, which no other step reads: it may be returned."""
+        steps = [s for s in self.steps.steps if not isinstance(s, KeepStep)]
+        if any(value in step.reads for step in steps):
+            return False
+        made = [step for step in steps if step.result == value]
+        if len(made) != 1:
+            return False
+        step = made[0]
+        return step.part is None and step.sample is None if isinstance(step, OpStep) else not step.over
 
     def _read(self, node: Node) -> None:
         self._now = node.number
@@ -320,8 +332,8 @@ class Reading:
         self._values[value.index] = value
         return value
 
-    def _is_last(self, value: Value, node: Node) -> bool:
-        """Whether nothing reads a value behind this node, so that it may be written over."""
+    def _is_last(self, value: Value, number: int) -> bool:
+        """Whether nothing reads a value behind the node of this number: it may be written over."""
         if (
             self._early
             or value.index in self._slots
@@ -337,7 +349,7 @@ class Reading:
         clips += [f.scale for f in self._forms.values() if isinstance(f, Scaled)]
         if any(value.index in clip.sources for clip in clips):
             return False
-        return self._is_read_no_more(value, node.number)
+        return self._is_read_no_more(value, number)
 
     def _is_read_no_more(self, value: Value, number: int) -> bool:
         """Whether no call behind this one is given anything that is made of a value's frames."""
@@ -373,7 +385,7 @@ class Reading:
         # What is returned, or what steps of ours read, is nobody else's memory.
         tight = node is self._end or any(name_of(user) in _HANDLERS for user in node.users)
         tight = tight and len(node.shape) == 5
-        reshapes = name_of(node) == "reshape"
+        reshapes, ends = name_of(node) == "reshape", node is self._end and not node.users
 
         def call(*tensors: Tensor) -> Tensor:
             def fill(given: Any) -> Any:
@@ -398,17 +410,17 @@ class Reading:
             reads = [self.steps.given[0]]
             bare, call = call, lambda _: bare()
         given = next(iter((*args, *kwargs.values())), None)
-        if reshapes and tight and isinstance(given, _Given) and node is not self._end:
+        if reshapes and tight and isinstance(given, _Given) and not ends:
             return self._call(
                 lambda out, *tensors: reshape_into(out, given.build(*tensors)),
                 *(reads, node.shape, node.dtype),
                 into=True,
             )
-        if node is self._end:
+        if ends:
             made, call = call, lambda *tensors: made(*tensors).contiguous()
         if tight:
-            loose, own = node is self._end, lambda *tensors: _owned(call(*tensors), tensors)
-            return self._call(own, reads, node.shape, node.dtype, loose=loose)
+            own = lambda *tensors: _owned(call(*tensors), tensors)  # noqa: E731
+            return self._call(own, reads, node.shape, node.dtype, loose=ends)
         value = self._call(call, reads, node.shape, node.dtype, loose=True)
         if not node.made or getattr(func, "in_place", False):  # it may be a view
             self._behind[value.index] = tuple(self._held(reads))
@@ -632,8 +644,7 @@ class Reading:
         at = next((i for i, s in enumerate(steps) if isinstance(s, OpStep) and s.result == value), None)
         if frames != wanted or at is None or any(value in s.reads for s in steps[at + 1 :]):
             return None
-        held = any(value in behind for behind in self._behind.values())
-        if held or not self._is_read_no_more(value, self._now):
+        if not self._is_last(value, self._now):
             return None
         step = steps[at]
         x, weight, bias, *others = step.operands
@@ -774,10 +785,10 @@ class Reading:
             return None
         if not all(isinstance(f, Node) and (f.shape, f.dtype) == (wanted, clip.dtype) for f in factors):
             return None
+        if not all(self._read_early(factor, node.number) for factor in factors):
+            return None
         made = []
         for factor in factors:
-            if not self._read_early(factor, node.number):
-                return None
             reads, build = self._operand(self._form(factor))
             made.append(
                 self._call(
@@ -790,19 +801,23 @@ class Reading:
         return total, tuple(made)
 
     def _read_early(self, node: Node, number: int) -> bool:
-        """Read a node before its turn; tell whether that is possible: it is not made of another one."""
+        """Read a node before its turn; tell whether that is possible.
+
+        It is not where it is made of another one, nor where it draws noise: whoever draws between would get
+        its numbers.
+        """
         waiting, missing = [node], {}
         while waiting:
             one = waiting.pop()
-            if one.number == number:
+            if one.number == number or name_of(one) in NOISE:
                 return False
             if one.number not in self._forms and one.number not in missing:
                 missing[one.number] = one
                 waiting += one.reads
-        now, self._early = self._now, True
+        before, self._early = (self._now, self._early), True
         for one in sorted(missing.values(), key=lambda n: n.number):
             self._read(one)
-        self._now, self._early = now, False
+        self._now, self._early = before
         return True
 
     def _has_one_user(self, node: Node) -> bool:
@@ -815,7 +830,7 @@ class Reading:
         if clip is None:
             return
         x = self._video(clip)
-        if self._is_last(x, node):
+        if self._is_last(x, node.number):
             made = self._call(lambda x: _nothing(F.silu(x, inplace=True)), [x], x.shape, x.dtype, over=True)
         else:
             made = self._call(_silu_into, [x], x.shape, x.dtype, into=True)
@@ -859,7 +874,7 @@ class Reading:
             (
                 at
                 for at, x in enumerate(wholes)
-                if x is not None and x.index not in clips[1 - at].sources and self._is_last(x, node)
+                if x is not None and x.index not in clips[1 - at].sources and self._is_last(x, node.number)
             ),
             None,
         )
@@ -895,6 +910,8 @@ class Reading:
     def _reshape(self, node: Node, input: Any, *_: Any, **__: Any) -> Form | None:  # noqa: A002
         if not isinstance(input, Node):
             return None
+        if input.dtype != node.dtype:
+            raise Unreadable("the bits of an activation are taken for another dtype")
         form, shape = self._form(input), node.shape
         if isinstance(form, Stacked):
             first, count = form.clips[0], len(form.clips)
@@ -1301,10 +1318,12 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Clip:
 
 
 def _owned(made: Tensor, given: Sequence[Tensor]) -> Tensor:
-    """Return a tensor in memory of its own."""
+    """Return a tensor in memory of its own, without the room that there may be between its elements."""
     storage = made.untyped_storage().data_ptr()
-    shared = any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == storage for x in given)
-    return made.clone() if shared else made
+    if not any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == storage for x in given):
+        return made
+    last = made.dim() == 5 and made.shape[1] > 1 and made.stride(1) == 1
+    return made.clone(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
 
 def _first(call: Callable[..., Any], count: int) -> Callable[..., Any]:

@@ -170,7 +170,7 @@ class Recorder(TorchFunctionMode):
 
     def _outside(self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a call that has nothing to do with activations; noise and what is large is made in each run."""
-        if name in _NOISE:
+        if name in NOISE:
             node = self._new(func, args, kwargs)
             self.noise.append(node)
             return self._bind(node, self._evaluate(func, args, kwargs))
@@ -375,8 +375,8 @@ _RANDOM = frozenset(
     "rand_like randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
     "multinomial poisson rrelu uniform_ random_ exponential_ cauchy_ geometric_ log_normal_".split()
 )
-# These are drawn in the order of their elements, whatever the layout of others.
-_NOISE = frozenset(("rand", "randn"))
+NOISE = frozenset(("rand", "randn"))
+"""Calls that draw numbers in the order of their elements, whatever the layout of others."""
 _FACTORIES = frozenset("zeros ones full empty eye new_zeros new_ones new_full new_empty".split())
 _QUESTIONS = frozenset(
     "size dim numel nelement stride is_floating_point is_complex is_contiguous __len__ element_size".split()

@@ -215,17 +215,18 @@ class Schedule:
         runs: list[Run] = []
         for number, planned in enumerate(self.planned):
             step = planned.step
+            ends = not isinstance(step, KeepStep) and step.result.index == self._result.index
+            memory_format = self._result_format if ends else self._memory_format
             if isinstance(step, CallStep):
-                runs.append(functools.partial(_call, step, views, self._memory_format, planned.drops))
+                runs.append(functools.partial(_call, step, views, memory_format, planned.drops))
             elif isinstance(step, KeepStep):
                 runs.append(functools.partial(_keep, step, views, planned.drops))
             elif isinstance(step, CopyStep):
                 out = part_of(views[step.result.index], step.part)
                 runs.append(functools.partial(_copy, out, views[step.source.index]))
             else:
-                own = self._result_format if step.result.index == self._result.index else None
                 goes = number in self._readers.values()
-                runs.append(_OpRun(planned, there, own, self._choice, goes, seen))
+                runs.append(_OpRun(planned, there, memory_format, self._choice, goes, seen))
         return runs
 
 
@@ -255,7 +256,7 @@ class _OpRun:
         self,
         planned: Planned,
         there: _Memory,
-        result_format: torch.memory_format | None,
+        memory_format: torch.memory_format,
         choice: tuple[str | None, str],
         goes: bool,
         seen: bool,
@@ -281,7 +282,7 @@ class _OpRun:
             self._fill = {"temporal_mode": step.temporal_mode, "backend": choice[0]}
             if step.past is not None and step.past.given:
                 self._past = step.past.slot
-        self._format = there.memory_format if result_format is None else result_format
+        self._format = memory_format
         self._past_format = there.memory_format
         self._result, self._out, self._empty = step.result.index, there.views.get(step.result.index), None
         if self._out is not None and step.part is not None:

@@ -46,6 +46,11 @@ class Coder(nn.Module):
         return self.two(self.middle(self, self.one(x)))
 
 
+def _seeded(model, x):
+    torch.manual_seed(1)
+    return model(x)
+
+
 def _scale(m, x):
     return (x.mean() + m.scale)[None, :, None, None, None]
 
@@ -96,6 +101,46 @@ def _over_itself(m, x):
     return y + torch.cat([y[:, :, 1:], y[:, :, :1]], 2)
 
 
+def _weave(x):
+    """Both halves of the channels in turns, as frames."""
+    b, c, t, h, w = x.shape
+    x = x.reshape(b, 2, c // 2, t, h, w)
+    return torch.stack((x[:, 0], x[:, 1]), 3).reshape(b, c // 2, 2 * t, h, w)
+
+
+def _mean(x):
+    return x.mean((0, 2, 3, 4), keepdim=True)
+
+
+def _scale_in_scale(m, x):
+    v = m.c(x)
+    h, u = m.norm(x), F.silu(v)
+    w = v + (m.norm(m.c(x)) * (1 + _scale(m, x)) + _scale(m, x))
+    return h * _mean(w) + _scale(m, x) + u
+
+
+def _woven_before_its_turn(m, x):
+    h, y = m.norm(x), m.c(x)
+    z = F.silu(y)
+    return h * _mean(_weave(y)).repeat(1, 2, 1, 1, 1) + _scale(m, x) + z
+
+
+def _woven_while_read(m, x):
+    y = m.c(x)
+    a, woven = m.c(y), _weave(y)
+    return (a + x) * _mean(woven).repeat(1, 2, 1, 1, 1)
+
+
+def _two_draws(m, x):
+    h = m.norm(x)
+    a, b = (torch.randn(1, x.shape[1], 1, 1, 1, dtype=x.dtype, device=x.device) for _ in range(2))
+    return h * b + _scale(m, x) + a * x
+
+
+def _bits(m, x):
+    return m.c(x).contiguous().view(torch.int16).clone().view(x.dtype)
+
+
 def _one_times(m, x):
     y = m.c(x)
     z = y / 1
@@ -131,7 +176,88 @@ CODERS = {
     "shifted sums": _shifted,
     "over itself": _over_itself,
     "times one": _one_times,
+    "scaled by what is scaled": _scale_in_scale,
+    "scaled by what is woven": _woven_before_its_turn,
+    "woven, and read by what waits": _woven_while_read,
+    "scaled by noise": _two_draws,
+    "bits": _bits,
 }
+LAST = {
+    "SiLU": lambda m, x: F.silu(x),
+    "SiLU of a convolution": lambda m, x: F.silu(m.c(x)),
+    "a sum": lambda m, x: F.silu(m.c(x)) + m.c(x) * 2,
+    "images": _images,
+    "SiLU of images": lambda m, x: F.silu(_images(m, x)),
+    "woven": lambda m, x: _weave(m.c(x)),
+    "channels repeated": lambda m, x: m.c(x).repeat(1, 3, 1, 1, 1),
+    "shuffled": lambda m, x: _shuffle(m.c(x)),
+    "norm, and what is made of it": lambda m, x: (lambda y: (y, m.d(y)))(m.norm(x)),
+    "what is made of a norm, and that": lambda m, x: (lambda y: (m.d(y), y))(m.norm(x)),
+    "norm and SiLU": lambda m, x: (lambda y: (y, F.silu(y)))(m.norm(x)),
+    "a view, and a sum": lambda m, x: (lambda y: (y.flatten(0, 1)[None], y + x))(m.c(x)),
+}
+"""What a coder returns that is not a convolution's."""
+
+
+class Raw(Coder):
+    def forward(self, x):
+        return self.middle(self, self.one(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("memory", [None, "low"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", LAST)
+def test_what_is_returned(name, backend, memory, batch):
+    torch.manual_seed(0)
+    model = Raw(LAST[name]).eval().requires_grad_(False)
+    clips = [torch.randn(batch, 3, 5, 6, 4) for _ in range(2)]
+    expected = [model(x) for x in clips]
+    handle = swap(model, backend=backend, **({"memory": memory} if memory else {}))
+    made = [model(x) for x in clips]
+    torch.testing.assert_close(made, expected, rtol=2e-3, atol=2e-4)
+    (known,) = handle._link.coders.known.values()
+    assert known.schedule is not None
+    first = made[0] if isinstance(made[0], torch.Tensor) else made[0][0]
+    assert first.is_contiguous()
+    kept = [t for m in made for t in ([m] if isinstance(m, torch.Tensor) else m)]
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.itemsize for t in kept)
+
+
+class Causal(nn.Conv3d):
+    def forward(self, x):
+        return super().forward(torch.cat([x[:, :, :1]] * 2 + [x], 2))
+
+
+class Narrowing(nn.Module):
+    """Convolutions of fewer and fewer channels."""
+
+    def __init__(self, *channels, norms):
+        super().__init__()
+        pairs = zip(channels, channels[1:], strict=False)
+        self.convs = nn.ModuleList([Causal(a, b, 3, padding=(0, 1, 1)) for a, b in pairs])
+        self.norm, self.norms = PixelNorm(), norms
+
+    def forward(self, x):
+        for conv in self.convs[:-1]:
+            x = conv(x)
+            x = F.silu(self.norm(x)) if self.norms else x
+        return self.convs[-1](x)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="other backends write into fresh memory")
+@pytest.mark.parametrize("frames", [3, 4, 5, 9])
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("channels", [(3, 32, 16, 16, 3), (3, 32, 32, 32, 16, 8, 8, 3), (3, 64, 32, 16, 3)])
+def test_low_memory_of_fewer_and_fewer_channels(channels, norms, frames):
+    """A convolution lies inside of what it reads, and another one over that."""
+    torch.manual_seed(0)
+    model = Narrowing(*channels, norms=norms).eval().requires_grad_(False)
+    clips = [torch.randn(1, 3, frames, 16, 12) for _ in range(2)]
+    expected = [model(x) for x in clips]
+    swap(model, backend="cpu", memory="low")
+    for x, wanted in zip(clips * 2, expected * 2, strict=True):
+        torch.testing.assert_close(model(x), wanted, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -141,10 +267,10 @@ def test_the_numbers_are_those_of_the_code(name, frames, batch):
     torch.manual_seed(0)
     model = Coder(CODERS[name]).double().eval().requires_grad_(False)
     x = torch.randn(batch, 3, frames, 6, 4, dtype=torch.float64)
-    expected = model(x)
+    expected = _seeded(model, x)
     handle = swap(model, backend="aten")
     for _ in range(2):
-        torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(_seeded(model, x), expected, rtol=1e-9, atol=1e-9)
     assert handle.report
 
 
@@ -156,10 +282,10 @@ def test_in_one_arena(name, memory):
     torch.manual_seed(0)
     model = Coder(CODERS[name], 32).eval().requires_grad_(False)
     clips = [torch.randn(batch, 3, 5, 16, 12) for batch in (1, 2, 1)]
-    expected = [model(x) for x in clips]
+    expected = [_seeded(model, x) for x in clips]
     swap(model, backend="cpu", **({"memory": memory} if memory else {}))
     for x, wanted in zip(clips * 2, expected * 2, strict=True):
-        torch.testing.assert_close(model(x), wanted, rtol=2e-3, atol=2e-4)
+        torch.testing.assert_close(_seeded(model, x), wanted, rtol=2e-3, atol=2e-4)
 
 
 def _steps(name, frames=4, batch=1):
