@@ -127,6 +127,7 @@ class Reading:
         self._early = False
         self._seen: dict[int, list[Node]] = {}  # the nodes that are made of frames of a value
         self._end: Node | None = None
+        self._format = torch.contiguous_format
         self._kept: frozenset[int] = frozenset()
         self._now = 0
         for slot, node in enumerate(inputs, -1):
@@ -136,18 +137,25 @@ class Reading:
                 self._slots[value.index] = slot
             self._set(node, self._clip_of(value) if len(node.shape) == 5 else value)
 
-    def read(self, nodes: Sequence[Node], end: Node, keeps: dict[int, list[int]]) -> None:
+    def read(
+        self,
+        nodes: Sequence[Node],
+        end: Node,
+        keeps: dict[int, list[int]],
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         """Write down all steps.
 
         Args:
             nodes: What is needed, in order.
             end: What is returned.
             keeps: Slots of what is left for the next chunk, by number of the node.
+            memory_format: Of what is returned.
 
         Raises:
             Unreadable: Something is not what it is needed as.
         """
-        self._end, self._kept = end, frozenset(keeps)
+        self._end, self._kept, self._format = end, frozenset(keeps), memory_format
         for node in nodes:
             if node.number not in self._forms:
                 self._read(node)
@@ -158,11 +166,11 @@ class Reading:
         if not isinstance(whole, Value) or not self._is_made_apart(whole):
             reads, build = self._operand(form)
             whole = self._call(
-                lambda *given: _owned(build(*given).contiguous(), given),
+                lambda *given: _owned(build(*given).contiguous(memory_format=memory_format), given),
                 *(reads, end.shape, end.dtype),
                 loose=True,
             )
-        self.steps.returns(whole, torch.contiguous_format)
+        self.steps.returns(whole, memory_format)
 
     def _is_made_apart(self, value: Value) -> bool:
         """Whether one step makes all of a value, which no other step reads: it may be returned."""
@@ -417,7 +425,7 @@ class Reading:
                 into=True,
             )
         if ends:
-            made, call = call, lambda *tensors: made(*tensors).contiguous()
+            made, call = call, lambda *tensors: made(*tensors).contiguous(memory_format=self._format)
         if tight:
             own = lambda *tensors: _owned(call(*tensors), tensors)  # noqa: E731
             return self._call(own, reads, node.shape, node.dtype, loose=ends)

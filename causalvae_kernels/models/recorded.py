@@ -300,7 +300,7 @@ class _Recording:
             path_of=lambda w: paths.get((id(w.parameters), w.name), ""),
             device=recorder.device,
         )
-        reading.read(live(recorder.nodes, iter(ends)), self._end, self._keeps)
+        reading.read(live(recorder.nodes, iter(ends)), self._end, self._keeps, self._format)
         steps.memory_format = self._memory_format()
         before = link.coders.attributes.get(self._module, ())
         known = dict.fromkeys((*before, *self._held, *((part, name) for part, name, _ in self._changes)))
@@ -387,6 +387,8 @@ class _Recording:
         for part in (made,) if isinstance(made, Tensor) else tree_flatten(made)[0]:
             node = self._recorder.node_of(part)
             if node is not None and len(node.shape) == 5 and node not in self._inputs:
+                last = not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last_3d)
+                self._format = torch.channels_last_3d if last else torch.contiguous_format
                 return node
         raise Unreadable(f"it returns a {type(made).__name__}, expected a video")
 
