@@ -138,6 +138,8 @@ bench: $(VENV)/.installed-test
 	@mv benchmarks/results/.partial-cpu.json benchmarks/results/cpu$(AMX).json
 	@$(BIN)/python -m pytest -q benchmarks/bench_families.py --benchmark-json=benchmarks/results/.partial-families.json
 	@mv benchmarks/results/.partial-families.json benchmarks/results/cpu-families.json
+	@$(BIN)/python -m pytest -q benchmarks/bench_busy.py --benchmark-json=benchmarks/results/.partial-busy.json
+	@mv benchmarks/results/.partial-busy.json benchmarks/results/cpu-busy.json
 	@$(BIN)/python benchmarks/table.py
 
 frames: $(VENV)/.installed-test
