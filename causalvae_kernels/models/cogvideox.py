@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .cogvideox_chunks import channels, chunk_sizes, count_chunks, decode_chunk, encode_chunk
+from .cogvideox_chunks import channels, chunk_sizes, count_chunks, decode_chunk, encode_chunk, spatial_ratio
 from .cogvideox_coders import decoder, encoder
 from .cogvideox_conv import causal_conv, why_conv_left
 from .cogvideox_norm import spatial_norm
 from .cogvideox_resample import downsample, up_block, upsample, why_downsample_left, why_upsample_left
-from .stream import ChunkCodec
+from .session import ChunkCodec
 from .swap import Family, Rule, register_family
 
 _CONV = "CogVideoXCausalConv3d"
@@ -34,7 +34,7 @@ register_family(
             "CogVideoXDownsample3D": Rule(downsample, (("conv", "Conv2d"),), why_downsample_left),
         },
         adapted={"CogVideoXUpBlock3D": Rule(up_block, exact=True, rests=False)},
-        chunks=ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels),
+        chunks=ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels, spatial_ratio),
         count_chunks=count_chunks,
         has_schedules=True,
         needs_no_rule={

@@ -23,6 +23,11 @@ def channels(model: nn.Module) -> tuple[int, int]:
     return model.config.in_channels, model.config.latent_channels
 
 
+def spatial_ratio(model: nn.Module) -> int:
+    """Return how many pixels a latent pixel stands for, in each direction."""
+    return 2 ** (len(model.config.block_out_channels) - 1)
+
+
 def count_chunks(model: nn.Module, step: str, x: Tensor) -> int:
     """Return in how many chunks `_encode` ("encode") or `_decode` takes a sample."""
     frames, latents = chunk_sizes(model)

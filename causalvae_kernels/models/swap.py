@@ -34,7 +34,8 @@ from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked,
 from .plan import STEPS, MemoryPlan
 from .schedule_plan import schedule_of_clip
 from .scheduled import Coders
-from .stream import ChunkCodec, FrameStream, LatentStream, decode_stream, encode_stream
+from .session import ChunkCodec, DecodeSession, EncodeSession, decode_session, encode_session
+from .stream import FrameStream, LatentStream, decode_stream, encode_stream
 from .tiling import TILINGS, model_for
 
 
@@ -382,6 +383,25 @@ class Swap:
                 "num_frames: this swap was restored or replaced; use the handle that holds now"
             )
         return num_frames_of(self._link, check_count("num_frames", "the count", num_frames))
+
+    def encode_session(
+        self,
+        num_frames: int | None = None,
+        *,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> EncodeSession:
+        """Begin to encode a video that comes in parts; see `session.encode_session`."""
+        return encode_session(
+            *(self.model, self._link, self._family.chunks),
+            num_frames=num_frames,
+            sample_posterior=sample_posterior,
+            generator=generator,
+        )
+
+    def decode_session(self, num_frames: int | None = None) -> DecodeSession:
+        """Begin to decode latents that come in parts; see `session.decode_session`."""
+        return decode_session(self.model, self._link, self._family.chunks, num_frames=num_frames)
 
     def encode_stream(
         self,

@@ -45,6 +45,11 @@ def channels(model: nn.Module) -> tuple[int, int]:
     return model.encoder.conv_in.in_channels // patch**2, model.config.z_dim
 
 
+def spatial_ratio(model: nn.Module) -> int:
+    """Return how many pixels a latent pixel stands for, in each direction."""
+    return 2 ** (len(model.config.dim_mult) - 1) * _patch(model)
+
+
 def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
     """Encode a chunk.
 

@@ -317,7 +317,7 @@ class VidTokCodec(Codec):
 
 
 def _chunks(total: int, size: int) -> tuple[int, int]:
-    """Return the length of the first chunk, and how many of `size` follow (see `schedule.chunk_lengths`)."""
+    """Return the length of the first chunk, and how many of `size` follow (see `schedule.latent_chunks`)."""
     others = max(total // size, 1) - 1
     return total - others * size, others
 

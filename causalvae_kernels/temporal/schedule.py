@@ -7,15 +7,40 @@ length is not known, the remainder can only stand at the end: 9, 8, 8, … frame
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, repeat
+from dataclasses import dataclass, replace
 
 from ..core.errors import InvalidInput
 
 
-def chunk_lengths(total: int, size: int) -> list[int]:
-    """Return the lengths of chunks of `total` frames or latents: the first one takes the remainder."""
-    count = max(total // size, 1)
-    return [total - (count - 1) * size, *[size] * (count - 1)]
+@dataclass(frozen=True)
+class ChunkLengths:
+    """How many frames, or latents, each chunk takes.
+
+    Attributes:
+        first: The first chunk.
+        size: Each of the others.
+        count: How many chunks there are; None: without end.
+        missing: So many fewer in the last one.
+    """
+
+    first: int
+    size: int
+    count: int | None = None
+    missing: int = 0
+
+    def __getitem__(self, index: int) -> int:
+        """Return what chunk `index` takes; 0 behind the last one."""
+        if self.count is not None and index >= self.count:
+            return 0
+        length = self.size if index else self.first
+        return length - self.missing if index + 1 == self.count else length
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield them, without end if their number is not known."""
+        index = 0
+        while self[index]:
+            yield self[index]
+            index += 1
 
 
 def windows(length: int, step: int, window: int, stop: int | None = None) -> Iterator[tuple[int, int]]:
@@ -53,21 +78,22 @@ def padded_length(num_frames: int, ratio: int, *, first: bool) -> int:
     return -(-(num_frames - first) // ratio) * ratio + first
 
 
-def latent_chunks(size: int, total: int | None = None) -> Iterator[int]:
-    """Yield how many latents each chunk takes.
+def latent_chunks(size: int, total: int | None = None) -> ChunkLengths:
+    """Return how many latents each chunk takes.
 
     Args:
         size: Of a chunk of the model.
-        total: Of all chunks. None, where it is not known: size+1 and then `size` without end, so that the
-            last chunk may find fewer.
+        total: Of all chunks: the first one takes the remainder. None, where it is not known: size+1 and then
+            `size` without end, so that the last chunk may find fewer.
     """
     if total is None:
-        return chain((size + 1,), repeat(size))
-    return iter(chunk_lengths(total, size))
+        return ChunkLengths(size + 1, size)
+    count = max(total // size, 1)
+    return ChunkLengths(total - (count - 1) * size, size, count)
 
 
-def frame_chunks(size: int, ratio: int, total: int | None = None) -> Iterator[int]:
-    """Yield how many frames each chunk takes, before it is padded to its `padded_length`.
+def frame_chunks(size: int, ratio: int, total: int | None = None) -> ChunkLengths:
+    """Return how many frames each chunk takes, before it is padded to its `padded_length`.
 
     Args:
         size: Of a chunk of the model.
@@ -86,5 +112,4 @@ def frame_chunks(size: int, ratio: int, total: int | None = None) -> Iterator[in
         )
     if padded is None:
         return latent_chunks(size)
-    *others, last = chunk_lengths(padded, size)
-    return iter([*others, last - (padded - total)])
+    return replace(latent_chunks(size, padded), missing=padded - total)

@@ -266,7 +266,7 @@ def test_grad_mode_is_that_of_the_caller():
 
 def caches_of(stream):
     """Return weak references to all tensors that the stream keeps for the model."""
-    found, left = [], list(stream._caches.values())
+    found, left = [], list(stream._session._caches.values())
     while left:
         value = left.pop()
         if isinstance(value, dict):
@@ -460,7 +460,7 @@ def test_a_swap_that_ends_meanwhile(how):
     next(latents), next(frames)
     restore(handle.model) if how == "restore" else swap(handle.model, frames="any")
     for stream, call in ((latents, "encode_stream"), (frames, "decode_stream")):
-        with pytest.raises(InvalidInput, match=f"{call}: the swap was restored while the stream was open"):
+        with pytest.raises(InvalidInput, match=f"{call}: the swap was restored while it was open"):
             next(stream)
         assert list(stream) == []
 

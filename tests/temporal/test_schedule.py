@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.temporal.chunk_feed import ChunkFeed
+from causalvae_kernels.temporal.chunk_feed import ChunkFeed, ChunkQueue
 from causalvae_kernels.temporal.schedule import (
     frame_chunks,
     latent_chunks,
@@ -69,9 +69,25 @@ def test_chunks_of_no_whole_latents_are_refused():
             frame_chunks(6, RATIO, total)
 
 
-def feed_of(items, lengths=None, total=None):
-    lengths = latent_chunks(2, total) if lengths is None else iter(lengths)
-    return ChunkFeed("call", "latents", items, lengths, total, channels=1)
+class Pulled:
+    """A queue that is filled as it is asked."""
+
+    def __init__(self, items, total=None):
+        self.queue = ChunkQueue("call", "latents", latent_chunks(2, total), total, channels=1)
+        self.feed = ChunkFeed("call", "latents", items, self.queue)
+
+    def take(self, look_ahead=False):
+        self.feed.fill(look_ahead=look_ahead)
+        return self.queue.take()
+
+    def close(self):
+        self.queue.clear()
+        self.feed.close()
+
+    ended, seen = (property(lambda self, n=n: getattr(self.queue, n)) for n in ("ended", "seen"))
+
+
+feed_of = Pulled
 
 
 def numbered(first, count):
