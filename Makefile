@@ -15,7 +15,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 export CAUSALVAE_KERNELS_CUDA_ARCH_LIST ?= none
 endif
 
-.PHONY: help demo test test-all test-random sanitize mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo docs test test-all test-random sanitize mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
@@ -26,6 +26,7 @@ help:
 	@echo "make mutants       make small faults, one at a time, and see which of them no test notices"
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
+	@echo "make docs    build the documentation site in build/site; a warning or a broken link is an error"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
 	@echo "make frames  send 1 to 33 frames through the demo's VAE: the table and the plot of docs/frames"
 	@echo "make test-gpu, make bench-gpu   on a machine with an NVIDIA GPU, in its own Python: parity; speed at full size"
@@ -73,6 +74,11 @@ format: $(VENV)/.installed-test
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
 
+# Warnings of MkDocs, broken links and missing anchors among them, are errors.
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "written: build/site/index.html"
+
 # The CUDA kernels' index arithmetic, built to run on the host: the tests alone load it.
 emulation: $(VENV)/.installed-test
 	@test -n "$(SKIP)" || $(BIN)/python -m tests.support.emulation
@@ -89,7 +95,7 @@ $(ORIGINAL_SITE)/.fetched: constraints.txt | $(VENV)/.installed-test
 	  --target $(ORIGINAL_SITE) $(ORIGINAL) && touch $@ \
 	  || echo "the authors' packages cannot be fetched: their tests are left out" >&2
 
-# What proves the package, in at most ten minutes from a fresh clone on two cores: docs/testing.md.
+# What proves the package, in at most ten minutes from a fresh clone on two cores: docs/design/testing.md.
 test: $(VENV)/.installed-test lint emulation original
 	@echo "== tests"
 	@$(PYTEST)

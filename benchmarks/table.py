@@ -1,7 +1,7 @@
-"""Write the README's tables and the plots from the committed records: python benchmarks/table.py.
+"""Write the tables of README.md and docs/measurements.md, and the plots, from the committed records.
 
-A record that is not there is skipped with a message, and what stands in the README stays. What a record does
-not hold yet has no column.
+Run `python benchmarks/table.py`. A record that is not there is skipped with a message, and its table stays as
+it is. What a record does not hold yet has no column.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def vae_table(record: dict[str, Any], shares: str) -> str:
         cells += [words(e) if key in e else "" for _, key, words in further]
         lines.append(f"| {' | '.join(cells)} |")
     if _stacks(record):
-        lines[:0] = [f"![Share of each kind of operator in the time of encode and decode]({shares})", ""]
+        alt = "Share of each kind of operator in the time of encode and decode"
+        lines[:0] = [f"![{alt}]({Path(shares).name})", ""]
     return "\n".join(lines)
 
 
@@ -117,7 +118,7 @@ def conv_table(record: dict[str, Any]) -> str:
     )
     pairs = (("ours", names[0]), ("ours channels_last_3d", names[1]))
     lines = [
-        f"![Speed of every provider against diffusers]({PLOT})",
+        f"![Speed of every provider against diffusers]({Path(PLOT).name})",
         "",
         f"| in×out-frames×height×width | dtype | {' | '.join(f'{n}, ms' for n in names)} "
         "| speedup | in channels_last_3d | % of float32's limit |",
@@ -186,7 +187,40 @@ def _time_words(provider: dict[str, Any]) -> str:
     return f"{provider['p50_ms']:.2f} ± {100 * spread:.0f} %"
 
 
-# (record, mark in the README, what is written between the marks, where a picture of the shares of time goes)
+def summary_table(records: dict[str, dict[str, Any]]) -> str:
+    """Return the README's Markdown table: a few rows of several records, each with a link to its record."""
+    lines = [
+        "| VAE, frames×height×width | CPU, threads | dtype | diffusers | ours | speedup "
+        "| peak memory | record |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, benchmark, title in SUMMARY:
+        machine = records[name]["machine_info"]
+        e = next(b["extra_info"] for b in records[name]["benchmarks"] if b["name"] == benchmark)
+        isa = machine["torch_isa"] + (" and AMX" if machine.get("amx") else "")
+        lines.append(
+            f"| {title} | {isa}, {machine['threads']} | {benchmark.partition('[')[2].partition('-')[0]} "
+            f"| {e['reference_p50_ms'] / 1e3:.2f} s | {e['swapped_p50_ms'] / 1e3:.2f} s "
+            f"| {e['speedup_p50']:.2f}× | {e['reference_peak_mib']:.0f} → {e['swapped_peak_mib']:.0f} MiB "
+            f"| [{name}](benchmarks/results/{name}) |"
+        )
+    return "\n".join(lines)
+
+
+# (record, benchmark in it, how the README calls it)
+SUMMARY: tuple[tuple[str, str, str], ...] = (
+    ("cpu.json", "test_vae[float32-2b-9x96x144-decode]", "CogVideoX-2b decode, 9×96×144"),
+    ("cpu.json", "test_vae[bfloat16-2b-9x96x144-decode]", "the same"),
+    ("cpu-amx.json", "test_vae[float32-2b-9x96x144-decode]", "the same"),
+    ("cpu-amx.json", "test_vae[bfloat16-2b-9x96x144-decode]", "the same"),
+    ("cpu-families.json", "test_family[float32-wan2.1-decode]", "Wan 2.1 decode, 9×96×96"),
+    ("cpu-families.json", "test_family[bfloat16-wan2.1-decode]", "the same"),
+    ("cpu-families.json", "test_family[float32-hunyuanvideo-decode]", "HunyuanVideo decode, 5×64×96"),
+    ("cpu-families.json", "test_family[bfloat16-hunyuanvideo-decode]", "the same"),
+)
+SUMMARY_MARK = "bench-summary"
+PAGE = "docs/measurements.md"
+# (record, mark in PAGE, what is written between the marks, where a picture of the shares of time goes)
 BLOCKS: tuple[tuple[str, str, Callable[..., str], str | None], ...] = (
     ("cpu.json", "bench", vae_table, "docs/cpu-vae.png"),
     ("cpu-amx.json", "bench-amx", vae_table, "docs/cpu-amx-vae.png"),
@@ -206,27 +240,40 @@ def put(text: str, mark: str, block: str) -> str:
     """
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     if begin not in text or end not in text:
-        sys.exit(f"the README has no {begin} … {end} marks to write between")
+        sys.exit(f"there are no {begin} … {end} marks to write between")
     return f"{text.partition(begin)[0]}{begin}\n{block}\n{end}{text.partition(end)[2]}"
 
 
 def main(root: Path = ROOT) -> None:
     """Replace what stands between the marks, and the plots."""
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    records = {name: record for name, *_ in BLOCKS if (record := _read(root, name)) is not None}
+    text = (root / PAGE).read_text(encoding="utf-8")
     for name, mark, table, shares in BLOCKS:
-        path = root / "benchmarks" / "results" / name
-        if not path.exists():
-            print(f"benchmarks/results/{name} is not there: its table stays as it is")
+        if name not in records:
             continue
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = records[name]
         block = table(record) if shares is None else table(record, shares)
         text = put(text, mark, f"{measured_on(record)}:\n\n{block}")
         if table is conv_table:
             _replace(root / PLOT, lambda temporary, record=record: plot_record(temporary, record))
         if shares is not None and _stacks(record):
             _replace(root / shares, lambda temporary, record=record: _plot_shares(temporary, record))
-    _replace(readme, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _write(root / PAGE, text)
+    if all(name in records for name, *_ in SUMMARY):
+        readme = (root / "README.md").read_text(encoding="utf-8")
+        _write(root / "README.md", put(readme, SUMMARY_MARK, summary_table(records)))
+
+
+def _read(root: Path, name: str) -> dict[str, Any] | None:
+    path = root / "benchmarks" / "results" / name
+    if not path.exists():
+        print(f"benchmarks/results/{name} is not there: its table stays as it is")
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

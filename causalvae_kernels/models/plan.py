@@ -117,7 +117,8 @@ def plan_memory(
         progress: Called with a word at the beginning of each part.
 
     Returns:
-        A `MemoryPlan`. Exact but for what happens inside other libraries (docs/memory.md); no gradients.
+        A `MemoryPlan`, without gradients. It is exact, but for what other libraries allocate inside of their
+        operators (docs/design/memory.md).
 
     Raises:
         InvalidInput: A number or a word does not fit, `vae` is no VAE, the model refuses such a clip, or it

@@ -595,7 +595,7 @@ def swap(
             environment, what is free on the device.
         memory: "low": where no gradient is recorded, a residual block of CogVideoX takes the smallest peak
             that its order of work allows, one activation and its buffer, and caches go as soon as they are
-            read (docs/memory.md); other families take what they take. No memory of activations is kept
+            read (docs/design/memory.md); other families take what they take. No memory of activations is kept
             between calls. "normal": an output beside them, and on a CPU the memory stays for the next call,
             up to an eighth of the machine's (`handle.release_memory()`).
 

@@ -1,4 +1,4 @@
-"""The README's tables come from records."""
+"""The tables of README.md and docs/measurements.md come from records."""
 
 import importlib.util
 import json
@@ -13,6 +13,7 @@ from tests.support.records import LIMITS, conv, timings
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "table.py"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="needs the source tree")
+PAGE = "docs/measurements.md"
 MARKS = ("bench", "bench-amx", "bench-families", "bench-conv", "bench-pad", "bench-norms", "bench-upsample")
 
 
@@ -26,11 +27,12 @@ def table():
 
 @pytest.fixture
 def root(tmp_path):
-    """A project with a README that has the marks, and no record."""
+    """A project with the two pages that have the marks, and no record."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
     blocks = "".join(f"<!-- {mark} -->\nold {mark}\n<!-- /{mark} -->\n" for mark in MARKS)
-    (tmp_path / "README.md").write_text(f"before\n{blocks}after\n")
+    (tmp_path / PAGE).write_text(f"before\n{blocks}after\n")
+    (tmp_path / "README.md").write_text("<!-- bench-summary -->\nold\n<!-- /bench-summary -->\n")
     return tmp_path
 
 
@@ -49,7 +51,7 @@ def test_a_conv_record_gives_a_table_and_a_plot(table, root, capsys):
     pytest.importorskip("matplotlib")
     save(root, "cpu-conv.json", make_record([conv(1), conv(2)], {1: LIMITS, 2: LIMITS}))
     table.main(root)
-    text = (root / "README.md").read_text()
+    text = (root / PAGE).read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "old bench\n" in text and "old bench-pad" in text and "old bench-conv" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| 2x3-4x5x6"))
@@ -66,7 +68,7 @@ def test_a_conv_record_gives_a_table_and_a_plot(table, root, capsys):
 def test_a_pad_record_gives_bytes_and_times(table, root):
     save(root, "cpu-pad.json", make_record([pad()], {2: LIMITS}))
     table.main(root)
-    text = (root / "README.md").read_text()
+    text = (root / PAGE).read_text()
     assert "| 2-4x5x6 | float32 | 6.00 ms, 0.0 MB | 2.00 ms, 0.0 MB | 3.0× fewer | 3.0× faster |" in text
     assert not list(root.rglob(".partial-*"))
 
@@ -90,13 +92,13 @@ def test_what_was_measured_on_is_said_above_the_table(table, root, amx):
     save(root, "cpu-amx.json", record)
     table.main(root)
     said = f"P, AVX512{' and AMX' if amx else ''}, 2 threads, torch 2:"
-    assert f"<!-- bench-amx -->\n{said}\n\n| widths" in (root / "README.md").read_text()
+    assert f"<!-- bench-amx -->\n{said}\n\n| widths" in (root / PAGE).read_text()
 
 
 def test_an_old_record_of_the_model_has_no_further_columns(table, root):
     save(root, "cpu.json", vae())
     table.main(root)
-    text = (root / "README.md").read_text()
+    text = (root / PAGE).read_text()
     assert "| 2b, 9×32×48 | encode | float32 | 40.0 ms | 10.0 ms | 4.00× | 8 → 4 MiB |\n" in text
     assert "![" not in text and not (root / "docs" / "cpu-vae.png").exists()
 
@@ -109,12 +111,12 @@ def test_a_record_of_the_model_with_bytes_errors_and_shares(table, root):
     moved = {f"{side}_bytes_besides_convolutions": n for side, n in (("reference", 100), ("swapped", 24))}
     save(root, "cpu.json", vae(**groups, **moved, relative_error={"reference": 2e-7, "swapped": 5e-7}))
     table.main(root)
-    text = (root / "README.md").read_text()
+    text = (root / PAGE).read_text()
     assert "| 4.00× | 8 → 4 MiB | 0.24× | 2.0e-07 → 5.0e-07 |\n" in text
     assert "| 4.00× | 8 → 4 MiB |  |  |\n" in text  # the entry that lacks them
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    assert "docs/cpu-vae.png" in text
+    assert "](cpu-vae.png)" in text
     assert (root / "docs" / "cpu-vae.png").read_bytes().startswith(b"\x89PNG")
     assert not list(root.rglob(".partial-*"))
 
@@ -129,23 +131,53 @@ def test_a_record_of_norms_or_upsamplers(table, root, name):
     row = module_row("o", "w", torch.float32, times, errors, moved, threads=2, backend="cpu", limits=LIMITS)
     save(root, f"cpu-{name}.json", make_record([row], {2: LIMITS}))
     table.main(root)
-    text = (root / "README.md").read_text()
+    text = (root / PAGE).read_text()
     assert "| op | workload | dtype | diffusers, ms | diffusers channels_last_3d, ms | ours, ms |" in text
     assert "| `o` | w | float32 | 6.00 ± 0 % | 8.00 ± 0 % | 3.00 ± 0 % | 2.00× | 3.0× fewer |" in text
 
 
-def test_a_readme_without_marks_is_refused_and_left_alone(table, root):
-    (root / "README.md").write_text("nothing\n")
+def test_a_page_without_marks_is_refused_and_left_alone(table, root):
+    (root / PAGE).write_text("nothing\n")
     save(root, "cpu-pad.json", make_record([pad()], {2: LIMITS}))
     with pytest.raises(SystemExit, match="no <!-- bench-pad --> … <!-- /bench-pad --> marks"):
         table.main(root)
-    assert (root / "README.md").read_text() == "nothing\n"
+    assert (root / PAGE).read_text() == "nothing\n"
 
 
-def test_the_committed_readme_has_the_marks(table):
-    text = (TABLE.parents[1] / "README.md").read_text()
-    for _, mark, *_ in table.BLOCKS:
-        table.put(text, mark, "")
+def test_the_committed_pages_are_what_their_records_give(table):
+    """Nobody edits a figure by hand, and no table outlives its record."""
+    checkout = TABLE.parents[1]
+    results = checkout / "benchmarks" / "results"
+    records = {name: json.loads((results / name).read_text()) for name, *_ in table.BLOCKS}
+    page, readme = (checkout / PAGE).read_text(), (checkout / "README.md").read_text()
+    for name, mark, write, shares in table.BLOCKS:
+        record = records[name]
+        block = write(record) if shares is None else write(record, shares)
+        assert table.put(page, mark, f"{table.measured_on(record)}:\n\n{block}") == page, mark
+    assert table.put(readme, table.SUMMARY_MARK, table.summary_table(records)) == readme
+
+
+def test_the_summary_waits_for_all_of_its_records(table, root):
+    save(root, "cpu.json", vae())
+    table.main(root)
+    assert (root / "README.md").read_text() == "<!-- bench-summary -->\nold\n<!-- /bench-summary -->\n"
+
+
+def test_the_summary_takes_rows_of_several_records(table, root, monkeypatch):
+    rows = (("cpu.json", "test_vae[float32-2b-9x32x48-encode]", "A"),)
+    rows += (("cpu-amx.json", "test_vae[bfloat16-2b-9x32x48-decode]", "B"),)
+    monkeypatch.setattr(table, "SUMMARY", rows)
+    amx = vae()
+    amx["machine_info"]["amx"] = True
+    save(root, "cpu.json", vae())
+    save(root, "cpu-amx.json", amx)
+    table.main(root)
+    lines = (root / "README.md").read_text().splitlines()
+    times = "0.04 s | 0.01 s | 4.00× | 8 → 4 MiB"
+    assert f"| A | AVX512, 2 | float32 | {times} | [cpu.json](benchmarks/results/cpu.json) |" in lines
+    record = "[cpu-amx.json](benchmarks/results/cpu-amx.json)"
+    assert f"| B | AVX512 and AMX, 2 | bfloat16 | {times} | {record} |" in lines
+    assert "old" not in lines
 
 
 def test_a_record_of_families_gives_a_table(table, root):
@@ -162,6 +194,6 @@ def test_a_record_of_families_gives_a_table(table, root):
     entry = {"name": "test_family[float32-wan2.1-decode]", "extra_info": {**info, "size": "9×96×96"}}
     save(root, "cpu-families.json", {**vae(), "benchmarks": [entry]})
     table.main(root)
-    (row,) = (line for line in (root / "README.md").read_text().splitlines() if line.startswith("| wan2.1"))
+    (row,) = (line for line in (root / PAGE).read_text().splitlines() if line.startswith("| wan2.1"))
     cells = ["wan2.1, 9×96×96", "decode", "float32", "30 ms", "10 ms ± 10 %", "3.00×", "8 → 2 MiB"]
     assert [cell.strip() for cell in row.strip("|").split("|")] == cells

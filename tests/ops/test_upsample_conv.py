@@ -444,7 +444,7 @@ def test_without_room_for_packed_weights():
 @needs_native
 @pytest.mark.parametrize("scale", spec.SCALES, ids=str)
 def test_the_stated_error(scale):
-    """At most 1.5e-6 relative to float64: docs/winograd.md."""
+    """At most 1.5e-6 relative to float64: docs/design/winograd.md."""
     case = UpsampleCase("error", (1, 128, 3, 12, 12), 64, 3, scale, bias=False)
     call = make_upsample_call(case, torch.float32, 4)
     assert spec.takes_winograd(call["weight"].shape, scale, (12, 12))

@@ -100,7 +100,7 @@ def test_threads_do_not_change_a_bit(shape, kernel_t, isa, monkeypatch):
 @pytest.mark.parametrize("channels", [16, 128, 512])
 @pytest.mark.parametrize("kernel_t", [1, 3])
 def test_the_stated_error(channels, kernel_t):
-    """At most 1.5e-6 relative to float64: docs/winograd.md."""
+    """At most 1.5e-6 relative to float64: docs/design/winograd.md."""
     case = ConvCase("error", (1, channels, 3, 12, 12), channels, (kernel_t, 3, 3), bias=False)
     call = make_conv_call(case, torch.float32, channels)
     assert is_winograd(call)

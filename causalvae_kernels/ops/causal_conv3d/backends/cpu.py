@@ -1,7 +1,7 @@
 """Causal convolution by the native CPU module: reads input and state as two sources, copies neither.
 
 Winograd's algorithm where it does less than half of the multiplications, else the direct one; float32 inside,
-whatever the dtype. docs/winograd.md tells how it is done and what it costs.
+whatever the dtype. docs/design/winograd.md tells how it is done and what it costs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It reads frames in channels_last_3d where they lie, zeros around and in front of them for free. What else
 must stand in front or around (a state, the first frame again, a halo) is written by one pass of our padding
 kernel, which changes the layout as well; a `FrameBuffer` arrives padded, and nothing is copied.
-docs/cuda.md tells how the kernels are built and what is known of them.
+docs/design/cuda.md tells how the kernels are built and what is known of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Upsampling convolution by the native CPU module: folded kernels on the small frames, nothing upsampled.
 
 By Winograd's algorithm the frames are transformed once for all phases of the output, and of the 36 values of
-a tile a folded kernel takes 25 (docs/winograd.md). Otherwise there is a direct convolution for each phase.
+a tile a folded kernel takes 25 (docs/design/winograd.md). Otherwise there is a direct convolution for each
+phase.
 """
 
 from __future__ import annotations

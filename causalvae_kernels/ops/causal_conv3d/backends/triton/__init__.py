@@ -1,7 +1,7 @@
 """Causal convolution in Triton, on NVIDIA GPUs: reads input and state as two sources, copies neither.
 
-docs/triton.md tells how it is done. Nothing here waits for the device or reads from it, so that calls can be
-captured into a CUDA graph.
+docs/design/triton.md tells how it is done. Nothing here waits for the device or reads from it, so that calls
+can be captured into a CUDA graph.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Downsampling convolution in Triton, on NVIDIA GPUs: zeros are masks of the loads, averages written once.
 
-The kernel is that of `causal_conv3d` (docs/triton.md). Pairs of frames are averaged by a pass of its own: in
-the kernel's loads each pair would be read for every tap that sees it.
+The kernel is that of `causal_conv3d` (docs/design/triton.md). Pairs of frames are averaged by a pass of its
+own: in the kernel's loads each pair would be read for every tap that sees it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Upsampling convolution in Triton, on NVIDIA GPUs: folded kernels on the small frames, a launch per phase.
 
-The kernel is that of `causal_conv3d` (docs/triton.md), with taps that walk back where they must, and outputs
-that are every second pixel.
+The kernel is that of `causal_conv3d` (docs/design/triton.md), with taps that walk back where they must, and
+outputs that are every second pixel.
 """
 
 from __future__ import annotations
