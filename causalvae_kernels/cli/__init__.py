@@ -34,7 +34,7 @@ app = typer.Typer(
 
 @app.callback()
 def _all_commands(version: VersionOption = False) -> None:
-    """Fused causal 3D convolution ops for video VAEs: what runs here, and whether it is right."""
+    """Fused causal 3D convolutions for video VAEs: inspect, verify, measure, plan and demonstrate them."""
 
 
 for command in (info, explain, families, plan, verify, bench, traffic, tune, reconstruct, frames, train):

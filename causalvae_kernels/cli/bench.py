@@ -43,7 +43,9 @@ def bench(
     op: Annotated[str, typer.Option(help="causal_conv3d or causal_pad3d.")] = "causal_conv3d",
     workload: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 128x128-9x60x90, or all; repeatable; default: the eight that count."),
+        typer.Option(
+            help="Such as 128x128-9x60x90, or all; repeatable; default: the eight of the geometric mean."
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None,
@@ -51,9 +53,10 @@ def bench(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
     rounds: Annotated[int, typer.Option(help="Timed rounds; each runs every provider once.")] = 5,
-    backend: Annotated[str | None, typer.Option(help="Backend of ours; default: chosen per call.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Backend of our op; default: chosen per call.")] = None,
     compiled: Annotated[
-        bool, typer.Option("--compiled/--no-compiled", help="With diffusers' module under torch.compile.")
+        bool,
+        typer.Option("--compiled/--no-compiled", help="Also time diffusers' module under torch.compile."),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     png_file: Annotated[Path | None, typer.Option("--png", help="Write a bar chart here.")] = None,
@@ -65,10 +68,12 @@ def bench(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="Time nothing; print the least time of each workload on this GPU, such as h200."),
+        typer.Option(
+            help="Time nothing; print the roofline time of each workload on this GPU, such as h200."
+        ),
     ] = None,
 ) -> None:
-    """Time ours beside diffusers' own modules, in alternation, once parity holds for every one of them."""
+    """Time our ops against diffusers' modules, alternately, after checking parity of each."""
     check_word("--op", op, OPS)
     check_word("--backend", backend, BACKEND.choices)
     check_word("--model", model, tuple(GPUS))

@@ -23,17 +23,17 @@ def explain(
     op: Annotated[str, typer.Argument(help="Name of an op, such as causal_conv3d.")],
     shape: Annotated[str, typer.Option(help="B,C,T,H,W of the input.")],
     out_channels: Annotated[
-        int | None, typer.Option(min=1, help="Of a convolution; default: as many as come in.")
+        int | None, typer.Option(min=1, help="Output channels of a convolution; default: those of the input.")
     ] = None,
     kernel: Annotated[
-        str, typer.Option(help="kT,kH,kW; a padding op pads as such a convolution needs it.")
+        str, typer.Option(help="kT,kH,kW; a padding op pads for such a convolution.")
     ] = "3,3,3",
-    stride: Annotated[str, typer.Option(help="Of a convolution: time,height,width.")] = "1,1,1",
+    stride: Annotated[str, typer.Option(help="Stride of a convolution: time,height,width.")] = "1,1,1",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: the GPU if there is one.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="Ask for this backend instead of choosing.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Request this backend; default: auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact or high.")] = None,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Tensors are channels_last_3d.")
@@ -42,7 +42,7 @@ def explain(
     spatial_mode: Annotated[str | None, typer.Option(help="zeros, replicate, reflect or valid.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
-    """Show which backend a call of OP would take and why not the others; nothing is computed."""
+    """Show which backend a call of OP would use, and why not the others; nothing is computed."""
     sizes = parse_ints("--shape", shape, 5, ",", "1,128,9,60,90")
     check_word("--backend", backend, BACKEND.choices)
     check_word("--precision", precision, TIERS)

@@ -20,10 +20,10 @@ from .console import progress_bar, stdout
 
 @one_sentence_errors
 def families(
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Write docs/families.md.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/families.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
-    """Show which modules of which VAE are replaced, which are left and why, and what frames it takes."""
+    """Show which modules of each VAE are replaced or left, and which frame counts it takes."""
     if as_markdown and as_json:
         raise InvalidInput("--markdown: does not go with --json")
     require("diffusers", "families")

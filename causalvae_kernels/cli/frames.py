@@ -53,7 +53,7 @@ def frames(
     counts: Annotated[str, typer.Option(help="Numbers of frames: 1-33, or 13,16,17.")] = "1-33",
     start: Annotated[int, typer.Option(help="Index of the first frame.")] = 0,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT: cut out the middle and resize; default: as it is.")
+        str | None, typer.Option(help="WIDTHxHEIGHT: crop the centre and resize; default: unchanged.")
     ] = None,
     weights: Annotated[
         Path | None,
@@ -70,7 +70,7 @@ def frames(
         bool, typer.Option("--overwrite", help="Replace these files where they exist.")
     ] = False,
 ) -> None:
-    """Send every number of frames through a VAE, and show what comes back with each way of handling it."""
+    """Send clips of many lengths through a VAE and compare ways of handling each frame count."""
     numbers = parse_counts(counts)
     check_word("--backend", backend, BACKEND.choices)
     wanted_size = None if size is None else parse_ints("--size", size, 2, "x", "320x176")

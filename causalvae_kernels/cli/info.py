@@ -19,7 +19,7 @@ from .machine import describe
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of tables.")] = False,
 ) -> None:
-    """Show the machine, versions, backends with reasons, environment variables and known-bad versions."""
+    """Show machine, versions, available backends with reasons, and environment variables."""
     facts = describe()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))

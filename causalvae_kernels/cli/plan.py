@@ -36,22 +36,21 @@ def plan(
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option(
-            help="Instead of a folder: a family, as `families` lists it, with the widths of its class."
-        ),
+        typer.Option(help="Instead of a folder: a family listed by `families`, with its default widths."),
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 49,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of a frame.")] = "720x480",
-    batch: Annotated[int, typer.Option(help="Clips at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
     step: Annotated[str | None, typer.Option(help="encode or decode; default: both.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda, there or not; default: cuda where there is a GPU.")
+        str | None, typer.Option(help="cpu or cuda, present or not; default: cuda if there is a GPU.")
     ] = None,
     swapped: Annotated[
         bool | None,
         typer.Option(
-            "--swapped/--unswapped", help="With our ops or without; default: with, where there are rules."
+            "--swapped/--unswapped",
+            help="Plan the swapped or the unmodified model; default: swapped if the class has rules.",
         ),
     ] = None,
     memory: Annotated[str, typer.Option(help="normal or low, as swap(vae, memory=...) takes it.")] = "normal",
@@ -59,11 +58,11 @@ def plan(
         str | None, typer.Option(help="Backend of the swapped ops; default: chosen per call.")
     ] = None,
     available: Annotated[
-        int | None, typer.Option(help="MiB that may be taken; default: what is free here.")
+        int | None, typer.Option(help="Memory limit in MiB; default: what is free here.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
-    """Tell what memory an encode or a decode needs, before it runs, and whether tiling can be left off."""
+    """Predict the peak memory of an encode or decode, and whether it needs tiling; nothing is computed."""
     width, height = parse_ints("--size", size, 2, "x", "720x480")
     check_least(("--frames", frames, 1), ("--batch", batch, 1), ("--available", available, 0))
     check_word("--step", step, STEPS)

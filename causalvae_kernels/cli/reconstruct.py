@@ -52,12 +52,12 @@ def reconstruct(
     frames: Annotated[
         int | None,
         typer.Option(
-            help="How many frames; 1 and 8k+1 make the round trip. Default: 17; with --stream, all there are."
+            help="Number of frames; 1 and 8k+1 make the round trip. Default: 17; with --stream, all."
         ),
     ] = None,
     start: Annotated[int, typer.Option(help="Index of the first frame.")] = 0,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT: cut out the middle and resize; default: as it is.")
+        str | None, typer.Option(help="WIDTHxHEIGHT: crop the centre and resize; default: unchanged.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[
@@ -83,7 +83,7 @@ def reconstruct(
         bool,
         typer.Option(
             "--stream",
-            help="The swapped VAE alone, chunk by chunk, in constant memory; any number of frames.",
+            help="Run only the swapped VAE, chunk by chunk, in constant memory; any number of frames.",
         ),
     ] = False,
 ) -> None:

@@ -25,19 +25,17 @@ BACKENDS = ("auto", "aten", "cpu", "triton")
 @one_sentence_errors
 def traffic(
     step: Annotated[str, typer.Option(help="decode or encode.")] = "decode",
-    frames: Annotated[int, typer.Option(help="Of the clip.")] = 49,
+    frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 49,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the clip, multiples of 8.")] = "720x480",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    widths: Annotated[str, typer.Option(help="Of the model: 2b or small.")] = "2b",
+    widths: Annotated[str, typer.Option(help="Widths of the model: 2b or small.")] = "2b",
     backend: Annotated[
         list[str] | None,
-        typer.Option(
-            help="auto, aten, cpu or triton, whose GPU need not be here; repeatable; default: cpu and triton."
-        ),
+        typer.Option(help="auto, aten, cpu or triton (no GPU needed); repeatable; default: cpu and triton."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the counts here.")] = None,
 ) -> None:
-    """Count the bytes that the VAE would move, operator by operator; nothing is computed or timed."""
+    """Count the bytes that a VAE moves, by operator; nothing is computed or timed."""
     check_word("--step", step, STEPS)
     check_word("--widths", widths, tuple(WIDTHS))
     for word in backend or ():

@@ -22,19 +22,21 @@ from .console import progress_bar, stdout
 
 @one_sentence_errors
 def train(
-    output: Annotated[Path, typer.Option(help="Folder of the run; a run in it goes on.")] = Path("training"),
-    steps: Annotated[int, typer.Option(help="Of the whole run.")] = Recipe.steps,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Recipe.seed,
+    output: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is resumed.")] = Path(
+        "training"
+    ),
+    steps: Annotated[int, typer.Option(help="Steps of the whole run.")] = Recipe.steps,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = Recipe.seed,
     learning_rate: Annotated[
-        float, typer.Option(help="The largest; half of the default is plenty for weights that are trained.")
+        float, typer.Option(help="Peak learning rate; for trained weights half of the default is enough.")
     ] = Recipe.learning_rate,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
     weights: Annotated[
-        Path | None, typer.Option(help="Begin a new run with the weights in this folder, not at random.")
+        Path | None, typer.Option(help="Start a new run from the weights in this folder.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU; default: torch's choice.")] = None,
 ) -> None:
-    """Train the demo's small VAE on real clips; stop it at any time, and it goes on from its checkpoint."""
+    """Train the demo's small VAE on real clips; an interrupted run resumes from its checkpoint."""
     check_least(("--steps", steps, 1), ("--save-every", save_every, 1))
     check_threads(threads)
     if not 0 < learning_rate < math.inf:

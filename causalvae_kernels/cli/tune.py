@@ -37,17 +37,17 @@ OPS = tuple(sorted({CONV, *TUNABLE["cpu"], *TUNABLE["cuda"]}))
 def tune(
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="float32, bfloat16 or float16, any number of times; default: all."),
+        typer.Option(help="float32, bfloat16 or float16; repeatable; default: all."),
     ] = None,
     kernel: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(KERNELS[:-1])} or {KERNELS[-1]}, any number of times; default: all."),
+        typer.Option(help=f"{', '.join(KERNELS[:-1])} or {KERNELS[-1]}; repeatable; default: all."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; default: the package's, tuned/<isa>.json; of convolutions with AMX "
-            "<isa>-amx.json."
+            help="The file to write; default: tuned/<isa>.json in the package; for convolutions on "
+            "processors with AMX <isa>-amx.json."
         ),
     ] = None,
     resume: Annotated[
@@ -57,15 +57,15 @@ def tune(
         bool,
         typer.Option(
             "--missing",
-            help="As --resume, and leave out what other files of the package say here.",
+            help="Like --resume, and skip what other files of the package already answer here.",
         ),
     ] = False,
     max_gflop: Annotated[
         float,
-        typer.Option(help="Leave out convolutions with more work than this, in units of 1e9 operations."),
+        typer.Option(help="Skip convolutions with more work than this, in GFLOP."),
     ] = 16.0,
     seconds: Annotated[
-        float, typer.Option(help="To spend on a convolution's timed rounds; three rounds are the least.")
+        float, typer.Option(help="Seconds of timed rounds per convolution; at least three rounds run.")
     ] = 0.3,
     device: Annotated[
         str, typer.Option(help="cpu, or cuda: Triton's tiles and CUDA C++ at full size, on this GPU.")
@@ -73,12 +73,12 @@ def tune(
     op: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{', '.join(OPS[:-1])} or {OPS[-1]}, any number of times; default: all that are measured "
-            "on that device, or with --kernel or --output the convolution. An op has a file of its own."
+            help=f"{', '.join(OPS[:-1])} or {OPS[-1]}; repeatable; default: all that are measured on "
+            "that device; with --kernel or --output, the convolution. Each op has its own file."
         ),
     ] = None,
 ) -> None:
-    """Measure where our kernels are faster than the framework's; `auto` takes them there and only there.
+    """Measure where our kernels are faster than the framework's; `auto` uses them only there.
 
     On a CPU times count for the instruction set in use and for this number of threads. With --dtype or
     --kernel, what the convolution's file holds of others stays. A file is replaced at the end of its op;

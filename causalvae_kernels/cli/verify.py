@@ -38,8 +38,7 @@ def verify(
     family: Annotated[
         str | None,
         typer.Option(
-            help="One page about a family instead, such as wan or AutoencoderKLWan: parity, speed and frame "
-            "counts of its swap."
+            help="Check one family instead, such as wan or AutoencoderKLWan: parity, speed and frame counts."
         ),
     ] = None,
     frames: Annotated[
@@ -47,7 +46,7 @@ def verify(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="With --family: HEIGHTxWIDTH; default: a small one that the model takes."),
+        typer.Option(help="With --family: HEIGHTxWIDTH; default: a small valid size."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="With --family: float32, bfloat16 or float16; default: float32.")
@@ -55,17 +54,15 @@ def verify(
     backend: Annotated[
         str | None, typer.Option(help="With --family: backend of the swapped ops; default: chosen per call.")
     ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="With --family: rounds of the timing; default: 3.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the inputs of the ops; default: a fresh one.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="With --family: timed rounds; default: 3.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the inputs of the ops; default: random.")] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: the GPU if there is one.")
     ] = None,
 ) -> None:
-    """Compare every backend of every op, and the swapped VAE, with the reference; or one family on a page.
+    """Compare all backends of all ops and a swapped VAE with the reference, or one family in detail.
 
-    The exit code is 1 where something fails.
+    The exit code is 1 if anything fails.
     """
     where = parse_device(device or default_device())
     options = {"--frames": frames, "--size": size, "--dtype": dtype, "--backend": backend, "--rounds": rounds}

@@ -113,7 +113,7 @@ class Bindings:
         backend: str | None,
         precision: str | None,
     ) -> Bound | None:
-        """Return the call with these arguments, bound; None where somebody looks on, or not on a CPU.
+        """Return the call with these arguments, bound; None if something observes the call, or off the CPU.
 
         Args:
             tensors: The fields of the op's record that are tensors or None, as the public function was given

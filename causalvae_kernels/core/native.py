@@ -1,7 +1,7 @@
 """Lazy load of the compiled modules, and which of their instruction sets or GPU architectures is used.
 
-Importing this file loads nothing native. Whether a module serves is a sentence (`why_no_cpu`, `why_no_cuda`),
-and the same sentence is raised by whoever needs it all the same.
+Importing this file loads nothing native. `why_no_cpu` and `why_no_cuda` return why a module cannot be
+used, as a sentence, and the same sentence is raised when it is requested.
 """
 
 from __future__ import annotations

@@ -151,8 +151,9 @@ class Op:
     ) -> Tensor | None:
         """Run the op on prepared arguments; return the result, or None if it was written into `out`.
 
-        Where nobody looks on, the backend is called at once: passing the dispatcher and the Python kernels
-        that `torch.library` puts around an op costs 50 us a call, as much as a small convolution.
+        If no compiler, tracer, autograd or dispatch mode is active, the backend is called directly: the
+        dispatcher and the Python kernels that `torch.library` puts around an op cost 50 us a call, as much as
+        a small convolution.
         """
         precision = resolve_precision(precision)
         if _nobody_looks(args if out is None else (out, *args)):
@@ -170,7 +171,7 @@ class Op:
         precision: str | None,
         cast: Callable[[Any, Tensor | None], Any] | None = None,
     ) -> Tensor | None:
-        """Run the op on the public function's arguments: bound where nobody looks on, else as an operator.
+        """Run the op on the public function's arguments: bound if nothing observes it, else as an operator.
 
         Args:
             tensors: The fields of the record that are tensors or None.
@@ -375,7 +376,7 @@ def call_of(func: Any, arguments: Sequence[Any]) -> Call:
 def _nobody_looks(arguments: Sequence[Any]) -> bool:
     """Whether no compiler, tracer, dispatch mode, tensor subclass or autograd needs to see the operator.
 
-    A dry run looks on as what the backend does itself.
+    A dry run observes what the backend does itself, not the operator.
     """
     if dry_run.current() is not None:
         return True

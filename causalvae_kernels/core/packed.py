@@ -1,15 +1,14 @@
-"""Packed weights: kept between calls under a budget, and never stale.
+"""Packed weights: kept between calls within a budget, and checked against the weights on every call.
 
-A native kernel wants weights in another order, or transformed; doing that on every call would cost more
-than the call. What identifies weights is checked on every call: `param.data.copy_()`, an EMA update or
-`.to(dtype)` leave identity and version counter as they were, so that a checksum over a few hundred
-elements is compared as well.
+A native kernel needs weights in another order, or transformed; doing that on every call would cost more than
+the call. Storage and version counter are compared on every call. `param.data.copy_()`, an EMA update or
+`.to(dtype)` change neither, so a checksum over a sample of 509 elements is compared as well. A write that
+leaves the version counter and all sampled elements unchanged is not detected.
 
-Where the budget is full, weights take the place of those that gain less by byte, which are those of fewer
-pixels; and, if they are asked for again and again, of those that lie idle meanwhile: a decoder's that of the
-encoder's, after a call or two. What is used as often on as many pixels stays: replacing such weights in turn
-would pack everything on every call. Nor do two parts of a model that run in turns push each other out for
-good: weights that gave way wait twice as long each time before they take the place of others.
+If the budget is full, new weights replace those with a smaller gain per byte, that is, fewer pixels, or,
+after repeated requests, those that are idle: a decoder's replace its encoder's after a call or two. Weights
+in equal use on as many pixels stay, because replacing them in turn would pack everything on every call.
+Entries that were evicted back off exponentially, so that two parts of a model that run in turns settle.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class _Pack:
 
 @dataclass
 class _Wait:
-    """Weights that were refused for lack of room, or gave way to others."""
+    """Weights that were refused for lack of room, or were evicted."""
 
     storage: StorageWeakRef  # of the weights
     since: int | None = None  # the tick at which they were refused

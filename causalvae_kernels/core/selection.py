@@ -1,7 +1,7 @@
 """Which backend runs a call: argument > `use_backend()` > environment > default order.
 
-`use_backend()` and the environment speak to every op; one without such a backend keeps to its default order.
-One predicate, the backend's `why_not`, serves choosing and forcing. `auto` tries the backend that was
+`use_backend()` and the environment apply to every op that has the backend; the others keep their default
+order. One predicate, the backend's `why_not`, serves choosing and forcing. `auto` tries the backend that was
 measured to be faster for such calls, if there is one, then walks the op's order, and skips every backend
 that answers with a sentence; a backend asked for by name raises with that sentence instead.
 """
@@ -36,7 +36,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Set the backend of every op called inside the context; an op that has no such backend ignores it.
 
     Args:
-        name: "reference", "aten", "cpu", or "auto" for the default order.
+        name: "reference", "aten", "cpu", "triton", "cuda", or "auto" for the default order.
 
     Raises:
         InvalidInput: No backend has this name. A backend that cannot run a call raises

@@ -1,4 +1,4 @@
-"""The size classes of memory-bound ops: calls that one measurement speaks for.
+"""The size classes of memory-bound ops: calls that share one measurement.
 
 Such an op is as fast as memory is, so that a class says what memory sees: bits of an element, memory format,
 whether the op works in place, and how many elements it writes, by the nearest measured number on a
@@ -42,7 +42,7 @@ def measured_by_size(
 def size_classes(*tensors: Tensor, written: int, variant: str = "") -> Iterator[str]:
     """Give the classes whose measurements hold for a call, its own first, then those of fewer elements.
 
-    The largest that was measured speaks for larger ones. There is none for tensors of several memory formats
+    Sizes above the largest measured one use its entry. There is none for tensors of several memory formats
     or of neither, and none below 2,048 elements. The arguments are those of `measured_by_size`.
     """
     formats = {_format_of(t) for t in tensors}

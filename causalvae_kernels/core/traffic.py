@@ -1,4 +1,4 @@
-"""Bytes that a kernel of ours moves: what its backend declares, because nobody sees into it.
+"""Bytes that a kernel of ours moves, as its backend declares them: they cannot be observed from outside.
 
 A backend made of the framework's operators declares nothing: whoever counts looks at those operators.
 """

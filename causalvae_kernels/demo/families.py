@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..models import FAMILIES
+from ..models import FAMILIES, recorded
 from ..models.family_names import families
 from ..models.generic import recognise
 from ..models.swap import Family, Link, Swap
@@ -21,25 +21,23 @@ _CHECKOUT = Path(__file__).parents[2]
 
 _INTRODUCTION = """# Families
 
-What `swap` replaces in which VAE of diffusers, written by `causalvae-kernels families --markdown` from the
-rules themselves.
+What `swap` replaces in each VAE of diffusers. This page is generated from the rules by `causalvae-kernels
+families --markdown`.
 
-A class without rules of its own has its causal convolutions recognised by what they compute: a module that
-is or holds one `nn.Conv3d` is run on a few random pixels with random weights, and is replaced where its
-outputs are those of `causal_conv3d` for every length of clip and nothing about it has changed. Where its
-gradients are not those of the convolution, it is replaced in calls that need none. It runs as it is once
-anything that its `forward` can read has changed since the swap: attributes of the instance and of its
-classes, buffers, parameters that it did not have (`handle.refresh()` looks again; globals and closures are
-not seen). So has every other model that has such modules; one that has none is refused, and the error says
-what was looked for.
+For classes without rules, and for any other model, causal convolutions are detected numerically: each module
+that is or holds one `nn.Conv3d` is run on a few random pixels with random weights, and is replaced if its
+outputs equal those of `causal_conv3d` for every length of clip and the run changed nothing on it. If its
+gradients differ, it is replaced only in calls that need none. It runs unmodified as soon as anything that its
+`forward` can read has changed since the swap: attributes of the instance and of its classes, buffers, new
+parameters. `handle.refresh()` checks again; globals and closures are not observed. A model without any such
+module is refused, and the error says what was looked for.
 
-Every family with rules is held to one contract, `tests/models/test_families.py`: encode and decode with 1,
-5 and 17 frames, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy;
-the tier `exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving, loading,
-casting, deep copies, pickles, hooks, `torch.compile`; and any number of frames in, the same number out.
-What a family alone has is tested in files of its own. `causalvae-kernels verify --family NAME --weights
-FOLDER` looks at weights that you have. What is left runs as diffusers wrote it; `handle.report` says it
-module by module.
+Every family with rules passes one contract, `tests/models/test_families.py`: encode and decode with 1, 5 and
+17 frames, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy; the tier
+`exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving, loading, casting, deep
+copies, pickles, hooks, `torch.compile`; and any number of frames in, the same number out. Other files of tests
+cover what is particular to a family. `causalvae-kernels verify --family NAME --weights FOLDER` checks weights
+of your own. Modules that are left run as diffusers wrote them; `handle.report` lists them with reasons.
 """
 
 
@@ -111,16 +109,14 @@ def _facts(
 
 
 def _first_sentence(function: Any) -> str:
-    """Return what a docstring says first, without the name of the class; else what that of its file says."""
-    text = _first_paragraph(function)
-    name, _, rest = text.partition(": ")
-    if name.startswith("`"):
-        text = rest or (text if " " in text else _first_paragraph(inspect.getmodule(function)))
-    return text.removesuffix(".")
+    """Return what a rule's docstring says first, behind the name of the class: "`Class`: what runs."."""
+    if function is recorded.coder:
+        return _RECORDED
+    text = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    return text.partition(": ")[2].removesuffix(".")
 
 
-def _first_paragraph(thing: Any) -> str:
-    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+_RECORDED = "its own `forward` is recorded as a schedule, else its modules run one by one"
 
 
 def _tests_of(model: str, modules: set[str]) -> tuple[str, ...]:
@@ -147,14 +143,14 @@ def markdown(found: list[FamilyFacts]) -> str:
     ]
     for family in found:
         tests = ", ".join(f"`{name}`" if name.endswith(".py") else name for name in family.tests)
-        kind = "rules for {}" if family.has_rules else "recognised in {}"
+        kind = "rules for {}" if family.has_rules else "detected in {}"
         name = f"[{family.model}](#{family.model.lower()})"
         replaced, left = (kind.format(_classes(family.replaced)), _classes(family.left))
         lines.append(f"| {name} | {replaced} | {left} | {family.frames} | {tests} |")
     for family in found:
         lines += ["", f"## {family.model}", ""]
         if not family.has_rules:
-            lines += ["No rules of its own; this is what is recognised in a small model.", ""]
+            lines += ["No rules of its own; this is what is detected in a small model.", ""]
         lines += ["| module | what runs |", "|---|---|"]
         lines += [f"| `{name}` | {words} |" for name, words in family.replaced.items()]
         lines += [f"| `{name}` | left: {words} |" for name, words in family.left.items()]

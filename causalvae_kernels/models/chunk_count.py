@@ -1,6 +1,6 @@
 """Which chunk of a sample an encoder or decoder is called with, when the model's own loop calls it.
 
-A chunk whose cache nobody else holds may take it apart while it reads it, and the last one need not make one.
+If nothing else holds a chunk's cache, it is freed while it is read; the last chunk makes no cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Chunk:
     """What is known of a chunk.
 
     Attributes:
-        owns_cache: Whether nobody needs the old cache once it was read, so that it can go piece by piece.
+        owns_cache: Whether the old cache is not needed after it was read, so that it can be freed piece by
+            piece.
         last: Whether no chunk follows, so that no new cache is needed.
     """
 

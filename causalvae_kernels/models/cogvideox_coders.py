@@ -32,7 +32,7 @@ Key = tuple[str, ...]
 def encoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`CogVideoXEncoder3D`."""
+    """`CogVideoXEncoder3D`: runs as a schedule, chunk by chunk."""
     blocks = {**_numbered("down_block", module.down_blocks), "mid_block": module.mid_block}
     return _run(module, link, sample, temb, conv_cache, blocks, zq=False)
 
@@ -40,7 +40,7 @@ def encoder(
 def decoder(
     module: nn.Module, link: Link, sample: Tensor, temb: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`CogVideoXDecoder3D`."""
+    """`CogVideoXDecoder3D`: runs as a schedule, chunk by chunk."""
     blocks = {"mid_block": module.mid_block, **_numbered("up_block", module.up_blocks)}
     return _run(module, link, sample, temb, conv_cache, blocks, zq=True)
 

@@ -13,7 +13,7 @@ from .swap import Link
 def spatial_norm(
     module: nn.Module, link: Link, f: Tensor, zq: Tensor, conv_cache: dict[str, Any] | None = None
 ) -> tuple[Tensor, dict[str, None]]:
-    """`CogVideoXSpatialNorm3D` with its two 1x1x1 convolutions before the nearest-neighbour upsampling.
+    """`CogVideoXSpatialNorm3D`: its two 1x1x1 convolutions run at latent resolution, before the upsampling.
 
     A pointwise convolution commutes with repeating pixels, so scale and shift are computed once per latent
     pixel instead of once per output pixel (64 to 256 times fewer), and no cache is kept for them.

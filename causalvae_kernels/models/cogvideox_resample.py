@@ -38,7 +38,7 @@ def upsample(module: nn.Module, link: Link, inputs: Tensor, first_single: bool |
 
 
 def downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`CogVideoXDownsample3D`."""
+    """`CogVideoXDownsample3D`: one op averages pairs of frames, if asked, and convolves without padding."""
     conv = module.conv
     return downsample_conv(
         x,
@@ -58,7 +58,7 @@ def up_block(
     zq: Tensor | None = None,
     conv_cache: dict[str, Any] | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """`CogVideoXUpBlock3D` that is told by the absent cache, not by an odd length, which chunk is the first.
+    """`CogVideoXUpBlock3D`: the first chunk is the one without a cache, not one of odd length.
 
     The upsampler at its end doubles frames in time and convolves them one by one, so a frame that was doubled
     and should not have been is two equal frames, and the mend is to drop or to repeat one.

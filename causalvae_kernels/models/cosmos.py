@@ -17,7 +17,7 @@ _MODES = {"constant": "zeros", "replicate": "replicate", "reflect": "reflect"}
 
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`CosmosCausalConv3d`."""
+    """`CosmosCausalConv3d`: repeated frames and padded pixels are read, not written."""
     x = hidden_states
     exact = resolve_precision(link.precision) == "exact"
     if leaves(link, x) or (exact and is_channels_last_3d(x)):

@@ -1,4 +1,4 @@
-"""Models that nobody wrote rules for: causal convolutions recognised by what they compute, not by name.
+"""For models without rules, causal convolutions are detected by probing modules numerically.
 
 A module that is, or whose only child is, an `nn.Conv3d` is probed once for every class and setting (`probe`);
 those that compute a `causal_conv3d` of the frames that they are given are replaced. What a module is stands

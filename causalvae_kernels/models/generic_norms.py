@@ -1,4 +1,4 @@
-"""Norms over channels that nobody wrote rules for, recognised by what they compute.
+"""For classes without rules, norms over channels are detected by probing modules numerically.
 
 A module without children is run once on random pixels, with random weights of its own; where the result is
 x / sqrt(mean(x^2) + eps) over channels, times a weight and plus a bias if it has them, it is an `rms_norm`.

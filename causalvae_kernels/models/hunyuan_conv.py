@@ -15,7 +15,7 @@ from .swap import Link
 
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`HunyuanVideoCausalConv3d`, `HunyuanVideo15CausalConv3d`, `HunyuanImageRefinerCausalConv3d`."""
+    """`HunyuanVideoCausalConv3d` and its successors: repeated frames and pixels are read, not written."""
     if is_small(link, hidden_states):
         return type(module).forward(module, hidden_states)
     if resolve_precision(link.precision) != "exact":

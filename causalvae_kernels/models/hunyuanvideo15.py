@@ -21,7 +21,7 @@ from .swap import Family, Link, Rule, register_family
 
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`HunyuanVideo15RMS_norm` without an activation behind it."""
+    """`HunyuanVideo15RMS_norm`: `rms_norm`, one pass over the channels of each pixel."""
     if x.dim() != 5 or not takes((module.gamma, _bias(module)), x):
         return type(module).forward(module, x)
     if recording.current() is not None:
@@ -48,7 +48,7 @@ def upsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
 
 
 def refiner_upsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`HunyuanImageRefinerUpsampleDCAE`: as `upsample`, time left alone."""
+    """`HunyuanImageRefinerUpsampleDCAE`: shuffle and shortcut in one pass over the output, in space only."""
     return _upsample(module, link, x, x.shape[2] if module.add_temporal_upsample else 0, 1)
 
 
@@ -59,7 +59,7 @@ def downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
 
 
 def refiner_downsample(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`HunyuanImageRefinerDownsampleDCAE`: as `downsample`, time left alone."""
+    """`HunyuanImageRefinerDownsampleDCAE`: the averaged shortcut is written once, in space only."""
     return _downsample(module, link, x, x.shape[2] if module.add_temporal_downsample else 0, 1)
 
 

@@ -18,14 +18,14 @@ from .swap import Family, Link, Rule, register_family
 
 
 def causal_conv(module: nn.Module, link: Link, hidden_states: Tensor) -> Tensor:
-    """`LTXVideoCausalConv3d`."""
+    """`LTXVideoCausalConv3d`: repeated frames before and behind the clip are read, not written."""
     if _keeps_conv(link, hidden_states):
         return type(module).forward(module, hidden_states)
     return convolve(conv_of(module, module.is_causal, hidden_states), link, hidden_states)[0]
 
 
 def causal_conv2(module: nn.Module, link: Link, hidden_states: Tensor, causal: bool = True) -> Tensor:
-    """`LTX2VideoCausalConv3d`."""
+    """`LTX2VideoCausalConv3d`: repeated frames before and behind the clip are read, not written."""
     if _keeps_conv(link, hidden_states):
         return type(module).forward(module, hidden_states, causal)
     return convolve(conv_of(module, causal, hidden_states), link, hidden_states)[0]
@@ -61,7 +61,7 @@ def why_conv_left(module: nn.Module) -> str | None:
 
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`RMSNorm`, over the last axis, or `PerChannelRMSNorm`, over the second."""
+    """`RMSNorm` or `PerChannelRMSNorm`: `rms_norm`, over the axis of the channels."""
     axis = _axis(module)
     if x.dim() != 5 or autocast_dtype(x) is not None:
         return type(module).forward(module, x)

@@ -71,7 +71,7 @@ def why_resnet_left(module: nn.Module) -> str | None:
 
 
 def pointwise(module: nn.Module, link: Link, input: Tensor) -> Tensor:
-    """A 1x1x1 `Conv3d`: a shortcut, or the convolutions before and behind the latents."""
+    """`Conv3d` of 1x1x1: `causal_conv3d`; a shortcut, or the convolutions before and behind the latents."""
     if input.dim() != 5 or is_small(link, input):
         return type(module).forward(module, input)
     return causal_conv3d(input, module.weight, module.bias, **backend_options(link))

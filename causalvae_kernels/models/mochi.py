@@ -26,7 +26,7 @@ _CONV, _SAFE, _NORM = "CogVideoXCausalConv3d", "CogVideoXSafeConv3d", "MochiChun
 def causal_conv(
     module: nn.Module, link: Link, inputs: Tensor, conv_cache: Tensor | None = None
 ) -> tuple[Tensor, None]:
-    """Mochi's `CogVideoXCausalConv3d`, which repeats frames and pixels and has no cache.
+    """`CogVideoXCausalConv3d` of Mochi: repeated frames and pixels are read, not written; there is no cache.
 
     A downsampler's kernel is as large as its stride: what it reads becomes the channels of one pixel.
     """
@@ -66,7 +66,7 @@ def _is_patch(module: nn.Module) -> bool:
 
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`MochiChunkedGroupNorm3D`: every frame by itself, so that chunks of frames make no difference."""
+    """`MochiChunkedGroupNorm3D`: `group_norm` of each frame, all frames in one call."""
     if recording.current() is not None:
         frames = module.norm_layer(x.permute(0, 2, 1, 3, 4).flatten(0, 1))
         return frames.unflatten(0, (x.shape[0], -1)).permute(0, 2, 1, 3, 4)

@@ -1,4 +1,4 @@
-"""What a convolution module computes, found by running it: for classes that nobody wrote rules for.
+"""What a convolution module computes, found by running it: for classes without rules.
 
 A twin of the module convolves a few random pixels in float64. Where its outputs are those of `causal_conv3d`
 with one choice of modes, for short and longer clips, and nothing about it has changed by running, the module

@@ -345,13 +345,13 @@ class Swap:
 
     @property
     def report(self) -> list[ReportEntry]:
-        """Every module that a rule names or that has parameters of its own outside of one: as it is now."""
+        """Every module that a rule names or that has parameters: replaced or not, and why."""
         return list(self._entries())
 
     def summary(self) -> str:
-        """Return one line: how many modules are replaced, how many are left that might be.
+        """Return one line: how many modules are replaced, and how many are not that could be.
 
-        Of a swap that was taken out: how many had been replaced.
+        For a swap that was restored: how many had been replaced.
         """
         model = self._family.model
         if not self.active:
@@ -431,7 +431,7 @@ class Swap:
     def schedule(
         self, num_frames: int, height: int, width: int, *, step: str = "decode", batch: int = 1
     ) -> Shown:
-        """Tell how a clip is run: each step, what it runs on, what it moves, and where its memory lies.
+        """Show how a clip is run: each step, its backend, the bytes it moves, and its place in memory.
 
         Nothing is computed. Printing it gives tables, `draw("memory.png")` a picture of the memory over the
         steps. For families whose encoders and decoders run as schedules: CogVideoX, Wan, Qwen-Image.
@@ -441,7 +441,7 @@ class Swap:
             height: Of a frame.
             width: Of a frame.
             step: "encode" or "decode".
-            batch: Clips at a time.
+            batch: Batch size.
 
         Raises:
             InvalidInput: A number or a word does not fit, the model refuses such a clip, or its modules run
@@ -456,14 +456,14 @@ class Swap:
         return schedule_of_clip(self.model, self._link, num_frames, height, width, step, batch)
 
     def release_memory(self) -> None:
-        """Give back the memory of activations that is kept from call to call; the next call takes it anew.
+        """Free the memory of activations that is kept between calls; the next call allocates it again.
 
         Packed weights stay (`release_packed_weights`).
         """
         self._link.coders.release()
 
     def refresh(self) -> None:
-        """Look at the model again: replace what has become replaceable since (modules added, hooks gone).
+        """Inspect the model again, and replace what has become replaceable (modules added, hooks removed).
 
         Its packed weights are dropped; the next call packs them anew.
         """
@@ -485,7 +485,7 @@ class Swap:
         self._replaced = sum(entry.replaced for entry in self._entries())
 
     def restore(self) -> None:
-        """Take the ops out: every module computes as its class says again. Doing it twice is harmless.
+        """Undo the swap: every module runs the `forward` of its class again. Repeating it is harmless.
 
         Packed weights are freed.
         """
@@ -565,54 +565,53 @@ def swap(
     memory_budget: int | None = None,
     chunk: str | int = "auto",
 ) -> Swap:
-    """Put the package's ops into a diffusers VAE, in place.
+    """Replace the slow parts of a video VAE by the ops of this package, in place.
 
-    Chunks, tiling and slicing stay those of diffusers; so do parameters and `state_dict`, and frame counts
-    unless `frames` is "any". Modules with hooks (offloading, layerwise casting, your own) run as they were
-    while they are hooked. Swapping a swapped model again replaces the old swap, options included, and warns
-    of those that it drops. A shallow copy (`copy.copy`, `DataParallel`) shares the original's replacements
-    and so computes with the original's weights: swap each copy, or copy deeply. With gradient checkpointing,
-    give the tier here: a `use_precision` that is closed before `backward` does not hold for the
-    recomputation. `torch.jit.trace` records what the modules of diffusers do.
+    Parameters, `state_dict`, chunks, tiling and slicing stay those of the model, and so do frame counts
+    unless `frames` is "any". Modules with hooks (offloading, layerwise casting, your own) run unmodified
+    while they are hooked. Swapping a swapped model replaces the old swap, options included, and warns about
+    options that are dropped. A shallow copy (`copy.copy`, `DataParallel`) shares the replacements and
+    computes with the weights of the original: swap each copy, or copy deeply. With gradient checkpointing,
+    give the precision here: a `use_precision` context that is closed before `backward` does not cover the
+    recomputation. `torch.jit.trace` records the modules of diffusers.
 
     Args:
-        vae: A VAE of a family in `FAMILIES`. Of any other model those modules are replaced that show, when
-            they are run on a few random pixels, that they are causal convolutions (`models.generic`).
-        backend: Backend of the ops; default: `use_backend()`, the environment, the default order, looked
-            at on every call.
+        vae: A VAE of a class in `FAMILIES`, or the model of the authors' own code. In any other model, causal
+            convolutions are detected by running modules on a few random pixels (`models.generic`).
+        backend: Backend of the ops; default: `use_backend()`, then the environment, then the default order,
+            on every call.
         precision: "exact" or "high"; default: `use_precision()`, the environment, "high".
-        packed_budget: How many bytes the packed weights of the process may take when this model adds its own;
+        packed_budget: Limit in bytes for the packed weights of the process when this model adds its own;
             default: `use_packed_budget()`, the environment, a quarter of the machine's memory.
         frames: "any": as many frames come out as went in, whatever their number; the end of the clip is
-            padded where the model needs it, and cropped again. `encode` and `decode` take `num_frames=`, and
-            what `encode` returns carries it. Latents are plain tensors: without `num_frames=`, or
+            padded if the model needs it, and cropped again. `encode` and `decode` take `num_frames=`, and the
+            output of `encode` carries it. Latents are plain tensors: without `num_frames=`, or
             `handle.num_frames(n)` around the call, they decode to all frames that they hold (CogVideoX:
-            4L-3). "as_is": as diffusers does it.
-        tiling: "auto": a call is tiled only if its peak in one piece, which is planned once for each shape
-            (`plan_memory`), does not fit into the memory that is free; in one piece there are no overlapping
-            windows in time either. "as_is": as it is set on the model.
-        memory_budget: How many bytes a call may take in one piece with tiling="auto"; default: the
-            environment, what is free on the device.
-        memory: "low": where no gradient is recorded, a residual block of CogVideoX takes the smallest peak
-            that its order of work allows, one activation and its buffer, and caches go as soon as they are
-            read (docs/design/memory.md); other families take what they take. No memory of activations is kept
-            between calls. "normal": an output beside them, and on a CPU the memory stays for the next call,
-            up to an eighth of the machine's (`handle.release_memory()`).
-
-        chunk: How many latents Wan's and Qwen-Image's encoders and decoders take at a time, behind the first
-            one; diffusers gives them one. The numbers are the same up to rounding, a convolution has more to
-            do at once (docs/performance.md), and activations take more memory. "auto": up to four, as long as
-            they fit into an eighth of the machine's memory and `memory_budget`. "as_is": one. Tiled calls
-            take one, and so do others in the tier "exact" and with gradients.
+            4L-3). "as_is": the frame counts of diffusers.
+        tiling: "auto": a call is tiled only if its peak in one piece, planned once for each shape
+            (`plan_memory`), exceeds the free memory; in one piece there are no overlapping temporal windows
+            either. "as_is": the model's own setting.
+        memory_budget: Limit in bytes for a call in one piece with tiling="auto"; default: the environment,
+            then the free memory of the device.
+        memory: "low": without gradients a residual block of CogVideoX holds one activation and its buffer,
+            and caches are freed while they are read (docs/design/memory.md); other families are unchanged. No
+            memory of activations is kept between calls. "normal": a block holds an output beside them, and on
+            a CPU the memory is kept for the next call, up to an eighth of the machine's
+            (`handle.release_memory()`).
+        chunk: How many latents Wan's and Qwen-Image's encoders and decoders take at a time, after the first
+            one; diffusers gives them one. The numbers are equal up to rounding, convolutions are larger and
+            more efficient, and activations take more memory. "auto": up to four, as long as they fit into an
+            eighth of the machine's memory and `memory_budget`. "as_is": one. Tiled calls take one, and so do
+            calls in the tier "exact" and calls with gradients.
 
     Returns:
         A handle: `report`, `refresh()`, `restore()`, `num_frames(n)`; `with swap(vae): ...` restores at its
         end.
 
     Raises:
-        InvalidInput: The model is of no family that has rules and has no causal convolution that is
-            recognised, or a word is unknown; or frames="any" is asked of a model whose methods or blocks
-            someone else replaced, or whose rule is not known (`frame_rule`).
+        InvalidInput: The model has neither rules nor a causal convolution that is detected; an option is
+            unknown; or frames="any" is requested for a model whose methods or blocks other code replaced, or
+            whose frame rule is not known (`frame_rule`).
     """
     family, own = _family_of(vae)
     if backend is not None:
@@ -706,7 +705,7 @@ def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
 
 
 def restore(vae: nn.Module) -> None:
-    """Take every swap out of a model, whoever holds its handle; also out of a deep copy of a swapped one."""
+    """Undo every swap of a model, with or without its handle; also of a deep copy of a swapped model."""
     release_packed_weights(vae.parameters())
     for module in vae.modules():
         for name in _REPLACED:

@@ -29,7 +29,7 @@ from .wan_shortcuts import add_averaged, add_repeated, averaged
 def encoder(
     module: nn.Module, link: Link, x: Tensor, feat_cache: FeatCache = None, feat_idx: FeatIdx = None
 ) -> Tensor:
-    """`WanEncoder3d`."""
+    """`WanEncoder3d`: runs as a schedule, one or several latents at a time."""
     return _run(module, link, x, feat_cache, feat_idx, {})
 
 
@@ -41,7 +41,10 @@ def decoder(
     feat_idx: FeatIdx = None,
     first_chunk: bool | None = None,
 ) -> Tensor:
-    """`WanDecoder3d`; Qwen-Image's knows no `first_chunk`."""
+    """`WanDecoder3d`: runs as a schedule, one or several latents at a time.
+
+    Qwen-Image's knows no `first_chunk`.
+    """
     options = {} if first_chunk is None else {"first_chunk": first_chunk}
     return _run(module, link, x, feat_cache, feat_idx, options)
 

@@ -10,7 +10,7 @@ from .swap import Link
 
 
 def norm(module: nn.Module, link: Link, x: Tensor) -> Tensor:
-    """`WanRMS_norm` of frames, or of images."""
+    """`WanRMS_norm`: `rms_norm`, of frames or of images."""
     if x.dim() not in (4, 5) or is_small(link, x) or not _takes(module, x):
         return type(module).forward(module, x)
     op = norm_of(module, link)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from causalvae_kernels.demo import families
 from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.temporal.model_rules import FAMILIES as KNOWN
 
@@ -18,6 +19,15 @@ def test_the_page_is_up_to_date(run):
     assert PAGE.read_text(encoding="utf-8") == result.stdout, (
         "write it again: causalvae-kernels families --markdown > docs/families.md"
     )
+
+
+def test_each_rule_says_what_runs():
+    """No row of the page is empty, or tells what the file of a rule is about."""
+    for family in FAMILIES.values():
+        for name, rule in {**family.rules, **family.adapted}.items():
+            words = families._first_sentence(rule.forward)
+            assert words, f"{rule.forward.__module__}: the docstring of the rule for {name} is no sentence"
+            assert "The rules for" not in words and "encoder and decoder" not in words
 
 
 def test_json_and_table(run, refuse):

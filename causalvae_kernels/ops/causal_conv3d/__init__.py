@@ -168,7 +168,7 @@ def adds_in_place(
 def _choose(
     call: ConvArgs, out: Tensor | None, backend: str | None, precision: str | None
 ) -> tuple[ConvArgs, Backend]:
-    """Return a call, checked, and the backend that it takes where somebody looks on."""
+    """Return a call, checked, and its backend when something observes the call."""
     args = _checked(call)
     backend = packed_or_aten(args.weight, backend)
     return args, _CONV.choose(args, backend, precision, _CONV.check_out(out, args))

@@ -1,4 +1,4 @@
-"""The shape classes of `causal_conv3d`: calls that one measurement speaks for.
+"""The shape classes of `causal_conv3d`: calls that share one measurement.
 
 A class is dtype, kernel, stride, channels, one frame or more, and pixels of an output frame. Pixels, and on a
 CPU channels, are taken by the nearest measured size on a logarithmic scale. On a GPU a tile fits a number of
@@ -102,8 +102,9 @@ def shape_classes(
 ) -> tuple[str, ...]:
     """Return the classes whose measurements hold for a call, its own first; none with dilation.
 
-    The others are those of smaller frames: large frames take too long to measure for many channels, and
-    the largest that was measured speaks for them. Frames below 8 pixels, on a GPU below 512, are in no class.
+    The others are those of smaller frames: large frames take too long to measure for many channels, so
+    sizes above the largest measured one use its entry. Frames below 8 pixels, on a GPU below 512, are in no
+    class.
 
     Args:
         dtype: Of all tensors.
