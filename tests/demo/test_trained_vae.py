@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("av")
 
-from causalvae_kernels import swap
+from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.demo.training import HELD_OUT_CLIP, TRAINING_CLIPS, load_clip
 from causalvae_kernels.demo.vae import WEIGHTS, trained_vae
 
@@ -43,6 +43,12 @@ def test_size_and_card():
     assert HELD_OUT_CLIP not in TRAINING_CLIPS
     for words in (*TRAINING_CLIPS, HELD_OUT_CLIP, "licence", "causalvae-kernels train"):
         assert words in card
+
+
+def test_without_its_weights_the_demo_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("causalvae_kernels.demo.vae.WEIGHTS", tmp_path / "weights")
+    with pytest.raises(InvalidInput, match="not part of an installed wheel.*make demo.*--weights FOLDER"):
+        trained_vae()
 
 
 def test_quality_on_the_held_out_clip():
