@@ -58,7 +58,7 @@ def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
             if not _is_out_of_memory(error):
                 raise
             sentence, code = (
-                "the memory does not suffice: take a smaller shape, size or number of frames",
+                "out of memory: use a smaller shape, size or number of frames",
                 EXIT_FAILED,
             )
         typer.echo(f"error: {' '.join(sentence.split())}", err=True)
@@ -102,7 +102,9 @@ def parse_device(word: str) -> torch.device:
         raise InvalidInput(f"--device: got {word!r}, expected cpu, cuda or cuda:N")
     if device.type == "cpu":
         if device.index:
-            raise InvalidInput(f"--device: got {word!r}, expected cpu: torch knows one, of all processors")
+            raise InvalidInput(
+                f"--device: got {word!r}, expected cpu: torch has one CPU device, for all processors"
+            )
         return torch.device("cpu")
     if device.type == "cuda":
         count = torch.cuda.device_count()

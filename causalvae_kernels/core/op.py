@@ -410,7 +410,7 @@ def all_ops() -> list[Op]:
 
 
 def explain(op: Callable[..., Any] | str, *arguments: Any, **keywords: Any) -> Explanation:
-    """Say which backend a call would take and why not the others; runs nothing.
+    """Explain which backend a call would use, and why not the others; nothing is run.
 
     Args:
         op: A public function of this package, or its name.

@@ -124,14 +124,14 @@ def packed_budget() -> int:
 
 
 def packed_size() -> int:
-    """Return how many bytes packed weights take now."""
+    """Return the size of all packed weights, in bytes."""
     with _lock:
         _sweep()
         return sum(pack.size() for pack in _registry().copy().values())
 
 
 def release_packed_weights(weights: Iterable[Tensor] | None = None) -> None:
-    """Free what is packed of these weights, or everything; the next call packs again."""
+    """Free the packed form of these weights, or of all; the next call packs them again."""
     if not _registry() and not _waiting():
         return
     addresses = None

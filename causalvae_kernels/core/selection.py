@@ -149,7 +149,7 @@ def _sentence(
     if measured is not None and (backend, chosen) == (measured.default, measured.backend):
         return f"can run this call, but {chosen} was measured to be faster"
     if backend in op.order:
-        return "can run this call, but another comes before it in the order"
+        return "can run this call, but another backend is preferred"
     return (
         "can run this call, but auto takes only what was measured to be faster, and no measurement covers it"
     )

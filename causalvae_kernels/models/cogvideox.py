@@ -38,7 +38,7 @@ register_family(
         count_chunks=count_chunks,
         has_schedules=True,
         needs_no_rule={
-            "GroupNorm": "the encoder or decoder runs it; with a gradient it is the framework's",
+            "GroupNorm": "run as part of the encoder or decoder; with gradients by the framework",
             _SAFE: "a pointwise convolution: nothing to pad",
             "Linear": "a projection of the time embedding",
         },

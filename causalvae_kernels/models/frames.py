@@ -127,8 +127,8 @@ def check_made(
     if made != expected:
         raise InvalidInput(
             f"{call}: {given} {noun} became {made} {made_noun}, expected {expected}: a part of the model was "
-            "exchanged or compiled, or a hook copies the state that it hands on; call handle.refresh(), take "
-            f"the hook off{more}"
+            "replaced or compiled, or a hook copies its state; call handle.refresh(), or remove "
+            f"the hook{more}"
         )
 
 

@@ -72,7 +72,7 @@ register_family(
             ),
         },
         needs_no_rule={
-            "GroupNorm": "the encoder or decoder runs it; with a gradient it is the framework's",
+            "GroupNorm": "run as part of the encoder or decoder; with gradients by the framework",
             "Conv3d": "a pointwise convolution of latents: nothing to pad",
             "Linear": "a projection in an attention block, which is left alone",
         },

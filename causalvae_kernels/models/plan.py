@@ -102,7 +102,7 @@ def plan_memory(
     available: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> MemoryPlan:
-    """Tell what memory an encode or a decode takes; nothing is computed and nothing large allocated.
+    """Predict the peak memory of an encode or decode; nothing is computed and nothing large is allocated.
 
     Args:
         vae: A video VAE of diffusers, swapped or not; its parameters may be on "meta".
@@ -110,10 +110,10 @@ def plan_memory(
         height: Of a frame.
         width: Of a frame.
         step: "encode" or "decode".
-        batch: Clips at a time.
-        device: Where it is to run: a GPU need not be there, but a torch that knows of GPUs. Default: where
-            the parameters are, a CPU for those on "meta".
-        available: Bytes that may be taken; default: what is free on the device.
+        batch: Batch size.
+        device: Where it will run. A GPU need not be present, but torch must be built for one. Default: the
+            device of the parameters, a CPU for those on "meta".
+        available: Memory limit in bytes; default: what is free on the device.
         progress: Called with a word at the beginning of each part.
 
     Returns:

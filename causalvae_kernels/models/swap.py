@@ -306,7 +306,7 @@ def _why_foreign(child: nn.Module, path: str, expected: str) -> str | None:
 def _why_called(child: nn.Module, path: str) -> str | None:
     reason = why_hooked(child)
     if reason is None and has_foreign_method(child, run):
-        reason = "its forward was replaced by someone else"
+        reason = "its forward was replaced by other code"
     return None if reason is None else f"its {path} must be called: {reason}"
 
 
@@ -355,7 +355,7 @@ class Swap:
         """
         model = self._family.model
         if not self.active:
-            return f"{model}: the swap was taken out again; {_counted(self._replaced)} replaced until then"
+            return f"{model}: the swap was restored; {_counted(self._replaced)} had been replaced"
         report = self.report
         replaced = sum(entry.replaced for entry in report)
         left = [entry.name for entry in report if entry.needed and not entry.replaced]
@@ -451,7 +451,7 @@ class Swap:
             raise InvalidInput(
                 f"schedule: a {type(self.model).__name__} runs its modules one by one"
                 if self.active
-                else "schedule: this swap was taken out again"
+                else "schedule: this swap was restored; call swap() again"
             )
         return schedule_of_clip(self.model, self._link, num_frames, height, width, step, batch)
 
@@ -539,7 +539,7 @@ class Swap:
         if reason is not None:
             return reason
         if _link_of(module) is not self._link:
-            return "its forward was replaced by someone else"
+            return "its forward was replaced by other code"
         reason = _why_at_rest(module, self._link, rule) if rule.rests else None
         return reason or self._link.coders.why_unread(module)
 
@@ -594,10 +594,10 @@ def swap(
         memory_budget: Limit in bytes for a call in one piece with tiling="auto"; default: the environment,
             then the free memory of the device.
         memory: "low": without gradients a residual block of CogVideoX holds one activation and its buffer,
-            and caches are freed while they are read (docs/design/memory.md); other families are unchanged. No
-            memory of activations is kept between calls. "normal": a block holds an output beside them, and on
-            a CPU the memory is kept for the next call, up to an eighth of the machine's
-            (`handle.release_memory()`).
+            and caches are freed while they are read (docs/design/memory.md); Wan and Qwen-Image take one
+            latent at a time; other families are unchanged. No memory of activations is kept between calls.
+            "normal": a block holds an output beside them, and on a CPU the memory is kept for the next call,
+            up to an eighth of the machine's (`handle.release_memory()`).
         chunk: How many latents Wan's and Qwen-Image's encoders and decoders take at a time, after the first
             one; diffusers gives them one. The numbers are equal up to rounding, convolutions are larger and
             more efficient, and activations take more memory. "auto": up to four, as long as they fit into an

@@ -20,7 +20,7 @@ DEFAULT_FILL = "repeat"
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What happens to a number of frames on its way through a model.
+    """How many frames are encoded, decoded and kept, for a number of frames and a policy.
 
     Attributes:
         model: Name of the model.
@@ -71,7 +71,7 @@ class FramePlan:
         return pad_frames(video, self.run_frames, self.fill, lead=self.lead_frames)
 
     def undo(self, frames: Tensor) -> Tensor:
-        """Return what the given frames became: the first `kept_frames` of what the model decoded.
+        """Return the reconstruction of the given frames: the first `kept_frames` that the model decoded.
 
         Args:
             frames: What the model decoded, shape (B, C, decoded_frames, H, W), for Allegro
@@ -110,7 +110,7 @@ class FramePlan:
 def plan_frames(
     num_frames: int, rule: object, policy: str = "raise", *, fill: str = DEFAULT_FILL, adapted: bool = False
 ) -> FramePlan:
-    """Say what happens to a number of frames, before anything runs.
+    """Plan how a number of frames is handled, before anything runs.
 
     Args:
         num_frames: Frames at hand.

@@ -26,10 +26,10 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class FrameRule:
-    """What a model does to a number of frames.
+    """How many frames a model returns for a number of frames.
 
-    As shipped is the model as diffusers runs it. Adapted (`swap(vae, frames="any")`) is the one whose first
-    chunk is told that it is the first, which matters for CogVideoX only.
+    "As shipped" is the model as diffusers runs it. "Adapted" is the model after `swap(vae, frames="any")`,
+    which knows its first chunk; the two differ for CogVideoX only.
 
     Attributes:
         model: Name of the diffusers class.
@@ -43,7 +43,7 @@ class FrameRule:
 
     @property
     def name(self) -> str:
-        """The name of the class without what all of them have: "CogVideoX" for `AutoencoderKLCogVideoX`."""
+        """The short name of the class: "CogVideoX" for `AutoencoderKLCogVideoX`."""
         return short_name(self.model)
 
     @property
@@ -57,15 +57,15 @@ class FrameRule:
         return self.codec.time_dim
 
     def num_latents(self, num_frames: int, *, adapted: bool = False) -> int | None:
-        """Return how many latents `num_frames` encode to; None where the model refuses or fails."""
+        """Return how many latents `num_frames` encode to; None if the model refuses or fails."""
         return self._codec(adapted).encode(num_frames) if num_frames > 0 else None
 
     def num_decoded(self, num_latents: int, *, adapted: bool = False) -> int | None:
-        """Return how many frames `num_latents` decode to; None where the model refuses or fails."""
+        """Return how many frames `num_latents` decode to; None if the model refuses or fails."""
         return self._codec(adapted).decode(num_latents) if num_latents > 0 else None
 
     def round_trip(self, num_frames: int, *, adapted: bool = False) -> int | None:
-        """Return how many frames come out when `num_frames` go in; None where the model refuses or fails."""
+        """Return how many frames come out if `num_frames` go in; None if the model refuses or fails."""
         latents = self.num_latents(num_frames, adapted=adapted)
         return None if latents is None else self.num_decoded(latents, adapted=adapted)
 

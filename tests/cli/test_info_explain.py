@@ -121,7 +121,7 @@ def test_too_little_memory_is_a_sentence(capsys):
     with pytest.raises(typer.Exit) as end:
         command()
     assert end.value.exit_code == 1
-    assert "error: the memory does not suffice" in capsys.readouterr().err
+    assert "error: out of memory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", [(), ("--channels-last",)], ids=["contiguous", "channels last"])

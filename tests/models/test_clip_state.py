@@ -209,5 +209,5 @@ def test_a_lost_state_is_refused_by_every_entry(call):
         "encode_stream": lambda: list(handle.encode_stream([clip])),
         "decode_stream": lambda: list(handle.decode_stream([latents])),
     }
-    with pytest.raises(InvalidInput, match=rf"{call}: .* became \d+ .*, expected .*take the hook off"):
+    with pytest.raises(InvalidInput, match=rf"{call}: .* became \d+ .*, expected .*remove the hook"):
         runs[call]()

@@ -156,7 +156,7 @@ def test_the_summary_counts_what_might_be_replaced_and_was(build):
     assert handle.summary() == f"AutoencoderKLCogVideoX: {count - 1} modules replaced, 1 left (decoder)"
     hook.remove()
     handle.restore()
-    taken_out = f"AutoencoderKLCogVideoX: the swap was taken out again; {count} modules replaced until then"
+    taken_out = f"AutoencoderKLCogVideoX: the swap was restored; {count} modules had been replaced"
     assert handle.summary() == taken_out
     with swap(vae) as handle:
         restore(vae)  # by somebody without the handle

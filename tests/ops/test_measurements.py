@@ -121,7 +121,7 @@ def test_auto_takes_what_was_measured_to_be_faster(measure):
         "2+ frames of 64 pixels, avx512)"
     )
     assert rows["aten"] == "can run this call, but cpu was measured to be faster"
-    assert rows["reference"] == "can run this call, but another comes before it in the order"
+    assert rows["reference"] == "can run this call, but another backend is preferred"
 
 
 def test_auto_leaves_what_was_measured_to_be_slower(measure):

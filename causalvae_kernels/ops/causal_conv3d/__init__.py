@@ -50,11 +50,11 @@ def causal_conv3d(
     backend: str | None = None,
     precision: str | None = None,
 ) -> Tensor | FrameBuffer | tuple[Tensor | FrameBuffer, Tensor]:
-    """Convolve frames with a kernel that looks at the past only.
+    """Convolve frames with a kernel that sees past frames only.
 
-    Before the first frame stand P = dilation_t * (kT - 1) frames: `initial_state` if given, else what
-    `temporal_mode` says. Calling it chunk by chunk, each chunk's final state being the next one's initial
-    state, gives what one call gives; with a temporal stride, chunks other than the last must have a
+    P = dilation_t * (kT - 1) frames precede the first one: `initial_state` if given, else what
+    `temporal_mode` says. Calling it chunk by chunk, with each chunk's final state as the next one's initial
+    state, equals one call; with a temporal stride, chunks other than the last must have a
     multiple of it in frames. Frames that come in equal pairs, doubled by an upsampler, are cheaper given
     once: `upsample_conv` with the scale (2, 1, 1).
 
@@ -73,9 +73,9 @@ def causal_conv3d(
         initial_state: The P frames before this chunk, shape (B, Cin, P, H, W).
         residual: Added to the output; its shape and dtype.
         return_final_state: Return the last P frames as well.
-        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with such
-            a body. It shares no memory with what is read, but that `residual` may be `out` itself, element
-            for element, on `reference`, `aten` and `cpu`. The backend `aten` convolves into a fresh tensor
+        out: Destination of the output: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body. It must not share memory with what is read, except that `residual` may be `out`
+            itself on `reference`, `aten` and `cpu`. The backend `aten` convolves into a fresh tensor
             and copies.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
@@ -87,8 +87,8 @@ def causal_conv3d(
         the dtypes are those that `torch.nn.functional.conv3d` gives.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read; with `out` a
-            gradient would be lost, or autocast would change the dtype.
+        InvalidInput: Shapes, dtypes or options are invalid; `out` overlaps itself or what is read; with `out`
+            a gradient would be lost, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
     tensors = (x, weight, bias, initial_state, residual)

@@ -48,8 +48,8 @@ def causal_pad3d(
         temporal_mode: What stands in front of a first chunk: "replicate" (its first frame) or "zeros".
         spatial_mode: "zeros", "replicate" or "reflect".
         initial_state: The frames in front, shape (B, C, causal_padding, H, W); overrides `temporal_mode`.
-        out: Where the padded frames go: a tensor of their shape and dtype, any strides, or a `FrameBuffer`
-            with such a body; it shares no memory with what is read.
+        out: Destination of the padded frames: a tensor of their shape and dtype, any strides, or a
+            `FrameBuffer` with such a body. It must not share memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier; every backend of this op is exact.
 
@@ -58,8 +58,8 @@ def causal_pad3d(
         channels_last_3d if `x` is, else contiguous; or `out`.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read, or a gradient
-            would be lost.
+        InvalidInput: Shapes, dtypes or options are invalid; `out` overlaps itself or what is read, or a
+            gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
     options = (causal_padding, spatial_padding, temporal_mode, spatial_mode)
@@ -88,8 +88,8 @@ def causal_pad3d_(
         precision: As in `causal_pad3d`.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit, `initial_state` lies under the border and not in its
-            place there, or a gradient would be lost.
+        InvalidInput: Shapes, dtypes or options are invalid, `initial_state` lies under the border and not in
+            its place there, or a gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """
     args, storage = _border_arguments(

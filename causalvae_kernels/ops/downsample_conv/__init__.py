@@ -36,8 +36,8 @@ def downsample_conv(
         bias: Shape (Cout,), dtype of `x`.
         compress_time: Average frames in pairs, rounded to the dtype of `x`; of an odd number the first one
             stays as it is.
-        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
-            such a body; it shares no memory with what is read.
+        out: Destination of the output: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body. It must not share memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
@@ -47,7 +47,7 @@ def downsample_conv(
         averaged in that dtype, too. With `out` that, as it was given.
 
     Raises:
-        InvalidInput: Shapes or dtypes do not fit; `out` overlaps itself or what is read, a gradient would be
+        InvalidInput: Shapes or dtypes are invalid; `out` overlaps itself or what is read, a gradient would be
             lost in it, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """

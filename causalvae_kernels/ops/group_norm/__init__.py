@@ -36,8 +36,8 @@ def group_norm(
     """Normalise each group of channels over all its frames and pixels, then apply SiLU.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias, result = y / (1 + exp(-y)), with mean and (biased)
-    variance over (C / num_groups, T, H, W) of the tensor that is given: another cut of a video into chunks
-    gives other values. Twice x is read and once written, 3 times its bytes.
+    variance over (C / num_groups, T, H, W) of the given tensor: other chunks of a video give other values. x
+    is read twice and written once, 3 times its bytes.
 
     Args:
         x: Frames, shape (B, C, T, H, W), any strides; float32, bfloat16, float16 (float64 in the reference
@@ -47,9 +47,9 @@ def group_norm(
         bias: Shape (C,), dtype of `weight`.
         eps: Added to the variance.
         activation: "silu", or None for y itself.
-        out: Where the result goes: a tensor of the result's shape and dtype, any strides, or a `FrameBuffer`
-            with such a body, whose border is left as it is; `x` itself may be it, element for element,
-            nothing else that is read may share memory with it.
+        out: Destination of the result: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body, whose border is not changed. It may be `x` itself, and must not share memory with
+            anything else that is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
@@ -59,7 +59,7 @@ def group_norm(
         GPU, that of `x` on a CPU.
 
     Raises:
-        InvalidInput: Shapes, dtypes or numbers do not fit, `out` shares memory with what is read, or a
+        InvalidInput: Shapes, dtypes or numbers are invalid, `out` shares memory with what is read, or a
             gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """

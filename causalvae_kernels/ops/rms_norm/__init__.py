@@ -32,7 +32,7 @@ def rms_norm(
     rounded to the dtype of `x`; y = n * sqrt(C) * weight + bias, result = y / (1 + exp(-y)). Without `eps`
     this is diffusers' `WanRMS_norm` with its activation; with it n * sqrt(C) = x / sqrt(mean(x^2) + eps) is
     the RMS norm of LTX.
-    No pixel looks at another, so any cut of a video gives the same. Once x is read and once written.
+    Pixels are independent, so any cut of a video into chunks gives the same. x is read once and written once.
 
     Args:
         x: Frames, shape (B, C, T, H, W), any strides; float32, bfloat16, float16 (float64 in the reference
@@ -42,9 +42,9 @@ def rms_norm(
         bias: Shape and dtype of `weight`.
         eps: Added to the mean of the squares.
         activation: "silu", or None for y itself.
-        out: Where the result goes: a tensor of the result's shape and dtype, any strides, or a `FrameBuffer`
-            with such a body, whose border is left as it is; `x` itself may be it, element for element,
-            nothing else that is read may share memory with it.
+        out: Destination of the result: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body, whose border is not changed. It may be `x` itself, and must not share memory with
+            anything else that is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
@@ -53,7 +53,7 @@ def rms_norm(
         channels_last_3d if `x` is, else contiguous.
 
     Raises:
-        InvalidInput: Shapes or dtypes do not fit, `out` shares memory with what is read, or a gradient would
+        InvalidInput: Shapes or dtypes are invalid, `out` shares memory with what is read, or a gradient would
             be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """

@@ -41,7 +41,7 @@ def spatial_norm(
     y = group_norm(x) * up(scale) + up(shift), result = y / (1 + exp(-y)). `up` repeats by nearest neighbour
     to the frames and pixels of `x`; with an odd number of frames above one, frame 0 takes frame 0 of `scale`
     and `shift`, and the other frames take the others. They are what `conv_y` and `conv_b` of diffusers'
-    `CogVideoXSpatialNorm3D` give at latent resolution. Twice x is read and once written.
+    `CogVideoXSpatialNorm3D` give at latent resolution. x is read twice and written once.
 
     Args:
         x: Frames, shape (B, C, T, H, W), any strides; float32, bfloat16, float16 (float64 in the reference
@@ -53,9 +53,9 @@ def spatial_norm(
         bias: Shape (C,), dtype of `weight`.
         eps: Added to the variance.
         activation: "silu", or None for y itself.
-        out: Where the result goes: a tensor of the result's shape and dtype, any strides, or a `FrameBuffer`
-            with such a body, whose border is left as it is; `x` itself may be it, element for element,
-            nothing else that is read may share memory with it.
+        out: Destination of the result: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body, whose border is not changed. It may be `x` itself, and must not share memory with
+            anything else that is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
@@ -65,7 +65,7 @@ def spatial_norm(
         `torch.nn.functional.group_norm` would return it: float32 on a GPU.
 
     Raises:
-        InvalidInput: Shapes, dtypes or numbers do not fit, `out` shares memory with what is read, or a
+        InvalidInput: Shapes, dtypes or numbers are invalid, `out` shares memory with what is read, or a
             gradient would be lost.
         BackendUnavailable: The backend asked for cannot run this call.
     """

@@ -43,10 +43,10 @@ def upsample_conv(
     backend: str | None = None,
     precision: str | None = None,
 ) -> Tensor | FrameBuffer | tuple[Tensor | FrameBuffer, Tensor]:
-    """Repeat pixels and frames, then convolve with a kernel that looks at the past only.
+    """Repeat pixels and frames, then convolve with a kernel that sees past frames only.
 
-    What the kernel would see twice is one pixel with the sum of two weights, so that a kernel of three takes
-    two multiplications along every axis that is doubled: 4 of 9 in space, 8 of 27 in time and space.
+    A pixel that the kernel would see twice is multiplied once, by the sum of two weights, so a kernel of
+    three takes two multiplications along every doubled axis: 4 of 9 in space, 8 of 27 in time and space.
 
     CogVideoX's `compress_time` upsampler doubles frames and convolves each on its own (kT = 1): with the
     scale (1, 2, 2) a caller gets every frame once and knows that it stands for two, as `scale=(2, 1, 1)` of
@@ -67,8 +67,8 @@ def upsample_conv(
         initial_state: The P frames before this chunk at the size of `x`, shape (B, Cin, P, H, W):
             P = kT - 1, or, with kT = 3 and doubled frames, the one frame before, which stands for two.
         return_final_state: Return the last P frames as well.
-        out: Where the output goes: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
-            such a body; it shares no memory with what is read.
+        out: Destination of the output: a tensor of its shape and dtype, any strides, or a `FrameBuffer` with
+            such a body. It must not share memory with what is read.
         backend: Name of the backend; default: `use_backend()`, the environment, the default order.
         precision: Tier "exact" or "high"; default: `use_precision()`, the environment, "high".
 
@@ -80,7 +80,7 @@ def upsample_conv(
         was given.
 
     Raises:
-        InvalidInput: Shapes, dtypes or words do not fit; `out` overlaps itself or what is read, a gradient
+        InvalidInput: Shapes, dtypes or options are invalid; `out` overlaps itself or what is read, a gradient
             would be lost in it, or autocast would change the dtype.
         BackendUnavailable: The backend asked for cannot run this call.
     """
