@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from causalvae_kernels.core.env import BACKEND
+import causalvae_kernels
+from causalvae_kernels.cli import app
+from causalvae_kernels.core.env import BACKEND, TABLE
 from causalvae_kernels.temporal.model_rules import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,9 +60,20 @@ def test_every_backend_is_documented():
         assert f"`{name}`" in text
 
 
-def test_the_readme_s_code_is_python():
-    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S):
-        compile(block, "README.md", "exec")
+def test_the_readme_s_code_runs(monkeypatch, capsys):
+    """The examples of use and of frame counts, on a small model; planning a large clip takes too long."""
+    diffusers = pytest.importorskip("diffusers")
+    from tests.support.wan_models import build
+
+    monkeypatch.setattr(diffusers.AutoencoderKLWan, "from_pretrained", lambda *_, **__: build("2.1"))
+    use, counts, memory = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    names = {}
+    exec(compile(use.replace("17, 96, 144", "6, 16, 16"), "README.md", "exec"), names)
+    assert names["frames"].shape[2] == 5, "as shipped, Wan drops the tail of 6 frames"
+    assert "modules replaced" in capsys.readouterr().out
+    exec(compile(counts, "README.md", "exec"), names)
+    assert names["frames"].shape == names["video"].shape
+    compile(memory, "README.md", "exec")
 
 
 def test_the_site_builds_without_warnings(tmp_path):
@@ -69,5 +82,10 @@ def test_the_site_builds_without_warnings(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "reference" / "command-line" / "index.html").read_text(encoding="utf-8")
-    assert "reconstruct" in page
+    for name, words in (
+        ("command-line", [command.callback.__name__ for command in app.registered_commands]),
+        ("environment", [variable.name for variable in TABLE]),
+        ("api", causalvae_kernels.__all__),
+    ):
+        page = (tmp_path / "reference" / name / "index.html").read_text(encoding="utf-8")
+        assert [word for word in words if word not in page] == []
