@@ -96,7 +96,7 @@ def test_explain_has_a_sentence_for_every_backend():
     sentences = dict(explanation.rows)
     assert list(sentences) == ["reference", "aten", "cpu", "triton", "cuda"]
     assert sentences["aten"] == "runs this call"
-    assert "another comes before it" in sentences["reference"]
+    assert "another backend is preferred" in sentences["reference"]
     for backend in ("cpu", "triton", "cuda"):
         assert sentences[backend].startswith("cannot run this call: ")
     assert str(explanation).count("\n") == 5
