@@ -24,6 +24,10 @@ from ..temporal.schedule import frame_chunks, latent_chunks, latents_of, padded_
 from .frames import check_made
 
 
+def one_by_one(*_: Any) -> None:
+    """Say that chunks go one at a time."""
+
+
 @dataclass(frozen=True)
 class ChunkCodec:
     """How the models of a family run one chunk.
@@ -35,6 +39,8 @@ class ChunkCodec:
         sizes: The model's frames per chunk, and latents per chunk.
         channels: The model's channels of frames, and of latents.
         spatial_ratio: The model's pixels per latent pixel, in each direction.
+        per_pass: (model, link, "encode" or "decode", input) to how many chunks may go at a time, if all of
+            the input is there, by an argument `per_pass` of `encode` and `decode`; None: one.
     """
 
     encode: Callable[[nn.Module, Tensor, dict[Any, Any]], Any]
@@ -42,6 +48,7 @@ class ChunkCodec:
     sizes: Callable[[nn.Module], tuple[int, int]]
     channels: Callable[[nn.Module], tuple[int, int]]
     spatial_ratio: Callable[[nn.Module], int]
+    per_pass: Callable[[nn.Module, Any, str, Tensor], int | None] = one_by_one
 
 
 S = TypeVar("S", bound="Session")
@@ -59,9 +66,18 @@ class Session:
 
     _is_open = False
 
-    def __init__(self, call: str, model: nn.Module, link: Any, codec: ChunkCodec, queue: ChunkQueue) -> None:
+    def __init__(
+        self,
+        call: str,
+        model: nn.Module,
+        link: Any,
+        codec: ChunkCodec,
+        queue: ChunkQueue,
+        per_pass: int | None,
+    ) -> None:
         """Begin a session; nothing is computed yet."""
         self._call, self._model, self._link, self._codec = call, model, link, codec
+        self._options = {} if per_pass is None else {"per_pass": per_pass}
         self.queue, self._caches = queue, {}
         self._ratio = frame_rule(model).temporal_compression_ratio
         self._num_frames: int | None = None
@@ -180,12 +196,13 @@ class EncodeSession(Session):
         num_frames: int | None,
         sample_posterior: bool,
         generator: torch.Generator | None,
+        per_pass: int | None = None,
     ) -> None:
         """Check what can be checked before any work."""
         ratio = frame_rule(model).temporal_compression_ratio
-        lengths = frame_chunks(codec.sizes(model)[0], ratio, num_frames)
+        lengths = frame_chunks(codec.sizes(model)[0] * (per_pass or 1), ratio, num_frames)
         queue = ChunkQueue(call, "frames", lengths, num_frames, codec.channels(model)[0])
-        super().__init__(call, model, link, codec, queue)
+        super().__init__(call, model, link, codec, queue, per_pass)
         self._num_frames, self._samples, self._generator = num_frames, sample_posterior, generator
 
     def copy(self) -> EncodeSession:
@@ -204,7 +221,7 @@ class EncodeSession(Session):
         self._check_active()
         first = not self._caches
         length = padded_length(chunk.shape[2], self._ratio, first=first)
-        posterior = self._codec.encode(self._model, pad_frames(chunk, length), self._caches)
+        posterior = self._codec.encode(self._model, pad_frames(chunk, length), self._caches, **self._options)
         # The mode is a view of what is twice as large.
         latents = posterior.sample(self._generator) if self._samples else posterior.mode().clone()
         expected = (length - first) // self._ratio + first
@@ -220,14 +237,20 @@ class DecodeSession(Session):
     """What `decode_session` returns: latents (B, C, l, h, w) in, frames (B, C, t, H, W) out."""
 
     def __init__(
-        self, call: str, model: nn.Module, link: Any, codec: ChunkCodec, num_frames: int | None
+        self,
+        call: str,
+        model: nn.Module,
+        link: Any,
+        codec: ChunkCodec,
+        num_frames: int | None,
+        per_pass: int | None = None,
     ) -> None:
         """Check what can be checked before any work."""
         ratio = frame_rule(model).temporal_compression_ratio
         total = None if num_frames is None else latents_of(num_frames, ratio)
-        lengths = latent_chunks(codec.sizes(model)[1], total)
+        lengths = latent_chunks(codec.sizes(model)[1] * (per_pass or 1), total)
         queue = ChunkQueue(call, "latents", lengths, total, codec.channels(model)[1], num_frames)
-        super().__init__(call, model, link, codec, queue)
+        super().__init__(call, model, link, codec, queue, per_pass)
         self._num_frames, self._made = num_frames, 0
 
     def know(self, num_frames: int) -> None:
@@ -242,7 +265,7 @@ class DecodeSession(Session):
             return None
         self._check_active()
         lead = (self._ratio - 1) * (not self._caches)
-        frames = self._codec.decode(self._model, chunk, self._caches)
+        frames = self._codec.decode(self._model, chunk, self._caches, **self._options)
         expected = self._ratio * chunk.shape[2] - lead
         check_made(self._call, chunk.shape[2], "latents", frames.shape[2], "frames", expected)
         if self._num_frames is not None:
@@ -264,6 +287,7 @@ def encode_session(
     sample_posterior: bool = False,
     generator: torch.Generator | None = None,
     call: str = "encode_session",
+    per_pass: int | None = None,
 ) -> EncodeSession:
     """Begin to encode a video that comes in parts; less than a chunk of it is held.
 
@@ -282,13 +306,14 @@ def encode_session(
         sample_posterior: Draw latents, rather than take the mode.
         generator: Of random numbers.
         call: Who asks, for messages.
+        per_pass: How many chunks go at a time; None: one.
 
     Raises:
         InvalidInput: The swap was made without `frames="any"` or was restored; the family has no chunks;
             `num_frames` is not positive.
     """
     codec = _check(call, link, codec, num_frames)
-    return EncodeSession(call, model, link, codec, num_frames, sample_posterior, generator)
+    return EncodeSession(call, model, link, codec, num_frames, sample_posterior, generator, per_pass)
 
 
 def decode_session(
@@ -298,6 +323,7 @@ def decode_session(
     *,
     num_frames: int | None = None,
     call: str = "decode_session",
+    per_pass: int | None = None,
 ) -> DecodeSession:
     """Begin to decode latents that come in parts; less than a chunk of them is held.
 
@@ -310,12 +336,13 @@ def decode_session(
             are the numbers. Else, CogVideoX's chunks are of 3, 2, 2, … latents. Wan's latents are decoded one
             by one in both cases.
         call: Who asks, for messages.
+        per_pass: How many chunks go at a time; None: one.
 
     Raises:
         InvalidInput: As `encode_session`.
     """
     codec = _check(call, link, codec, num_frames)
-    return DecodeSession(call, model, link, codec, num_frames)
+    return DecodeSession(call, model, link, codec, num_frames, per_pass)
 
 
 def _copied(state: Any) -> Any:

@@ -28,6 +28,7 @@ from ..core.errors import InvalidInput
 from ..core.packed import release_packed_weights, use_packed_budget
 from ..core.precision import TIERS, resolve_precision
 from ..temporal import frame_rule
+from . import whole
 from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, decoder_output, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
@@ -383,6 +384,44 @@ class Swap:
                 "num_frames: this swap was restored or replaced; use the handle that holds now"
             )
         return num_frames_of(self._link, check_count("num_frames", "the count", num_frames))
+
+    def encode(
+        self,
+        frames: Tensor,
+        *,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+        out: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        on_chunk: whole.OnChunk | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Encode any number of frames (B, C, T, H, W) in one call; see `whole.encode`."""
+        return whole.encode(
+            *(self.model, self._link, self._family.chunks, frames),
+            sample_posterior=sample_posterior,
+            generator=generator,
+            **{"out": out, "device": device, "dtype": dtype, "on_chunk": on_chunk, "progress": progress},
+        )
+
+    def decode(
+        self,
+        latents: Tensor,
+        *,
+        num_frames: int | None = None,
+        out: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        on_chunk: whole.OnChunk | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Decode latents (B, C, l, h, w) into memory that is allocated once; see `whole.decode`."""
+        return whole.decode(
+            *(self.model, self._link, self._family.chunks, latents),
+            num_frames=num_frames,
+            **{"out": out, "device": device, "dtype": dtype, "on_chunk": on_chunk, "progress": progress},
+        )
 
     def encode_session(
         self,

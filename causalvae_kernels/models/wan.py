@@ -5,7 +5,7 @@ from __future__ import annotations
 from .clip_state import on_a_clone
 from .session import ChunkCodec
 from .swap import Family, Rule, register_family
-from .wan_chunks import channels, chunk_sizes, decode_chunk, encode_chunk, merged, spatial_ratio
+from .wan_chunks import channels, chunk_sizes, decode_chunk, encode_chunk, merged, per_pass, spatial_ratio
 from .wan_coders import decoder, encoder, why_coder_left
 from .wan_conv import causal_conv, why_conv_left
 from .wan_norm import norm, why_norm_left
@@ -29,7 +29,7 @@ def _rules(prefix: str) -> dict[str, Rule]:
     }
 
 
-_STREAMS = ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels, spatial_ratio)
+_STREAMS = ChunkCodec(encode_chunk, decode_chunk, chunk_sizes, channels, spatial_ratio, per_pass)
 
 # Qwen-Image 2.1's takes single images.
 for _model, _prefix, _chunks in (

@@ -7,6 +7,7 @@ wants them: the first one alone, then four at a time; latents always one by one.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -50,13 +51,14 @@ def spatial_ratio(model: nn.Module) -> int:
     return 2 ** (len(model.config.dim_mult) - 1) * _patch(model)
 
 
-def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
+def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches, per_pass: int = 1) -> Any:
     """Encode a chunk.
 
     Args:
         model: An adapted model.
         frames: Shape (B, C, t, H, W); t is 4k+1 in the first chunk, and a multiple of 4 in others.
         caches: Empty for the first chunk; the feature caches, which are replaced by the new ones.
+        per_pass: How many latents go at a time.
 
     Returns:
         A `DiagonalGaussianDistribution` over (B, C, l, h, w).
@@ -75,16 +77,18 @@ def encode_chunk(model: nn.Module, frames: Tensor, caches: Caches) -> Any:
         whole, kept = (tuple(length // ratio for length in lengths) for lengths in (size, step))
         tiles = Tiles(size, step, tuple(a - b for a, b in zip(whole, kept, strict=True)), kept)
     x = patchify(frames, _patch(model))
-    return DiagonalGaussianDistribution(run_parts(_encode, model, x, caches, tiles))
+    run = functools.partial(_encode, per_pass=per_pass)
+    return DiagonalGaussianDistribution(run_parts(run, model, x, caches, tiles))
 
 
-def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
+def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches, per_pass: int = 1) -> Tensor:
     """Decode a chunk.
 
     Args:
         model: An adapted model.
         latents: Shape (B, C, l, h, w), any l.
         caches: As in `encode_chunk`.
+        per_pass: As in `encode_chunk`.
 
     Returns:
         Frames, shape (B, 3, t, H, W): 4l-3 of the first chunk, 4l of others.
@@ -100,7 +104,9 @@ def decode_chunk(model: nn.Module, latents: Tensor, caches: Caches) -> Tensor:
     if _is_tiled(model, latents, size):
         whole, kept = (tuple(length // patch for length in lengths) for lengths in _sample_tiles(model))
         tiles = Tiles(size, step, tuple(a - b for a, b in zip(whole, kept, strict=True)), kept)
-    out = unpatchify(run_parts(_decode, model, latents, caches, tiles), patch)
+    out = unpatchify(
+        run_parts(functools.partial(_decode, per_pass=per_pass), model, latents, caches, tiles), patch
+    )
     # Qwen-Image clamps only what it decodes in one piece.
     return out if tiles is not None and not _is_wan(model) else out.clamp(-1.0, 1.0)
 
@@ -122,8 +128,19 @@ def merged(model: nn.Module, link: Link, step: str, x: Tensor) -> Tensor | None:
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 
-    per_pass = link.chunk
-    if per_pass == "as_is" or resolve_precision(link.precision) == "exact":
+    count = per_pass(model, link, step, x)
+    if count is None:
+        return None
+    if step == "encode":
+        x = patchify(x, _patch(model))
+        x = x[:, :, : 1 + (x.shape[2] - 1) // _FRAMES * _FRAMES]  # as the model does it
+        return _encode(model, x, None, count)[0]
+    return unpatchify(_decode(model, x, None, count)[0], _patch(model)).clamp(-1.0, 1.0)
+
+
+def per_pass(model: nn.Module, link: Link, step: str, x: Tensor) -> int | None:
+    """Return how many latents behind the first one go at a time; None: one, by the model's own loop."""
+    if link.chunk == "as_is" or resolve_precision(link.precision) == "exact":
         return None
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters())):
         return None
@@ -132,19 +149,19 @@ def merged(model: nn.Module, link: Link, step: str, x: Tensor) -> Tensor | None:
         size = tuple(length // model.spatial_compression_ratio for length in size)
     if _is_tiled(model, x, size) or frame_rule(model).temporal_compression_ratio != _FRAMES:
         return None
-    if step == "encode":
-        x = patchify(x, _patch(model))
-        x = x[:, :, : 1 + (x.shape[2] - 1) // _FRAMES * _FRAMES]  # as the model does it
-        return _encode(model, x, None, link)[0]
-    return unpatchify(_decode(model, x, None, link)[0], _patch(model)).clamp(-1.0, 1.0)
+    frames = _FRAMES if step == "encode" else _LATENTS
+    latents = (x.shape[2] - 1) // frames
+    if link.chunk != "auto":
+        return link.chunk
+    return _most_per_pass(model, link, step, x[:, :, :1], latents) if latents > 1 else 1
 
 
-def _encode(model: nn.Module, x: Tensor, cache: Any, link: Link | None = None) -> tuple[Tensor, Any]:
+def _encode(model: nn.Module, x: Tensor, cache: Any, per_pass: int = 1) -> tuple[Tensor, Any]:
     lengths, start, done = [], 0, []
     if cache is None:
         lengths, cache = [1], _empty_cache(model, "encoder")
     left = (x.shape[2] - sum(lengths)) // _FRAMES
-    lengths += [_FRAMES * n for n in _passes(model.encoder, link, x[:, :, :1], left, _FRAMES)]
+    lengths += [_FRAMES * n for n in _passes(left, per_pass)]
     for length in lengths:
         part = x[:, :, start : start + length]
         done.append(model.encoder(part, feat_cache=cache, feat_idx=Carried([0])))
@@ -152,28 +169,30 @@ def _encode(model: nn.Module, x: Tensor, cache: Any, link: Link | None = None) -
     return model.quant_conv(torch.cat(done, dim=2)), cache
 
 
-def _decode(model: nn.Module, z: Tensor, cache: Any, link: Link | None = None) -> tuple[Tensor, Any]:
+def _decode(model: nn.Module, z: Tensor, cache: Any, per_pass: int = 1) -> tuple[Tensor, Any]:
     first = cache is None
     cache = _empty_cache(model, "decoder") if first else cache
     z, lengths, done = model.post_quant_conv(z), [1] if first else [], []
-    lengths += _passes(model.decoder, link, z[:, :, :1], z.shape[2] - len(lengths), _LATENTS)
+    lengths += _passes(z.shape[2] - len(lengths), per_pass)
     for latents in z.split(lengths, dim=2):
         options = {"first_chunk": True} if first and not done and _is_wan(model) else {}
         done.append(model.decoder(latents, feat_cache=cache, feat_idx=Carried([0]), **options))
     return torch.cat(done, dim=2), cache
 
 
-def _passes(coder: nn.Module, link: Link | None, x: Tensor, latents: int, frames: int) -> list[int]:
-    """Return how many latents each pass behind the first one takes, each of so many frames of the input."""
-    per_pass = 1
-    if link is not None and latents > 1:
-        per_pass = _most_per_pass(coder, link, x, latents, frames) if link.chunk == "auto" else link.chunk
+def _passes(latents: int, per_pass: int) -> list[int]:
+    """Return how many latents each pass takes."""
     whole, rest = divmod(latents, per_pass)
     return [per_pass] * whole + [rest] * (rest > 0)
 
 
-def _most_per_pass(coder: nn.Module, link: Link, x: Tensor, latents: int, frames: int) -> int:
+def _most_per_pass(model: nn.Module, link: Link, step: str, x: Tensor, latents: int) -> int:
     """Return how many latents at a time fit into an eighth of the memory: what is kept from call to call."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
+    coder, frames = model.decoder, _LATENTS
+    if step == "encode":
+        coder, frames, x = model.encoder, _FRAMES, patchify(x, _patch(model))
     if link.memory == "low":
         return 1
     most = machine_memory.total(x.device) // 8

@@ -51,6 +51,11 @@ class ChunkQueue:
         self._held, self._is_cut = 0, False
         self._first: tuple[Any, ...] | None = None
 
+    @property
+    def count(self) -> int | None:
+        """How many chunks there are; None if the number of frames is not known."""
+        return self._lengths.count
+
     def put(self, item: Tensor) -> None:
         """Append frames, shape (B, C, t, H, W), any t, all else equal.
 
