@@ -59,7 +59,7 @@ def test_what_has_none(build):  # noqa: F811
             handle.schedule(9, 32, 48, step="both")
         with pytest.raises(InvalidInput, match="num_frames"):
             handle.schedule(0, 32, 48)
-    with pytest.raises(InvalidInput, match="taken out"):
+    with pytest.raises(InvalidInput, match="this swap was restored"):
         handle.schedule(9, 32, 48)
     with swap(build(), precision="exact") as handle, pytest.raises(InvalidInput, match="one by one"):
         handle.schedule(9, 32, 48)
