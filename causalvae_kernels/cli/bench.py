@@ -26,7 +26,7 @@ from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.op import explain
 from ..core.optional import require
-from ..demo.outputs import written_whole
+from ..core.outputs import written_whole
 from ..parity import ConvOracle, check_conv, check_pad
 from ..workloads import FULL_SIZE, GATED, WORKLOADS, Workload, in_buffer
 from .bench_gpu import bench_gpu

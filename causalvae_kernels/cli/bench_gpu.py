@@ -24,7 +24,7 @@ from ..bench.roofline import Limits, flush_cache, gpu_limits
 from ..bench.timing import Timing, time_providers
 from ..core.errors import BackendUnavailable, InvalidInput, in_a_line
 from ..core.op import explain
-from ..demo.outputs import written_whole
+from ..core.outputs import written_whole
 from ..parity import ConvOracle, ParityFailure, check_conv, check_pad
 from ..workloads import FULL_SIZE, Workload
 from .common import EXIT_FAILED

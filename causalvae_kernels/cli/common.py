@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..core.errors import CausalVAEError, InvalidInput
-from ..demo.outputs import why_not_writable
+from ..core.outputs import why_not_writable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from ..core.errors import InvalidInput
 from ..core.optional import require
 from ..demo.families import FamilyFacts, all_families, markdown
-from ..demo.vae import quiet_diffusers
 from ..models.family_names import families as known_families
+from ..models.loading import quiet_diffusers
 from .common import one_sentence_errors
 from .console import progress_bar, stdout
 

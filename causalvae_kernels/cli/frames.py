@@ -17,7 +17,9 @@ from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.optional import require
+from ..core.outputs import check_outputs, staged_outputs
 from ..core.selection import requested_backend
+from ..data.video import probe, read_frames
 from ..demo.clip import resolve_clip
 from ..demo.frame_plot import plot_study
 from ..demo.frame_study import (
@@ -31,10 +33,9 @@ from ..demo.frame_study import (
     study_frames,
     study_padding,
 )
-from ..demo.outputs import check_outputs, staged_outputs
 from ..demo.report import finite_or_null
-from ..demo.vae import named_vae, spatial_factor, vae_folder
-from ..demo.video import probe, read_frames
+from ..demo.vae import named_vae, spatial_factor
+from ..models.loading import vae_folder
 from ..temporal import frame_rule
 from .common import check_least, check_threads, check_word, one_sentence_errors, parse_ints
 from .console import progress_bar, stdout

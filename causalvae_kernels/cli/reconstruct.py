@@ -18,18 +18,19 @@ from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.optional import require
+from ..core.outputs import check_outputs, staged_outputs
 from ..core.precision import TIERS, resolve_precision
 from ..core.selection import requested_backend
+from ..data.video import iter_frames, probe, read_frames, write_video
 from ..demo.clip import resolve_clip
-from ..demo.outputs import check_outputs, staged_outputs
 from ..demo.panels import side_by_side
 from ..demo.plot import describe, plot_frames, plot_stream, title
 from ..demo.reconstruction import Reconstruction, Side
 from ..demo.reconstruction import reconstruct as reconstruct_clip
 from ..demo.report import Setting, report_dict
 from ..demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
-from ..demo.vae import TRAINED_WEIGHTS_NOTE, named_vae, spatial_factor, vae_folder
-from ..demo.video import iter_frames, probe, read_frames, write_video
+from ..demo.vae import TRAINED_WEIGHTS_NOTE, named_vae, spatial_factor
+from ..models.loading import vae_folder
 from .common import (
     check_least,
     check_threads,

@@ -12,10 +12,10 @@ from rich.markup import escape
 from ..bench.threads import num_threads
 from ..core.errors import InvalidInput
 from ..core.optional import require
-from ..demo.outputs import check_outputs
+from ..core.outputs import check_outputs
 from ..demo.training import CHECKPOINT, Recipe
 from ..demo.training import train as train_vae
-from ..demo.vae import vae_folder
+from ..models.loading import vae_folder
 from .common import check_least, check_threads, one_sentence_errors
 from .console import progress_bar, stdout
 

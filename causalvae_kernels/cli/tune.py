@@ -22,8 +22,8 @@ from ..bench.tune import tune as tune_cells
 from ..bench.tune_cells import KERNELS, Cell, cells
 from ..core import native
 from ..core.errors import InvalidInput
+from ..core.outputs import check_outputs, written_whole
 from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
-from ..demo.outputs import check_outputs, written_whole
 from ..ops.causal_conv3d.measurements import TUNED
 from .common import DTYPES, EXIT_FAILED, check_word, one_sentence_errors, parse_dtype
 from .console import progress_bar, stderr, stdout

@@ -16,8 +16,8 @@ from rich.table import Table
 from ..bench.race import Job, run_race
 from ..bench.tunable import BACKEND, DEFAULT, TUNABLE
 from ..core.errors import BackendUnavailable, InvalidInput
+from ..core.outputs import check_outputs, written_whole
 from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
-from ..demo.outputs import check_outputs, written_whole
 from .common import EXIT_FAILED
 from .console import progress_bar, stderr, stdout
 

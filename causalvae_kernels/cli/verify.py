@@ -16,8 +16,9 @@ from rich.table import Table
 from ..bench.machine import device_words
 from ..core.errors import InvalidInput
 from ..demo.report import finite_or_null
-from ..demo.vae import load_vae, quiet_diffusers, small_random_vae
+from ..demo.vae import small_random_vae
 from ..models import swap
+from ..models.loading import load_vae, quiet_diffusers
 from ..parity import ParityResult, verify_ops, verify_vae
 from .common import EXIT_FAILED, default_device, one_sentence_errors, parse_device
 from .console import progress_bar, stdout

@@ -20,9 +20,9 @@ from ..core.errors import InvalidInput
 from ..core.selection import requested_backend
 from ..demo import family_check as check
 from ..demo.report import finite_or_null
-from ..demo.vae import quiet_diffusers, vae_folder
 from ..models import FAMILIES
 from ..models.family_names import family_class
+from ..models.loading import quiet_diffusers, spatial_unit, vae_folder
 from .common import EXIT_FAILED, check_least, check_word, parse_dtype, parse_ints
 from .console import progress_bar, stdout
 
@@ -106,7 +106,7 @@ def verify_family(asked: Asked, *, as_json: bool) -> None:
 def _page(
     vae: Any, class_name: str, asked: Asked, size: tuple[int, ...] | None, bar: Progress, task: TaskID
 ) -> Page:
-    unit, rule = check.spatial_unit(vae), check.rule_of(vae)
+    unit, rule = spatial_unit(vae), check.rule_of(vae)
     height, width = size or (max(2 * unit, 32), max(3 * unit, 48))
     if height % unit or width % unit:
         raise InvalidInput(f"--size: got {height}x{width}, expected multiples of {unit} for {class_name}")

@@ -17,12 +17,12 @@ from ..bench.timing import percentile, time_providers
 from ..core import machine_memory
 from ..core.errors import InvalidInput
 from ..models import swap
+from ..models.loading import load_vae, quiet_diffusers, vae_class
 from ..ops.causal_conv3d.spec import error_factor
 from ..parity import Comparison, compare, compare_exactly
 from ..temporal import FrameRule, frame_rule
 from ..workloads import make_video
 from ..workloads.small_vaes import SMALL_VAES
-from .vae import load_vae, quiet_diffusers, vae_class
 
 STEPS = ("encode", "decode")
 Progress = Callable[[str], None]
@@ -105,13 +105,6 @@ def build(class_name: str, weights: Path | None, dtype: torch.dtype) -> nn.Modul
     with torch.random.fork_rng(devices=[]), quiet_diffusers():
         torch.manual_seed(0)
         return cls(**SMALL_VAES.get(class_name, {})).to(dtype).eval().requires_grad_(False)
-
-
-def spatial_unit(vae: nn.Module) -> int:
-    """Return a number of which height and width must be multiples."""
-    config = getattr(vae, "config", {})
-    ratios = [vars(vae).get("spatial_compression_ratio"), config.get("spatial_compression_ratio")]
-    return max([8, *(int(ratio) for ratio in (*ratios, config.get("scale_factor_spatial")) if ratio)])
 
 
 def rule_of(vae: nn.Module | str) -> FrameRule | None:

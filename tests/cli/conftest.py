@@ -60,7 +60,7 @@ def folder(tmp_path, monkeypatch):
 def clip(tmp_path_factory):
     """A clip of 12 frames of 24×16."""
     pytest.importorskip("av")
-    from causalvae_kernels.demo.video import write_video
+    from causalvae_kernels.data.video import write_video
 
     path = tmp_path_factory.mktemp("clip") / "tiny.mp4"
     time = torch.arange(12).view(-1, 1, 1, 1) / 12

@@ -111,9 +111,9 @@ def test_paths_are_looked_at_before_heavy_packages(refuse, folder, clip, monkeyp
 
 
 def _imported_when_used():
-    """Give the packages that cli/ and demo/ import besides torch, typer, rich and Python's own."""
+    """Give the packages that cli/, data/ and demo/ import besides torch, typer, rich and Python's own."""
     own = {"torch", "typer", "rich", "causalvae_kernels", *sys.stdlib_module_names}
-    for path in sorted([*PACKAGE.glob("cli/*.py"), *PACKAGE.glob("demo/*.py")]):
+    for path in sorted([*PACKAGE.glob("cli/*.py"), *PACKAGE.glob("demo/*.py"), *PACKAGE.glob("data/*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
             if isinstance(node, ast.Import):

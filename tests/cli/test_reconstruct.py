@@ -53,7 +53,7 @@ def test_reconstruct_writes_video_plot_and_report(run, clip, folder):
     assert report["num_frames_compared"] == 9
     assert report["largest_difference"] < 1e-3
 
-    from causalvae_kernels.demo.video import probe
+    from causalvae_kernels.data.video import probe
 
     video = probe(folder / "reconstruction" / "side_by_side.mp4")
     assert video.num_frames == 9 and video.fps == 24
@@ -136,7 +136,7 @@ def test_stream_writes_video_plot_and_report(run, clip, folder):
     assert all(0 < error < 1 for error in errors)
     assert "takes any number of frames" in report["swap"] and report["warnings"] == []
 
-    from causalvae_kernels.demo.video import probe
+    from causalvae_kernels.data.video import probe
 
     video = probe(folder / "reconstruction" / "side_by_side.mp4")
     assert video.num_frames == 12 and video.fps == 24 and video.width > 2 * 320
@@ -221,7 +221,7 @@ def test_not_a_video(refuse, folder):
 
 
 def test_clip_of_an_odd_size(refuse, folder):
-    from causalvae_kernels.demo.video import write_video
+    from causalvae_kernels.data.video import write_video
 
     write_video(folder / "odd.mp4", torch.zeros(9, 18, 30, 3, dtype=torch.uint8), 24)
     sentence = refuse("reconstruct", "odd.mp4", "--frames", "9")

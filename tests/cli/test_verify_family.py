@@ -7,9 +7,10 @@ import torch
 
 from causalvae_kernels import frame_rule
 from causalvae_kernels.demo import family_check
-from causalvae_kernels.demo.family_check import FrameRow, ParityRow, build, spatial_unit
+from causalvae_kernels.demo.family_check import FrameRow, ParityRow, build
 from causalvae_kernels.models import FAMILIES
 from causalvae_kernels.models.family_names import family_class
+from causalvae_kernels.models.loading import spatial_unit
 from causalvae_kernels.parity import Comparison
 from causalvae_kernels.temporal.model_rules import FAMILIES as KNOWN
 from causalvae_kernels.workloads.small_vaes import SMALL_VAES

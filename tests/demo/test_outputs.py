@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.demo.outputs import check_outputs, staged_outputs, written_whole
+from causalvae_kernels.core.outputs import check_outputs, staged_outputs, written_whole
 
 NAMES = ("a.txt", "b.txt")
 

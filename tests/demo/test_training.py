@@ -12,7 +12,7 @@ pytest.importorskip("av")
 
 from causalvae_kernels.demo import training
 from causalvae_kernels.demo.training import CHECKPOINT, LOG, Recipe, evaluate, sample_batch, train
-from causalvae_kernels.demo.vae import load_vae
+from causalvae_kernels.models.loading import load_vae
 
 
 def clips(count=2):

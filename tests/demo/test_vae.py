@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.demo.vae import load_vae, small_random_vae, spatial_factor, vae_folder
+from causalvae_kernels.demo.vae import small_random_vae, spatial_factor
+from causalvae_kernels.models.loading import load_vae, vae_folder
 
 pytest.importorskip("diffusers")
 

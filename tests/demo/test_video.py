@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.demo.video import fit, iter_frames, probe, read_frames, write_video
+from causalvae_kernels.data.video import fit, iter_frames, probe, read_frames, write_video
 from tests.demo.display_matrix import TURNS, set_display_matrix
 
 av = pytest.importorskip("av")

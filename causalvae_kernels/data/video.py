@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import InvalidInput
 from ..core.optional import require
-from .outputs import written_whole
+from ..core.outputs import written_whole
 
 _FALLBACK_FPS = Fraction(25)
 
