@@ -10,6 +10,7 @@ import warnings
 import typer
 
 from .bench import bench
+from .check import check
 from .common import VersionOption
 from .console import accept_every_character
 from .explain import explain
@@ -37,7 +38,20 @@ def _all_commands(version: VersionOption = False) -> None:
     """Fused causal 3D convolutions for video VAEs: inspect, verify, measure, plan and demonstrate them."""
 
 
-for command in (info, explain, families, plan, verify, bench, traffic, tune, reconstruct, frames, train):
+for command in (
+    info,
+    explain,
+    families,
+    plan,
+    check,
+    verify,
+    bench,
+    traffic,
+    tune,
+    reconstruct,
+    frames,
+    train,
+):
     app.command()(command)
 
 

@@ -44,14 +44,14 @@ def probe(path: str | Path) -> VideoInfo:
         InvalidInput: If there is no such file, or it is no video.
         MissingPackage: If PyAV is not installed.
     """
-    with _open_video(Path(path)) as (container, stream):
+    with open_video(Path(path)) as (container, stream):
         width, height = stream.width, stream.height
         first = next(container.decode(stream), None)
         if first is not None:
             width, height = first.width, first.height
-            if _turn_of(first).aside:
+            if turn_of(first).aside:
                 width, height = height, width
-        return VideoInfo(width, height, _fps(stream), stream.frames or None)
+        return VideoInfo(width, height, rate_of(stream), stream.frames or None)
 
 
 def read_frames(
@@ -101,11 +101,11 @@ def iter_frames(
     if size is not None and min(size) < 1:
         raise InvalidInput(f"size: got {size[0]}x{size[1]}, expected a width and a height of at least 1")
     index, shape = -1, None
-    with _open_video(Path(path)) as (container, stream):
+    with open_video(Path(path)) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
             if index < start:
                 continue
-            pixels = _turn_of(frame).apply(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+            pixels = turn_of(frame).apply(torch.from_numpy(frame.to_ndarray(format="rgb24")))
             if size is None and pixels.shape != (shape or pixels.shape):
                 raise InvalidInput(
                     f"{path}: the size of its frames changes at frame {index}; give a fixed size"
@@ -183,7 +183,7 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
         container.mux(stream.encode(None))
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """How the pixels of a file become a picture: rows and columns change places, then sides do."""
 
     aside: bool = False
@@ -198,7 +198,7 @@ class _Turn(NamedTuple):
         return pixels.flip(sides) if sides else pixels.contiguous()
 
 
-def _turn_of(frame: Any) -> _Turn:
+def turn_of(frame: Any) -> Turn:
     """Read the display matrix of a frame, to the nearest quarter turn.
 
     It is [[a, b, u], [c, d, v], [x, y, w]], 32-bit numbers in the order of this machine: a pixel at (p, q) is
@@ -208,11 +208,11 @@ def _turn_of(frame: Any) -> _Turn:
 
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
-        return _Turn()
+        return Turn()
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
     aside = abs(b) + abs(c) > abs(a) + abs(d)
     column, row = (c, b) if aside else (a, d)
-    return _Turn(aside, row < 0, column < 0)
+    return Turn(aside, row < 0, column < 0)
 
 
 def _even_size(frame: Tensor) -> tuple[int, int]:
@@ -229,13 +229,14 @@ def _check_frame(frame: Tensor, height: int, width: int) -> None:
         )
 
 
-def _fps(stream: Any) -> Fraction:
+def rate_of(stream: Any) -> Fraction:
+    """Return the average frames per second; 25 where the file does not say."""
     rate = stream.average_rate or stream.guessed_rate or _FALLBACK_FPS
     return Fraction(rate)
 
 
 @contextmanager
-def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """Opens a file for decoding; gives the container and its first video stream.
 
     What PyAV raises, also while frames are decoded in the block, becomes one sentence.
