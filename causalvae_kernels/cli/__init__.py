@@ -13,6 +13,7 @@ from .bench import bench
 from .check import check
 from .common import VersionOption
 from .console import accept_every_character
+from .encode import encode
 from .explain import explain
 from .families import families
 from .frames import frames
@@ -44,6 +45,7 @@ for command in (
     families,
     plan,
     check,
+    encode,
     verify,
     bench,
     traffic,

@@ -17,6 +17,7 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 _WIDTH_OF_A_FILE = 120
@@ -88,13 +89,64 @@ def progress_bar(seconds: float = _SECONDS) -> Progress:
     Args:
         seconds: Between two lines where stderr is no terminal and no bar is drawn.
     """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return _bar(*columns, seconds=seconds)
+
+
+class ClipBar:
+    """A bar of frames that says how many clips are done, frames per second and the time left."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        """Show nothing yet; `enabled` is False in all processes but one."""
+        columns = (TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = _bar(TextColumn("{task.description}"), BarColumn(), *columns, seconds=_SECONDS)
+        self._enabled, self._task, self._began = enabled, None, 0.0
+        self._words, self._clips, self._frames = "", 0, None
+
+    def __enter__(self) -> ClipBar:
+        """Return the bar."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        self.stop()
+
+    def begin(self, words: str, clips: int, frames: int | None = None) -> None:
+        """Begin a part of the work: what it is, the number of clips, and of frames where that is known."""
+        if not self._enabled:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(words, total=None, rate="")
+        self._words, self._clips, self._frames, self._began = words, clips, frames, time.monotonic()
+        self._bar.reset(self._task, total=clips if frames is None else frames, rate="")
+        self.count(0, 0)
+
+    def count(self, clips: int, frames: int, left_out: int = 0) -> None:
+        """Say how many clips and frames are done; `left_out` frames had been done before."""
+        if self._task is None:
+            return
+        words = f"{self._words}, {clips}/{self._clips} clips, {frames} frames"
+        if self._frames is None:
+            self._bar.update(self._task, description=words, completed=clips)
+            return
+        speed = frames / max(time.monotonic() - self._began, 1e-9)
+        total = max(self._frames - left_out, frames)
+        rate = f"{speed:.1f} frames/s"
+        self._bar.update(self._task, description=words, completed=frames, total=total, rate=rate)
+
+    def stop(self) -> None:
+        """Remove it."""
+        if self._task is not None:
+            self._bar.stop()
+            self._task = None
+
+
+def _bar(*columns: Any, seconds: float) -> _Progress:
     console = stderr()
     return _Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *columns,
         seconds=seconds,
         console=console,
         transient=True,

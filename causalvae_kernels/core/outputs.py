@@ -9,20 +9,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import InvalidInput
+from .errors import InvalidInput
+
+PARTIAL = ".partial-"
+"""How the names of files begin that are not finished."""
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Gives a temporary path in the folder of `path`, and renames it to `path` at the end.
 
     An exception removes the temporary file and leaves whatever was at `path` untouched.
 
     Args:
         path: The final file. Its folder must exist.
+        durable: Whether the content is on the disk before the file has its name, so that not even a power
+            failure leaves half of it.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -31,9 +36,22 @@ def written_whole(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        if durable:
+            _flush(temporary)
         os.replace(temporary, path)
+        if durable and os.name == "posix":  # elsewhere a folder cannot be opened
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -109,7 +127,7 @@ def staged_outputs(folder: Path, names: Sequence[str], overwrite: bool = False) 
     """
     check_outputs(folder, names, overwrite)
     made = _make_folder(folder)
-    staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
         yield {name: staging / name for name in names}
         for name in names:

@@ -105,7 +105,7 @@ def iter_frames(
         for index, frame in enumerate(container.decode(stream)):
             if index < start:
                 continue
-            pixels = turn_of(frame).apply(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+            pixels = picture_of(frame)
             if size is None and pixels.shape != (shape or pixels.shape):
                 raise InvalidInput(
                     f"{path}: the size of its frames changes at frame {index}; give a fixed size"
@@ -213,6 +213,11 @@ def turn_of(frame: Any) -> Turn:
     aside = abs(b) + abs(c) > abs(a) + abs(d)
     column, row = (c, b) if aside else (a, d)
     return Turn(aside, row < 0, column < 0)
+
+
+def picture_of(frame: Any) -> Tensor:
+    """Return a decoded frame as it is seen: (H, W, 3), uint8, RGB, upright."""
+    return turn_of(frame).apply(torch.from_numpy(frame.to_ndarray(format="rgb24")))
 
 
 def _even_size(frame: Tensor) -> tuple[int, int]:

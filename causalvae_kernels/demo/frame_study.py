@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InvalidInput
+from ..data.metrics import frame_mse
 from ..models import swap
 from ..parity import round_trip
 from ..temporal import DEFAULT_FILL, FILLS, FramePlan, FrameRule, frame_rule, plan_frames
-from .metrics import frame_mse
 
 SHIPPED, PAD, TRIM, ANY = "as shipped", "pad", "trim", "any"
 TREATMENTS = (SHIPPED, PAD, TRIM, ANY)

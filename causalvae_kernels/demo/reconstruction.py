@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..bench.memory import peak_allocated
 from ..bench.timing import Timing, time_once, time_providers
+from ..data.metrics import frame_max_difference, frame_mse, psnr
 from ..models import swap
 from ..parity import round_trip
 from ..temporal import FrameRule, frame_rule
-from .metrics import frame_max_difference, frame_mse, psnr
 
 SIDES = ("reference", "swapped")
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.metrics import frame_mse, psnr
 from ..models import swap
-from .metrics import frame_mse, psnr
 from .panels import pair_side_by_side
 from .report import Setting, finite_or_null
 

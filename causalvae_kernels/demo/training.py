@@ -21,12 +21,12 @@ from torch import Tensor
 from ..core.errors import InvalidInput
 from ..core.optional import require
 from ..core.outputs import written_whole
+from ..data.metrics import frame_mse
 from ..data.video import probe, read_frames
 from ..models import swap
 from ..models.loading import load_vae
 from ..parity import round_trip
 from .clip import named_clip
-from .metrics import frame_mse
 
 CONFIG: dict[str, Any] = {
     "block_out_channels": (16, 32, 64),

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from tests.support.video_files import make_folder
+
 pytest.importorskip("av")
 pytest.importorskip("diffusers")
-
-from tests.support.video_files import make_folder
 
 
 @pytest.fixture(scope="module")

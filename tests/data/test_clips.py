@@ -5,14 +5,14 @@ from fractions import Fraction
 
 import pytest
 
-av = pytest.importorskip("av")
-pytest.importorskip("diffusers")
-
 from causalvae_kernels.core.errors import InvalidInput
 from causalvae_kernels.data.clips import Clip, find_clips, probe_clip
 from causalvae_kernels.data.counts import check_clip
 from causalvae_kernels.temporal import frame_rule
 from tests.support.video_files import decoded, make_folder, make_video
+
+av = pytest.importorskip("av")
+pytest.importorskip("diffusers")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from causalvae_kernels.demo.metrics import frame_max_difference, frame_mse, psnr
+from causalvae_kernels.data.metrics import frame_max_difference, frame_mse, psnr
 from causalvae_kernels.demo.panels import amplification
 
 

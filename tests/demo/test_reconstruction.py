@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from causalvae_kernels.core.errors import InvalidInput
-from causalvae_kernels.demo.metrics import frame_mse
+from causalvae_kernels.data.metrics import frame_mse
 from causalvae_kernels.demo.panels import side_by_side
 from causalvae_kernels.demo.plot import plot_frames
 from causalvae_kernels.demo.reconstruction import reconstruct

@@ -8,7 +8,7 @@ import torch
 
 from causalvae_kernels import InvalidInput, swap
 from causalvae_kernels.bench.memory import peak_allocated
-from causalvae_kernels.demo.metrics import frame_mse
+from causalvae_kernels.data.metrics import frame_mse
 from causalvae_kernels.demo.streaming import StreamedReconstruction, streamed_pictures, streamed_report
 from causalvae_kernels.demo.vae import small_random_vae
 from tests.support.clips import SETTING, tiny_clip

@@ -50,6 +50,8 @@ def make_video(
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
         stream.options = {"preset": "ultrafast", "crf": "10"} if codec == "h264" else {}
         sound = container.add_stream("aac", rate=8000, layout="mono") if audio else None
         for index in range(frames):
