@@ -13,6 +13,7 @@ from .bench import bench
 from .check import check
 from .common import VersionOption
 from .console import accept_every_character
+from .decode import decode
 from .encode import encode
 from .explain import explain
 from .families import families
@@ -46,6 +47,7 @@ for command in (
     plan,
     check,
     encode,
+    decode,
     verify,
     bench,
     traffic,

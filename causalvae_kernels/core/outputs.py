@@ -24,7 +24,7 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: The final file. Its folder must exist.
         durable: Whether the content is on the disk before the file has its name, so that not even a power
-            failure leaves half of it.
+            failure leaves half of it under that name.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
@@ -37,21 +37,11 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         if durable:
-            _flush(temporary)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        if durable and os.name == "posix":  # elsewhere a folder cannot be opened
-            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:

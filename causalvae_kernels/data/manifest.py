@@ -136,14 +136,14 @@ class Folder:
 
     def known(self, source: str) -> Entry | None:
         """Return what was recorded about a clip, by a part or else by its shard."""
-        part = self._part(source)
-        if part.is_file():
-            return read_entries(part)[0]
+        entry = self._part_entry(source)
+        if entry is not None:
+            return entry
         return next((e for e in self._entries(self.shard_of[source]) if e["source"] == source), None)
 
     def keep(self, entry: Entry, tensors: Tensors) -> None:
         """Write a clip, whole or not at all, until its shard is complete."""
-        write_shard(self._part(entry["source"]), [entry], lambda _: tensors)
+        write_shard(self._part(entry["source"]), [entry], lambda _: tensors, durable=False)
 
     def assemble(self, index: int) -> bool:
         """Write a shard if all of its clips are there and one is new; return whether it is complete.
@@ -152,10 +152,9 @@ class Folder:
         """
         path = self.shard_path(index)
         old = {entry["source"]: entry for entry in self._entries(index)}
-        parts = {source: self._part(source) for source in self.shards[index]}
-        parts = {source: part for source, part in parts.items() if part.is_file()}
-        new = {source: read_entries(part)[0] for source, part in parts.items()}
-        entries = {source: new.get(source) or old.get(source) for source in self.shards[index]}
+        new = {source: self._part_entry(source) for source in self.shards[index]}
+        parts = {source: self._part(source) for source, entry in new.items() if entry is not None}
+        entries = {source: new[source] or old.get(source) for source in self.shards[index]}
         if None in entries.values():
             return False
         if list(old.values()) != list(entries.values()):
@@ -208,6 +207,17 @@ class Folder:
             path = self.shard_path(index)
             self._cache[index] = read_entries(path) if path.is_file() else []
         return self._cache[index]
+
+    def _part_entry(self, source: str) -> Entry | None:
+        """Return what a part says; None where there is none, or a power failure left half of it."""
+        part = self._part(source)
+        if not part.is_file():
+            return None
+        try:
+            return read_entries(part)[0]
+        except InvalidInput:
+            part.unlink()
+            return None
 
     def _part(self, source: str) -> Path:
         return self.path / PARTS / f"{clip_key(source)}{SUFFIXES['safetensors']}"

@@ -23,6 +23,7 @@ Tensors = dict[str, Tensor]
 
 SUFFIXES = {"safetensors": ".safetensors", "webdataset": ".tar"}
 _HEADER = "clips"
+_MEMBER = "__clips__"  # names of this kind are no samples to webdataset
 
 
 def shard_name(index: int, form: str) -> str:
@@ -30,18 +31,21 @@ def shard_name(index: int, form: str) -> str:
     return f"shard-{index:05d}{SUFFIXES[form]}"
 
 
-def write_shard(path: Path, entries: list[Entry], load: Callable[[Entry], Tensors]) -> None:
-    """Write a shard, whole or not at all, and onto the disk.
+def write_shard(
+    path: Path, entries: list[Entry], load: Callable[[Entry], Tensors], *, durable: bool = True
+) -> None:
+    """Write a shard, whole or not at all.
 
     Args:
         path: Its suffix says which form it has.
         entries: What is known about each clip, with its `key`; they are read back by `read_entries`.
         load: Gives the latents of a clip by name, none for a clip that could not be read.
+        durable: Whether that holds for a power failure, too.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    with written_whole(path, durable=True) as temporary:
+    with written_whole(path, durable=durable) as temporary:
         write = _write_tar if path.suffix == ".tar" else _write_safetensors
         write(temporary, entries, load)
 
@@ -55,7 +59,7 @@ def read_entries(path: Path) -> list[Entry]:
     try:
         if path.suffix == ".tar":
             with tarfile.open(path) as archive:
-                text = archive.pax_headers["comment"]
+                text = archive.extractfile(_MEMBER).read().decode()
         else:
             with require("safetensors", "reading a shard").safe_open(str(path), "pt") as file:
                 text = (file.metadata() or {})[_HEADER]
@@ -93,10 +97,10 @@ def _write_safetensors(path: Path, entries: list[Entry], load: Callable[[Entry],
 
 
 def _write_tar(path: Path, entries: list[Entry], load: Callable[[Entry], Tensors]) -> None:
-    """Write a tar file as the package webdataset reads it; what has no latents is in its header alone."""
+    """Write a tar file as the package webdataset reads it: a sample per clip that has latents."""
     numpy = require("numpy", "writing a shard for webdataset")
-    header = {"comment": _json(entries)}
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=header) as archive:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, _MEMBER, _json(entries).encode())
         for entry in entries:
             tensors = load(entry)
             if tensors:

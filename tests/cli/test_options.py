@@ -20,6 +20,7 @@ from causalvae_kernels.cli.console import progress_bar
 from causalvae_kernels.core.env import TABLE
 from causalvae_kernels.core.errors import InvalidInput
 from causalvae_kernels.core.optional import EXTRAS
+from causalvae_kernels.demo.vae import WEIGHTS
 from causalvae_kernels.models.family_names import families, family_class
 from causalvae_kernels.temporal.frame_rule import short_name
 from tests.support.cover import quick
@@ -36,7 +37,15 @@ def test_version_and_help(run, command):
     assert short.code == 0 and short.stdout == long.stdout and "--version" in short.stdout
 
 
-WITH_THREADS = {"reconstruct": ["clip.mp4"], "frames": ["clip.mp4"], "train": [], "bench": []}
+VAE_AND_OUTPUT = ["--weights", "vae", "--output", "out"]
+WITH_THREADS = {
+    "reconstruct": ["clip.mp4"],
+    "frames": ["clip.mp4"],
+    "train": [],
+    "bench": [],
+    "encode": ["clip.mp4", *VAE_AND_OUTPUT],
+    "decode": ["latents", *VAE_AND_OUTPUT],
+}
 
 
 def test_all_commands_with_threads_are_listed():
@@ -94,6 +103,10 @@ def test_an_output_that_cannot_be_made_is_refused_first(refuse, folder, command,
         (("reconstruct", "CLIP", "--weights", "none"), "no such folder"),
         (("reconstruct", "CLIP", "--output", "file"), "is a file"),
         (("frames", "none.mp4"), "no such file"),
+        (("check", "none.mp4", "--family", "wan"), "no such file"),
+        (("encode", "none.mp4", "--weights", ".", "--output", "out"), "no such file"),
+        (("encode", "CLIP", "--weights", "none", "--output", "out"), "no such folder"),
+        (("decode", "none", "--weights", "none", "--output", "out"), "no such folder"),
         (("frames", "CLIP", "--weights", "none"), "no such folder"),
         (("train", "--weights", "none"), "no such folder"),
         (("plan", "none"), "no such folder"),
@@ -143,6 +156,9 @@ def test_every_optional_package_has_an_extra_that_installs_it():
         ("matplotlib", ("frames", "CLIP")),
         ("safetensors", ("train",)),
         ("diffusers", ("families",)),
+        ("av", ("check", "CLIP", "--family", "wan")),
+        ("av", ("encode", "CLIP", "--weights", str(WEIGHTS), "--output", "out")),
+        ("safetensors", ("encode", "CLIP", "--weights", str(WEIGHTS), "--output", "out")),
         ("diffusers", ("traffic",)),
         ("diffusers", ("plan", "--family", "wan")),
         ("diffusers", ("verify", "--family", "wan")),

@@ -1,5 +1,7 @@
 """One thread, a tiny VAE in a folder, and clips of many shapes."""
 
+import os
+
 import pytest
 import torch
 
@@ -13,6 +15,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_fsync():
+    """Leave the disk out, which can take seconds; what is synced when is a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

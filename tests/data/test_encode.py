@@ -144,6 +144,37 @@ def test_stopped_at_any_write_and_resumed_it_has_the_same_bytes(
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
+def test_a_shard_is_on_the_disk_before_it_has_its_name(weights, clips, tmp_path, monkeypatch):
+    synced, named = set(), []
+    own = os.replace
+
+    def replace(old, new):
+        named.append((Path(new).relative_to(tmp_path / "out"), os.stat(old).st_ino in synced))
+        own(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda number: synced.add(os.fstat(number).st_ino))
+    monkeypatch.setattr(os, "replace", replace)
+    encode(clips, "--weights", weights, *SHARDS, "--output", tmp_path / "out")
+    assert len(named) == 1 + 5 + 3 + 1
+    assert {str(name): done for name, done in named if name.parts[0] != "parts"} == {
+        "dataset.json": True,
+        **{f"shard-0000{index}.safetensors": True for index in range(3)},
+        "manifest.jsonl": True,
+    }
+
+
+def test_half_a_part_is_done_again(weights, clips, tmp_path, monkeypatch):
+    arguments = (clips, "--weights", weights, *SHARDS, "--output")
+    encode(*arguments, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Folder, "assemble", lambda *_: (_ for _ in ()).throw(Killed))
+        encode(*arguments, tmp_path / "parts", code=None)
+    part = next((tmp_path / "parts" / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    encode(*arguments, tmp_path / "parts")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+
+
 def test_only_what_changed_is_done_again(weights, clips, tmp_path):
     arguments = (clips, "--weights", weights, *SHARDS, "--output", tmp_path / "out")
     encode(*arguments)
@@ -293,7 +324,8 @@ def test_bad_input_is_refused_before_any_work(weights, clips, tmp_path):
 
 def test_webdataset_reads_its_shards(weights, clips, tmp_path):
     webdataset = pytest.importorskip("webdataset")
-    (clips / "broken.mp4").write_bytes(b"")
+    for name in ("broken.mp4", "damaged.mp4", "empty.mp4"):  # the last shard holds nothing else
+        (clips / name).write_bytes(b"")
     arguments = (clips, "--weights", weights, *SHARDS, "--output")
     encode(*arguments, tmp_path / "tar", "--format", "webdataset")
     encode(*arguments, tmp_path / "safe")
