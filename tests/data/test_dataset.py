@@ -1,7 +1,9 @@
 """Latents for training: what an item is, its noise, batches of equal shapes, workers and processes."""
 
+import importlib.util
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from causalvae_kernels.core.errors import InvalidInput
 from causalvae_kernels.data import LatentDataset, ShapeBatches
+from causalvae_kernels.demo.vae import WEIGHTS
 from tests.support.datasets import encode
 from tests.support.video_files import make_video
 
@@ -145,3 +148,15 @@ def test_what_cannot_be_read_is_refused(latents, weights, tmp_path):
     )
     with pytest.raises(InvalidInput, match="the form webdataset"):
         LatentDataset(tmp_path / "tar")
+
+
+def test_the_example_learns(latents, tmp_path):
+    # With random weights a posterior is nothing but noise, of which there is nothing to learn.
+    encode(latents.parent / "clips", "--weights", WEIGHTS, "--output", tmp_path / "trained")
+    path = Path(__file__).parents[2] / "examples" / "train_latents.py"
+    spec = importlib.util.spec_from_file_location("train_latents", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    losses = example.train(tmp_path / "trained", seconds=2)
+    tenth = len(losses) // 10
+    assert tenth and sum(losses[-tenth:]) < 0.8 * sum(losses[:tenth])
