@@ -16,7 +16,7 @@ from ..core.outputs import written_whole
 from ..data.clips import find_clips, probe_clip
 from ..data.counts import POLICIES, ClipCheck, check_clip, counts
 from ..models.family_names import family_class
-from ..models.loading import folder_and_class, spatial_unit
+from ..models.loading import spatial_unit, video_vae_folder
 from ..models.without_weights import model_without_weights
 from ..temporal import FrameRule, frame_rule
 from .common import EXIT_FAILED, check_file, check_word, one_sentence_errors
@@ -55,9 +55,9 @@ def check(
     if select is not None:
         check_file("--output", output)
     clips = find_clips(paths)
-    name = family_class(family) if weights is None else folder_and_class(weights)[1]
+    source = family_class(family) if weights is None else video_vae_folder(weights)[0]
     require("av", "check")
-    model = model_without_weights(name if weights is None else weights)
+    model = model_without_weights(source)
     rule, unit = frame_rule(model), spatial_unit(model)
     with progress_bar() as bar:
         rows = [

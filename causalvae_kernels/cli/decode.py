@@ -19,7 +19,7 @@ from ..data.posterior import ClipCoder
 from ..data.shards import Entry, read_entries, read_tensors
 from ..data.video import write_video
 from ..models import swap
-from ..models.loading import folder_and_class, load_vae
+from ..models.loading import load_vae, video_vae_folder
 from .common import (
     EXIT_FAILED,
     check_threads,
@@ -52,7 +52,7 @@ def decode(
     check_word("--backend", backend, BACKEND.choices)
     check_threads(threads)
     torch_device = parse_device(device or default_device())
-    place, class_name = folder_and_class(weights)
+    place, class_name = video_vae_folder(weights)
     folder, entries = _open(latents)
     if class_name != folder.settings.model:
         raise InvalidInput(f"weights {place}: a {class_name}, the latents are of a {folder.settings.model}")

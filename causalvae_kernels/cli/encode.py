@@ -28,7 +28,7 @@ from ..data.shards import SUFFIXES
 from ..data.team import Team, join_team
 from ..data.verify import verify_clips
 from ..models import swap
-from ..models.loading import folder_and_class, load_vae, spatial_unit
+from ..models.loading import load_vae, spatial_unit, video_vae_folder
 from .common import (
     EXIT_FAILED,
     check_least,
@@ -102,7 +102,7 @@ def encode(
     wanted = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
     sampling = Sampling(frames, stride, None if fps is None else _parse_rate(fps), wanted)
     clips = {clip.source: clip for clip in find_clips(paths)}
-    place, class_name = folder_and_class(weights)
+    place, class_name = video_vae_folder(weights)
     for module in ("av", "numpy", "safetensors", "diffusers"):
         require(module, "encode")
     team = join_team()

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core.errors import InvalidInput
 from ..core.optional import require
+from .family_names import families
 
 _WEIGHTS_NAME = "diffusion_pytorch_model"
 _COGVIDEOX = "AutoencoderKLCogVideoX"
@@ -92,6 +93,21 @@ def vae_folder(folder: str | Path, class_name: str = _COGVIDEOX) -> Path:
     if found != class_name:
         raise InvalidInput(f"weights {candidate}: config.json describes {found}, expected {class_name}")
     return candidate
+
+
+def video_vae_folder(folder: str | Path) -> tuple[Path, str]:
+    """The folder that holds the ``config.json`` of any video VAE whose frame rule is known, and its class.
+
+    Raises:
+        InvalidInput: If there is none, or it describes something else.
+    """
+    candidate, found = folder_and_class(folder)
+    if found not in families():
+        raise InvalidInput(
+            f"weights {candidate}: config.json describes {found}, expected a video VAE, one of "
+            f"{', '.join(families())}"
+        )
+    return candidate, found
 
 
 def folder_and_class(folder: str | Path) -> tuple[Path, str | None]:

@@ -1,5 +1,7 @@
 """`decode`: the clips that latents hold, by name, and what is refused."""
 
+import sys
+
 import pytest
 import torch
 
@@ -72,3 +74,14 @@ def test_what_cannot_be_decoded_is_refused(refuse, dataset, tmp_path):
     clip = dataset / "clips" / "a.mp4"
     assert "cannot be read" in refuse("decode", clip, "--weights", dataset / "vae", *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_are_written_as_the_decoder_makes_them(run, dataset, tmp_path, monkeypatch):
+    make_video(tmp_path / "long.mp4", 49, (24, 16))
+    encode(tmp_path / "long.mp4", "--weights", dataset / "vae", "--output", tmp_path / "latents")
+    module, lengths = sys.modules["causalvae_kernels.data.posterior"], []
+    own = module.to_pixels
+    monkeypatch.setattr(module, "to_pixels", lambda video: lengths.append(video.shape[2]) or own(video))
+    run("decode", tmp_path / "latents", "--weights", dataset / "vae", "--output", tmp_path / "out")
+    assert sum(lengths) == probe(tmp_path / "out" / "long.mp4").num_frames == 49
+    assert max(lengths) <= 9  # a chunk

@@ -319,6 +319,8 @@ def test_bad_input_is_refused_before_any_work(weights, clips, tmp_path):
     ):
         assert words in encode(clips, "--weights", weights, "--output", out, *options, code=2).stderr
     assert "no such folder" in encode(clips, "--weights", "none", "--output", out, code=2).stderr
+    (tmp_path / "config.json").write_text("{}")
+    assert "describes None" in encode(clips, "--weights", tmp_path, "--output", out, code=2).stderr
     assert not out.exists()
 
 
