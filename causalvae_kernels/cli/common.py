@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from ..core.errors import CausalVAEError, InvalidInput
+from ..core.machine_memory import is_out_of_memory
 from ..core.outputs import why_not_writable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,7 +56,7 @@ def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             sentence, code = str(error), EXIT_FAILED
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             sentence, code = (
                 "out of memory: use a smaller shape, size or number of frames",
@@ -71,10 +72,6 @@ def one_sentence_errors(command: Callable[P, R]) -> Callable[P, R]:
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), version])
     run.__annotations__ = {**run.__annotations__, "version": VersionOption}
     return run
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def parse_dtype(word: str) -> torch.dtype:

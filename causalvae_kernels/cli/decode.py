@@ -13,6 +13,7 @@ from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import InvalidInput
 from ..core.optional import require
+from ..core.outputs import check_outputs
 from ..data.identity import vae_digest
 from ..data.manifest import Folder
 from ..data.posterior import ClipCoder
@@ -56,8 +57,7 @@ def decode(
     folder, entries = _open(latents)
     if class_name != folder.settings.model:
         raise InvalidInput(f"weights {place}: a {class_name}, the latents are of a {folder.settings.model}")
-    if output.exists() and not output.is_dir():
-        raise InvalidInput(f"output {output}: is a file, expected a folder")
+    check_outputs(output, (), overwrite=True)
     for module in ("av", "numpy", "safetensors", "diffusers"):
         require(module, "decode")
     wanted = [entry for entry in entries if "error" not in entry]

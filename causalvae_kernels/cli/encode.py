@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -17,6 +18,7 @@ from ..bench.threads import num_threads
 from ..core.env import BACKEND
 from ..core.errors import CausalVAEError, InvalidInput
 from ..core.optional import require
+from ..core.outputs import check_outputs
 from ..core.precision import TIERS, resolve_precision
 from ..data.clips import Clip, find_clips
 from ..data.encode import Summary, done_so_far, encode_clips, gather, longest_first
@@ -102,6 +104,8 @@ def encode(
     wanted = None if size is None else parse_ints("--size", size, 2, "x", "320x176")
     sampling = Sampling(frames, stride, None if fps is None else _parse_rate(fps), wanted)
     clips = {clip.source: clip for clip in find_clips(paths)}
+    if os.environ.get("RANK", "0") == "0":
+        check_outputs(output, (), overwrite=True)
     place, class_name = video_vae_folder(weights)
     for module in ("av", "numpy", "safetensors", "diffusers"):
         require(module, "encode")

@@ -81,3 +81,8 @@ def _number(path: str) -> int | None:
     except OSError:
         return None
     return int(word) if word.isdecimal() else None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that torch could not get memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -56,6 +56,7 @@ def check_outputs(folder: Path, names: Sequence[str], overwrite: bool) -> None:
         InvalidInput: If the folder is a file, cannot be made or is not writable, or holds one of the files.
     """
     try:
+        folder.exists()  # fails for a name that is too long
         existing = [name for name in names if (folder / name).exists()]
         folders = [name for name in existing if (folder / name).is_dir()]
     except OSError as error:

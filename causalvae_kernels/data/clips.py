@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from ..core.errors import InvalidInput
+from ..core.errors import InvalidInput, in_a_line
+from ..core.optional import MissingPackage
 from .video import open_video, rate_of, turn_of
 
 SUFFIXES = frozenset(
@@ -89,8 +90,16 @@ def probe_clip(clip: Clip, *, decode: bool = False) -> Clip:
     """
     try:
         return _probe(clip, decode)
-    except InvalidInput as error:
-        return replace(clip, reason=str(error).removeprefix("video ").removeprefix(f"{clip.path}: "))
+    except MissingPackage:
+        raise
+    except Exception as error:  # whatever a library says about a file, the file cannot be read
+        return replace(clip, reason=reason_of(error, clip))
+
+
+def reason_of(error: Exception, clip: Clip) -> str:
+    """Return why a clip cannot be read, without its path."""
+    words = str(error) if isinstance(error, InvalidInput | OSError) else in_a_line(error)
+    return words.removeprefix("video ").removeprefix(f"{clip.path}: ")
 
 
 def _probe(clip: Clip, decode: bool) -> Clip:

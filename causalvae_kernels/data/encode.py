@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ..core.errors import InvalidInput
+from ..core.machine_memory import is_out_of_memory
 from .clips import Clip, probe_clip
 from .loading import Loaded, ReadAhead, load_clip
 from .manifest import Folder
-from .posterior import ClipCoder, is_out_of_memory
+from .posterior import ClipCoder
 from .sampling import Sampling
 from .shards import Entry
 from .team import Team

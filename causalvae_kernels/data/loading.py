@@ -12,8 +12,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..core.errors import InvalidInput
-from .clips import Clip, probe_clip
+from ..core.optional import MissingPackage
+from .clips import Clip, probe_clip, reason_of
 from .identity import file_digest
 from .manifest import Folder
 from .sampling import Sampling, read_sampled
@@ -64,8 +64,10 @@ def load_clip(clip: Clip, folder: Folder, sampling: Sampling, *, retry: bool = F
             return Loaded(clip, digest, error=clip.reason)
         pixels = torch.stack(list(read_sampled(clip.path, sampling, folder.settings.unit)))
         return Loaded(clip, digest, pixels, sampling.rate(clip.fps))
-    except (InvalidInput, OSError) as error:
-        reason = str(error).removeprefix(f"{clip.path}: ")
+    except MissingPackage:
+        raise
+    except Exception as error:  # whatever a library says about a file, the file cannot be read
+        reason = reason_of(error, clip)
         return Loaded(replace(clip, reason=reason), digest, error=reason)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InvalidInput
+from ..core.machine_memory import is_out_of_memory
 from ..models import Swap
 from ..models.plan import MemoryPlan, plan_step
 from ..temporal import frame_rule, pad_frames
@@ -151,11 +152,6 @@ class ClipCoder:
         if plan.tiled is None or plan.tiled >= plan.untiled:
             raise InvalidInput(_too_large(plan, plan.available))
         return True
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch could not get memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _too_large(plan: MemoryPlan, limit: int) -> str:

@@ -80,6 +80,8 @@ WRITERS = {
     "tune": ["--op", "causal_conv3d", "--output"],
     "bench": ["--json"],
     "traffic": ["--json"],
+    "check": ["clip.mp4", "--family", "wan", "--select", "any", "--output"],
+    "encode": ["clip.mp4", "--weights", str(WEIGHTS), "--output"],
 }
 
 
