@@ -91,7 +91,8 @@ class LatentDataset(Dataset):
         entry = self.entries[index]
         mean = self._tensor(entry, "mean")
         latents = mean
-        if self._draw == "sample":
+        # Cosmos has no variance: its only sample is the mean.
+        if self._draw == "sample" and "logvar" in entry["moments"]:
             shape = mean.shape
             noise = torch.randn(shape, generator=self._worker_generator())
             deviation = (self._tensor(entry, "logvar").float() / 2).exp()

@@ -85,6 +85,7 @@ class ClipCoder:
             "width": video.shape[4],
             "height": video.shape[3],
             "latents": list(tensors["mean"].shape),
+            "moments": list(tensors),
             "tiled": tiled,
         }
         return tensors, facts

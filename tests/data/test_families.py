@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from causalvae_kernels import swap
+from causalvae_kernels.data import LatentDataset
 from causalvae_kernels.data.manifest import Folder
 from causalvae_kernels.data.posterior import to_model, to_pixels
 from causalvae_kernels.data.video import probe
@@ -39,3 +40,14 @@ def test_latents_and_clips_are_those_of_one_call(name, tmp_path):
     assert len(frames) == 6
     line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
     assert line == entry and line["model"] == name and probe(path).num_frames == 6
+
+
+def test_a_posterior_without_variance_is_its_mean(tmp_path):
+    build("AutoencoderKLCosmos", None, torch.float32).save_pretrained(tmp_path / "vae")
+    path = make_video(tmp_path / "a.mp4", 6, (32, 32))
+    encode(path, "--weights", tmp_path / "vae", "--output", tmp_path / "out")
+    # As `encode` loads it: with parameters that want gradients, other kernels of the same tier may run.
+    vae = load_vae(tmp_path / "vae", class_name="AutoencoderKLCosmos").requires_grad_(False)
+    with torch.no_grad(), swap(vae, frames="any"):
+        expected = vae.encode(to_model(decoded(path), "cpu", torch.float32)).latent_dist.mode()[0]
+    assert torch.equal(LatentDataset(tmp_path / "out")[0]["latents"], expected)
