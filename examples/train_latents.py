@@ -40,8 +40,15 @@ class Denoiser(nn.Module):
         return self.layers(torch.cat([x, time_channel], dim=1))
 
 
-def train(folder: str, seconds: float, batch_size: int = 4, workers: int = 0, seed: int = 0) -> list[float]:
-    """Train on a folder of latents until the time is over; return the loss of each step."""
+def train(
+    folder: str,
+    seconds: float,
+    batch_size: int = 4,
+    workers: int = 0,
+    seed: int = 0,
+    steps: int | None = None,
+) -> list[float]:
+    """Train on a folder of latents until the time or the steps are over; return the loss of each step."""
     torch.manual_seed(seed)
     dataset = LatentDataset(folder, dtype=torch.float32, generator=torch.Generator().manual_seed(seed))
     batches = ShapeBatches(dataset, batch_size, seed=seed)
@@ -54,7 +61,7 @@ def train(folder: str, seconds: float, batch_size: int = 4, workers: int = 0, se
     while True:
         batches.set_epoch(epoch)
         for batch in loader:
-            if time.monotonic() > end:
+            if time.monotonic() > end or len(losses) == steps:
                 return losses
             x = batch["latents"] / scale
             noise, t = torch.randn_like(x), torch.rand(len(x))

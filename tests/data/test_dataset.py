@@ -157,6 +157,5 @@ def test_the_example_learns(latents, tmp_path):
     spec = importlib.util.spec_from_file_location("train_latents", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    losses = example.train(tmp_path / "trained", seconds=2)
-    tenth = len(losses) // 10
-    assert tenth and sum(losses[-tenth:]) < 0.8 * sum(losses[:tenth])
+    losses = example.train(tmp_path / "trained", seconds=300, steps=300)
+    assert len(losses) == 300 and sum(losses[-30:]) < 0.8 * sum(losses[:30])
