@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from causalvae_kernels import InvalidInput, swap
+from causalvae_kernels.data.video import iter_frames, probe, write_video
 from causalvae_kernels.demo.vae import small_random_vae, trained_vae
-from causalvae_kernels.demo.video import iter_frames, probe, write_video
 
 SIZE = (96, 64)  # width and height: small, so that it takes seconds; multiples of 8
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..core.errors import InvalidInput
 from ..core.optional import require
 from ..models.loading import load_vae, quiet_diffusers
 from ..workloads import small_cogvideox_config

@@ -48,7 +48,7 @@ def test_any_frames(capsys):
 
 def test_stream_file(tmp_path, capsys):
     pytest.importorskip("av")
-    from causalvae_kernels.demo.video import read_frames
+    from causalvae_kernels.data.video import read_frames
 
     example = load("stream_file")
     source, target = example.made_clip(tmp_path / "in.mp4", 14), tmp_path / "out.mp4"
