@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..ops import upsample_conv
 from ..ops.upsample_conv.spec import SCALES
+from .causal_attention import mid_block, why_mid_block_left
 from .conv import convolve
 from .hunyuan_conv import causal_conv, conv_of, why_conv_left
 from .recorded import coder
@@ -59,10 +60,13 @@ register_family(
         rules={
             "HunyuanVideoEncoder3D": Rule(coder),
             "HunyuanVideoDecoder3D": Rule(coder),
-            # Where a mask of attention is too large for the whole, each block is recorded.
+            # Where the whole cannot be recorded, each block is.
             "HunyuanVideoDownBlock3D": Rule(coder),
             "HunyuanVideoUpBlock3D": Rule(coder),
             "HunyuanVideoResnetBlockCausal3D": Rule(coder),
+            "HunyuanVideoMidBlock3D": Rule(
+                mid_block, (("attentions.0", "Attention"),), why_mid_block_left, is_recorded=True
+            ),
             _CONV: Rule(causal_conv, (("conv", "Conv3d"),), why_conv_left, exact=True),
             "HunyuanVideoUpsampleCausal3D": Rule(
                 upsample, (("conv", _CONV), ("conv.conv", "Conv3d")), why_upsample_left
@@ -74,7 +78,7 @@ register_family(
         needs_no_rule={
             "GroupNorm": "run as part of the encoder or decoder; with gradients by the framework",
             "Conv3d": "a pointwise convolution of latents: nothing to pad",
-            "Linear": "a projection in an attention block, which is left alone",
+            "Linear": "a projection of an attention block: a matrix product",
         },
     )
 )

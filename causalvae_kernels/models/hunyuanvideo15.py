@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coder import record as recording
+from .causal_attention import attention_block
 from .conv import convolve, is_small, may_write
 from .hunyuan_conv import causal_conv, conv_of, why_conv_left
 from .hunyuan_shuffle import shuffled_down, shuffled_up
@@ -133,7 +134,7 @@ def _bias(module: nn.Module) -> Tensor | None:
     return module.bias if isinstance(module.bias, Tensor) else None
 
 
-def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> None:
+def _register(prefix: str, up: tuple[str, object], down: tuple[str, object], **rules: Rule) -> None:
     conv, around = f"{prefix}CausalConv3d", (("conv", f"{prefix}CausalConv3d"), ("conv.conv", "Conv3d"))
     register_family(
         Family(
@@ -141,7 +142,7 @@ def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> 
             rules={
                 f"{prefix}Encoder3D": Rule(coder),
                 f"{prefix}Decoder3D": Rule(coder),
-                # Where a mask of attention is too large for the whole, each block is recorded.
+                # Where the whole cannot be recorded, each block is.
                 f"{prefix}DownBlock3D": Rule(coder),
                 f"{prefix}UpBlock3D": Rule(coder),
                 f"{prefix}ResnetBlock": Rule(coder),
@@ -149,11 +150,17 @@ def _register(prefix: str, up: tuple[str, object], down: tuple[str, object]) -> 
                 f"{prefix}RMS_norm": Rule(norm, why_left=why_norm_left, is_recorded=True),
                 f"{prefix}{up[0]}": Rule(up[1], around, why_upsample_left, exact=True, is_recorded=True),
                 f"{prefix}{down[0]}": Rule(down[1], around, why_downsample_left, is_recorded=True),
+                **rules,
             },
             needs_no_rule={"Conv3d": "a pointwise convolution: nothing to pad"},
         )
     )
 
 
-_register("HunyuanVideo15", ("Upsample", upsample), ("Downsample", downsample))
+_register(
+    "HunyuanVideo15",
+    ("Upsample", upsample),
+    ("Downsample", downsample),
+    HunyuanVideo15AttnBlock=Rule(attention_block, is_recorded=True),
+)
 _register("HunyuanImageRefiner", ("UpsampleDCAE", refiner_upsample), ("DownsampleDCAE", refiner_downsample))
