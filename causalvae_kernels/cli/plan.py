@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -20,12 +20,6 @@ from ..models.swap import MEMORY
 from ..models.without_weights import model_without_weights
 from .common import check_least, check_word, default_device, one_sentence_errors, parse_dtype, parse_ints
 from .console import progress_bar, stdout
-
-_WORDS = {
-    "untiled": "fits in one piece: tiling can be left off",
-    "tiled": "does not fit in one piece, but with tiling: call enable_tiling()",
-    "too large": "does not fit: fewer frames, smaller frames, a half-precision dtype",
-}
 
 
 @one_sentence_errors
@@ -123,24 +117,12 @@ def _print(plans: list[MemoryPlan], clip: str, swapped: bool, memory: str) -> No
     table.add_column("MiB")
     for plan_ in plans:
         table.add_column(plan_.step, justify="right")
-    rows: tuple[tuple[str, Any], ...] = (
-        ("parameters", lambda p: _mib(p.parameters)),
-        (f"packed weights (budget {_mib(first.packed_budget)})", lambda p: _mib(p.packed)),
-        ("peak of the activations in one piece", lambda p: _mib(p.untiled)),
-        ("the same with diffusers' tiling", lambda p: "not supported" if p.tiled is None else _mib(p.tiled)),
-        ("needed in one piece, in all", lambda p: _mib(p.needed())),
-        ("available", lambda p: _mib(p.available)),
-    )
-    for words, value in rows:
-        table.add_row(words, *(value(p) for p in plans))
+    for cells in zip(*(plan_.rows() for plan_ in plans), strict=True):
+        table.add_row(cells[0][0], *(size for _, size in cells))
     console = stdout()
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     console.print(table)
     for plan_ in plans:
-        console.print(f"[bold]{plan_.step}:[/] {_WORDS[plan_.verdict]}", soft_wrap=True)
+        console.print(f"[bold]{plan_.step}:[/] {plan_.advice}", soft_wrap=True)
         if plan_.tiled_unsupported_reason is not None:
             console.print(f"  {escape(plan_.tiled_unsupported_reason)}", soft_wrap=True)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f}"

@@ -24,6 +24,13 @@ from .pieces import has_tiling, in_one_piece, in_tiles
 STEPS = ("encode", "decode")
 
 
+_ADVICE = {
+    "untiled": "fits in one piece: tiling can be left off",
+    "tiled": "does not fit in one piece, but with tiling: call enable_tiling()",
+    "too large": "does not fit: fewer frames, smaller frames, a half-precision dtype",
+}
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """The memory of one step, in bytes.
@@ -84,6 +91,33 @@ class MemoryPlan:
     def verdict(self) -> str:
         """What to do, as a word: "untiled", "tiled" or "too large"."""
         return "untiled" if self.fits else "tiled" if self.fits_tiled else "too large"
+
+    @property
+    def advice(self) -> str:
+        """What to do, as a sentence."""
+        return _ADVICE[self.verdict]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is needed and what there is, in words and MiB."""
+        return [
+            ("parameters", mib(self.parameters)),
+            (f"packed weights (budget {mib(self.packed_budget)})", mib(self.packed)),
+            ("peak of the activations in one piece", mib(self.untiled)),
+            ("the same with diffusers' tiling", "not supported" if self.tiled is None else mib(self.tiled)),
+            ("needed in one piece, in all", mib(self.needed())),
+            ("available", mib(self.available)),
+        ]
+
+    def __str__(self) -> str:
+        """Return a sentence and a small table."""
+        rows = [("MiB", ""), *self.rows()]
+        left, right = (max(len(row[side]) for row in rows) for side in (0, 1))
+        given = (
+            f"{self.model}, {self.step} of {'x'.join(map(str, self.shape))}, {self.dtype} on {self.device}"
+        )
+        reason = [self.tiled_unsupported_reason] if self.tiled_unsupported_reason else []
+        table = [f"  {words:<{left}}  {size:>{right}}".rstrip() for words, size in rows]
+        return "\n".join([f"{given}: {self.advice}", *reason, *table])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -298,3 +332,8 @@ def _words(error: BaseException) -> str:
 def _say(progress: Callable[[str], None] | None, word: str) -> None:
     if progress is not None:
         progress(word)
+
+
+def mib(size: int) -> str:
+    """Return bytes as MiB."""
+    return f"{size / 2**20:,.1f}"

@@ -15,7 +15,7 @@ from ..core.packed import packed_size
 from .fingerprint import frozen, setting_names
 from .hooks import why_hooked
 from .pieces import has_tiling, in_one_piece, in_tiles
-from .plan import STEPS, MemoryPlan, plan_step
+from .plan import STEPS, MemoryPlan, mib, plan_step
 
 TILINGS = ("as_is", "auto")
 
@@ -43,8 +43,8 @@ def model_for(model: nn.Module, link: Any, step: str, x: object) -> nn.Module:
         return model
     if plan.tiled is None:
         raise InvalidInput(
-            f"{step}: an input of shape {plan.shape} takes {_mib(plan.untiled + plan.packed)} MiB in one "
-            f"piece, of {_mib(budget)} that may be taken, and it cannot be tiled: "
+            f"{step}: an input of shape {plan.shape} takes {mib(plan.untiled + plan.packed)} MiB in one "
+            f"piece, of {mib(budget)} that may be taken, and it cannot be tiled: "
             f"{plan.tiled_unsupported_reason}; "
             'expected other tiles (enable_tiling), a larger memory_budget, a smaller input, or tiling="as_is"'
         )
@@ -98,7 +98,3 @@ def _budget(link: Any, device: torch.device) -> int:
     given = env.MEMORY_MIB.get()
     # What is kept for the next call is what that call will use.
     return machine_memory.free(device) + link.coders.kept if given is None else int(given) * 2**20
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f}"

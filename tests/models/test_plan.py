@@ -302,3 +302,11 @@ def test_a_plan_knows_whether_tiles_give_the_size_of_one_piece(name, tiles, step
 def _made(vae, step, x):
     made = call(vae, step, x)
     return (made if isinstance(made, torch.Tensor) else made.mode()).shape
+
+
+def test_it_prints_as_a_sentence_and_a_table():
+    plan = plan_memory(TINY_VAES["Wan2.1"].build(), 9, 64, 64, available=2**40)
+    first, *rows = str(plan).splitlines()
+    assert first.startswith("AutoencoderKLWan, decode of 1x") and first.endswith("tiling can be left off")
+    assert f"{plan.untiled / 2**20:,.1f}" in next(row for row in rows if "one piece" in row)
+    assert len({len(row) for row in rows[1:]}) == 1
