@@ -1,4 +1,4 @@
-"""Whether a model takes a clip in one piece: diffusers' flags for tiles and for windows in time.
+"""The VAE of a pipeline, and diffusers' flags for tiles and for windows in time.
 
 Flags are never set on the user's model, which other threads may be running: a call with other flags runs the
 methods of a shallow clone, which shares all submodules and parameters.
@@ -13,6 +13,12 @@ from typing import Any
 from torch import nn
 
 _WINDOWS = ("use_framewise_encoding", "use_framewise_decoding")
+
+
+def vae_of(given: Any) -> Any:
+    """Return the VAE of a pipeline; anything else as it is."""
+    found = None if isinstance(given, nn.Module) else getattr(given, "vae", None)
+    return found if isinstance(found, nn.Module) else given
 
 
 def has_tiling(model: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from ..core.dry_run import DryRun
 from ..core.errors import InvalidInput
 from ..core.packed import packed_budget, packed_size
 from .hooks import why_moved
-from .pieces import has_tiling, in_one_piece, in_tiles
+from .pieces import has_tiling, in_one_piece, in_tiles, vae_of
 
 STEPS = ("encode", "decode")
 
@@ -139,7 +139,7 @@ def plan_memory(
     """Predict the peak memory of an encode or decode; nothing is computed and nothing large is allocated.
 
     Args:
-        vae: A video VAE of diffusers, swapped or not; its parameters may be on "meta".
+        vae: A video VAE of diffusers, swapped or not, or a pipeline with one; parameters may be on "meta".
         num_frames: Frames of the clip.
         height: Of a frame.
         width: Of a frame.
@@ -158,6 +158,7 @@ def plan_memory(
         InvalidInput: A number or a word does not fit, `vae` is no VAE, the model refuses such a clip, or it
             cannot run on tensors without data.
     """
+    vae = vae_of(vae)
     vae = getattr(vae, "_orig_mod", vae)  # a compiled model is planned as the one that was compiled
     _check_vae(vae)
     check_choice("plan_memory", "step", step, STEPS)
@@ -313,7 +314,7 @@ def _check_vae(vae: object) -> None:
     """Refuse what is no model with encode, decode, parameters and a configuration."""
     if not isinstance(vae, nn.Module):
         raise InvalidInput(
-            f"plan_memory: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
+            f"plan_memory: got a {type(vae).__name__}, expected a VAE, or a pipeline that has one"
         )
     missing = [name for name in (*STEPS, "config") if not hasattr(vae, name)]
     if missing or next(vae.parameters(), None) is None:

@@ -32,6 +32,7 @@ from . import whole
 from .chunk_count import chunks_of
 from .frames import FRAMES, METHODS, decoder_output, num_frames_of
 from .hooks import has_foreign_method, is_plain, type_name, why_globally_hooked, why_hooked
+from .pieces import vae_of
 from .plan import STEPS, MemoryPlan
 from .schedule_plan import schedule_of_clip
 from .scheduled import Coders
@@ -615,8 +616,9 @@ def swap(
     recomputation. `torch.jit.trace` records the modules of diffusers.
 
     Args:
-        vae: A VAE of a class in `FAMILIES`, or the model of the authors' own code. In any other model, causal
-            convolutions are detected by running modules on a few random pixels (`models.generic`).
+        vae: A VAE of a class in `FAMILIES`, a pipeline that has one, or the model of the authors' own code.
+            In any other model, causal convolutions are detected by running modules on a few random pixels
+            (`models.generic`).
         backend: Backend of the ops; default: `use_backend()`, then the environment, then the default order,
             on every call.
         precision: "exact" or "high"; default: `use_precision()`, the environment, "high".
@@ -652,6 +654,7 @@ def swap(
             unknown; or frames="any" is requested for a model whose methods or blocks other code replaced, or
             whose frame rule is not known (`frame_rule`).
     """
+    vae = vae_of(vae)
     family, own = _family_of(vae)
     if backend is not None:
         check_choice("swap", "backend", backend, BACKEND.choices)
@@ -744,7 +747,8 @@ def _check_adaptable(vae: nn.Module, family: Family, link: Link) -> None:
 
 
 def restore(vae: nn.Module) -> None:
-    """Undo every swap of a model, with or without its handle; also of a deep copy of a swapped model."""
+    """Undo every swap of a model, or of a pipeline's VAE, with or without its handle; also of a deep copy."""
+    vae = vae_of(vae)
     release_packed_weights(vae.parameters())
     for module in vae.modules():
         for name in _REPLACED:
@@ -791,9 +795,7 @@ def _is_ours(method: object) -> bool:
 def _family_of(vae: object) -> tuple[Family, Family | None]:
     """Return the family of a model, and the same again if it was made for this model alone."""
     if not isinstance(vae, nn.Module):
-        raise InvalidInput(
-            f"swap: got a {type(vae).__name__}, expected a VAE; for a pipeline pass pipeline.vae"
-        )
+        raise InvalidInput(f"swap: got a {type(vae).__name__}, expected a VAE, or a pipeline that has one")
     inner = getattr(vae, "_orig_mod", None)
     if isinstance(inner, nn.Module):
         raise InvalidInput("swap: got a compiled module; swap the model first, then compile it")

@@ -81,7 +81,8 @@ void add_product(WinogradStep& step, int slice, const SourceFrame& a, float sign
 }
 
 // With d0..d3 the frames seen: m0 = (d0 - d2) G0, m1 = (d1 + d2) G1, m2 = (d2 - d1) G2, m3 = (d1 - d3) G3,
-// the first output is m0 + m1 + m2 and the second m1 - m2 - m3 (Winograd's F(2, 3), see docs/design/winograd.md).
+// the first output is m0 + m1 + m2 and the second m1 - m2 - m3 (Winograd's F(2, 3), see
+// docs/design/winograd.md).
 WinogradStep make_step(const Winograd& p, int64_t frame, int frames, Slots& slots) {
   const CausalConv3d& conv = p.conv;
   WinogradStep step{};

@@ -16,6 +16,7 @@ from causalvae_kernels import (
     packed_size,
     plan_memory,
     release_packed_weights,
+    restore,
     swap,
 )
 from causalvae_kernels.bench.memory import peak_allocated
@@ -310,3 +311,15 @@ def test_it_prints_as_a_sentence_and_a_table():
     assert first.startswith("AutoencoderKLWan, decode of 1x") and first.endswith("tiling can be left off")
     assert f"{plan.untiled / 2**20:,.1f}" in next(row for row in rows if "one piece" in row)
     assert len({len(row) for row in rows[1:]}) == 1
+
+
+def test_a_pipeline_stands_for_its_vae():
+    diffusers = pytest.importorskip("diffusers")
+    vae = TINY_VAES["Wan2.1"].build()
+    others = dict.fromkeys(("tokenizer", "text_encoder", "transformer", "scheduler"))
+    pipeline = diffusers.WanPipeline(vae=vae, **others)
+    handle = swap(pipeline)
+    assert handle.model is vae and handle.active
+    assert plan_memory(pipeline, 9, 64, 64, available=0) == plan_memory(vae, 9, 64, 64, available=0)
+    restore(pipeline)
+    assert not handle.active

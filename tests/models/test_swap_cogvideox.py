@@ -690,7 +690,7 @@ def test_a_convolution_that_no_rule_fits_is_left(build):
     ("argument", "words"),
     [
         (torch.nn.Linear(1, 1), "got a Linear, expected one of: AutoencoderKLCogVideoX"),
-        ("vae", "expected a VAE; for a pipeline pass pipeline.vae"),
+        ("vae", "expected a VAE, or a pipeline that has one"),
         (torch.compile(torch.nn.Linear(1, 1)), "swap the model first, then compile it"),
     ],
 )
