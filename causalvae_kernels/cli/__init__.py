@@ -29,7 +29,6 @@ from .verify import verify
 app = typer.Typer(
     name="causalvae-kernels",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
