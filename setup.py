@@ -25,16 +25,17 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 
 ROOT = Path(__file__).resolve().parent
 MODULE = ["csrc/module_cpu.cpp", "csrc/bindings_norms.cpp"]
-HOST, SIMD = (
+HOST, SIMD, TILES = (
     sorted(
         path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"csrc/{folder}/*.cpp")
     )
-    for folders in (("common", "cpu"), ("cpu/simd",))
+    for folders in (("common", "cpu"), ("cpu/simd",), ("cpu/tiles",))
 )
 ISA_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
 }
+AMX_FLAGS = f"{ISA_FLAGS['avx512']} -mamx-tile -mamx-bf16"
 FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
 LINK = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
 NOT_BUILT = {
@@ -77,7 +78,8 @@ def cpu_ninja_file(cxx: str, target: str, _: Path) -> str:
     isas = {isa: flags for isa, flags in ISA_FLAGS.items() if x86 and accepts(cxx, flags)}
     openmp = "-fopenmp" if accepts(cxx, "-fopenmp") else ""
     user = {n: os.getenv(n, "").replace("$", "$$") for n in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS", "ARCHFLAGS")}
-    host = " ".join([openmp, *(f"-DCVK_HAVE_{isa.upper()}" for isa in isas)])
+    amx = {"amx": AMX_FLAGS} if "avx512" in isas and accepts(cxx, AMX_FLAGS) else {}
+    host = " ".join([openmp, *(f"-DCVK_HAVE_{isa.upper()}" for isa in (*isas, *amx))])
     folders = dict.fromkeys([pybind11.get_include(), get_path("include"), get_path("platinclude")])
     python = " ".join(f"-isystem {shlex.quote(folder)}" for folder in folders).replace("$", "$$")
 
@@ -85,7 +87,9 @@ def cpu_ninja_file(cxx: str, target: str, _: Path) -> str:
         *((source, "module", f"{host} {python}") for source in MODULE),
         *((s, "host", host) for s in HOST),
     ]
-    units += [(s, isa, f"-DCVK_ISA={isa} {isas.get(isa, '')}") for s in SIMD for isa in ["portable", *isas]]
+    for sources, flags in ((SIMD, isas), (TILES, amx)):
+        units += [(s, "portable", "-DCVK_ISA=portable") for s in sources]
+        units += [(s, isa, f"-DCVK_ISA={isa} {flags[isa]}") for s in sources for isa in flags]
     lines = [
         "rule compile",
         f"  command = {cxx} {FLAGS} $flags {user['CPPFLAGS']} {user['CXXFLAGS']} {user['ARCHFLAGS']}"
@@ -134,7 +138,7 @@ def extensions() -> list[Extension]:
     if sys.platform == "win32":
         includes = [__import__("pybind11").get_include()]
         msvc = {"include_dirs": includes, "extra_compile_args": ["/O2", "/std:c++17", "/openmp"]}
-    found = [Extension("causalvae_kernels._C_cpu", [*MODULE, *HOST, *SIMD], optional=True, **msvc)]
+    found = [Extension("causalvae_kernels._C_cpu", [*MODULE, *HOST, *SIMD, *TILES], optional=True, **msvc)]
     if build_cuda.is_wanted():
         found.append(Extension("causalvae_kernels._C_cuda", build_cuda.SOURCES, optional=True))
     return found

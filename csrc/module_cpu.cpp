@@ -7,6 +7,7 @@
 #include "bindings.h"
 #include "bindings_norms.h"
 #include "cpu/causal_conv3d_direct.h"
+#include "cpu/causal_conv3d_tiles.h"
 #include "cpu/causal_conv3d_winograd.h"
 #include "cpu/causal_pad3d.h"
 #include "cpu/fingerprint.h"
@@ -74,10 +75,22 @@ CausalConv3d cpu_arguments(const char* op, const Tensor& out, const Tensor& x, c
   return conv;
 }
 
-// By Winograd's algorithm if there are packed weights, else by the direct one.
-void run(const CausalConv3d& conv, const Address& packed, Isa isa, int num_threads) {
+// Which matrix tiles the packed weights are for.
+enum class TileUnit { none, amx, emulated };
+
+TileUnit parse_tiles(const char* op, const std::string& name) {
+  if (name.empty()) return TileUnit::none;
+  require(name == "amx" || name == "emulated", op, "got tiles '" + name + "', expected amx, emulated or ''");
+  return name == "amx" ? TileUnit::amx : TileUnit::emulated;
+}
+
+// By matrix tiles or Winograd's algorithm if there are packed weights, else by the direct one.
+void run(const CausalConv3d& conv, const Address& packed, TileUnit tiles, Isa isa, int num_threads) {
   py::gil_scoped_release unlocked;
-  if (packed) {
+  if (packed && tiles != TileUnit::none) {
+    const auto* weights = reinterpret_cast<const uint16_t*>(*packed);
+    causal_conv3d_tiles(conv, weights, tiles == TileUnit::emulated, num_threads);
+  } else if (packed) {
     causal_conv3d_winograd(conv, reinterpret_cast<const float*>(*packed), isa, num_threads);
   } else {
     causal_conv3d_direct(conv, isa, num_threads);
@@ -89,7 +102,8 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
           const std::array<int64_t, 3>& stride, const std::array<int64_t, 3>& dilation,
           const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
           const std::string& spatial_mode, const std::string& dtype, const std::string& isa, int num_threads,
-          std::optional<uintptr_t> packed, const std::optional<std::string>& weight_dtype) {
+          std::optional<uintptr_t> packed, const std::optional<std::string>& weight_dtype,
+          const std::string& tiles) {
   constexpr const char* op = "causal_conv3d";
   const std::optional<Tensor5> past = view(state), added = view(residual);
   CausalConv3d conv =
@@ -98,7 +112,7 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
   std::copy(stride.begin(), stride.end(), conv.stride);
   std::copy(dilation.begin(), dilation.end(), conv.dilation);
   if (weight_dtype) conv.weight_dtype = parse_dtype(op, *weight_dtype);
-  run(conv, packed, parse_supported_isa(isa), num_threads);
+  run(conv, packed, parse_tiles(op, tiles), parse_supported_isa(isa), num_threads);
 }
 
 // A convolution that was checked, but for its addresses; the tensors given to begin with say sizes and
@@ -109,8 +123,11 @@ class ConvPlan {
            const std::optional<Tensor>& residual, const std::array<int64_t, 3>& stride,
            const std::array<int64_t, 3>& dilation, const std::array<int64_t, 4>& spatial_padding,
            const std::string& temporal_mode, const std::string& spatial_mode, const std::string& dtype,
-           const std::string& isa)
-      : state_(view(state)), residual_(view(residual)), isa_(parse_supported_isa(isa)) {
+           const std::string& isa, const std::string& tiles)
+      : state_(view(state)),
+        residual_(view(residual)),
+        isa_(parse_supported_isa(isa)),
+        tiles_(parse_tiles("causal_conv3d", tiles)) {
     conv_ = cpu_arguments("causal_conv3d", out, x, weight, std::nullopt, state_, spatial_padding,
                           temporal_mode, spatial_mode, dtype);
     std::copy(stride.begin(), stride.end(), conv_.stride);
@@ -130,7 +147,7 @@ class ConvPlan {
     if (added) added->data = reinterpret_cast<void*>(residual);
     conv.state = pointer(past);
     conv.residual = pointer(added);
-    cvk::run(conv, packed ? Address(packed) : std::nullopt, isa_, num_threads);
+    cvk::run(conv, packed ? Address(packed) : std::nullopt, tiles_, isa_, num_threads);
   }
 
   // Of weights at an address.
@@ -143,6 +160,7 @@ class ConvPlan {
  private:
   std::optional<Tensor5> state_, residual_;
   Isa isa_;
+  TileUnit tiles_;
   CausalConv3d conv_;
 };
 
@@ -183,6 +201,14 @@ void pack(uintptr_t packed, const Tensor& weight, const std::string& dtype, cons
   winograd_pack(view(weight), type, points, reinterpret_cast<float*>(packed), chosen, num_threads);
 }
 
+int64_t tile_bytes(const Tensor& weight) { return tiles_packed_bytes(view(weight)); }
+
+void pack_tiles(uintptr_t packed, const Tensor& weight, int num_threads) {
+  require(packed != 0, "tiles_pack", "packed has a null address");
+  py::gil_scoped_release unlocked;
+  tiles_pack(view(weight), reinterpret_cast<uint16_t*>(packed), num_threads);
+}
+
 bool has_openmp() {
 #ifdef _OPENMP
   return true;
@@ -214,19 +240,19 @@ PYBIND11_MODULE(_C_cpu, m) {
   m.def("causal_conv3d", cvk::conv, arg("out"), arg("x"), arg("weight"), arg("bias").none(true),
         arg("state").none(true), arg("residual").none(true), arg("stride"), arg("dilation"),
         arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("dtype"), arg("isa"),
-        arg("num_threads"), arg("packed") = py::none(), arg("weight_dtype") = py::none(),
+        arg("num_threads"), arg("packed") = py::none(), arg("weight_dtype") = py::none(), arg("tiles") = "",
         "out = causal convolution of x, plus bias and residual, in float32: by Winograd's algorithm with "
-        "weights "
-        "that winograd_pack wrote, else by the direct one.");
+        "weights that winograd_pack wrote, on matrix tiles (amx or emulated) with those of tiles_pack, else "
+        "by the direct one.");
   py::class_<cvk::ConvPlan>(m, "ConvPlan", "A causal convolution that was checked, but for its addresses.")
       .def(py::init<const cvk::Tensor&, const cvk::Tensor&, const cvk::Tensor&,
                     const std::optional<cvk::Tensor>&, const std::optional<cvk::Tensor>&,
                     const std::array<int64_t, 3>&, const std::array<int64_t, 3>&,
                     const std::array<int64_t, 4>&, const std::string&, const std::string&, const std::string&,
-                    const std::string&>(),
+                    const std::string&, const std::string&>(),
            arg("out"), arg("x"), arg("weight"), arg("state").none(true), arg("residual").none(true),
            arg("stride"), arg("dilation"), arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"),
-           arg("dtype"), arg("isa"))
+           arg("dtype"), arg("isa"), arg("tiles") = "")
       .def("run", &cvk::ConvPlan::run, "Compute it for tensors at these addresses; 0: there is none.")
       .def("weight_fingerprint", &cvk::ConvPlan::weight_fingerprint,
            "The fingerprint of the weights at an address.");
@@ -244,6 +270,10 @@ PYBIND11_MODULE(_C_cpu, m) {
       arg("zero_taps") = none,
       "Transform the weights of a kernel of 3x3 and up to 3 frames; zero_taps: row and column of it that are "
       "zeros.");
+  m.def("has_tiles", cvk::has_tiles, "Whether the build, the processor and the system have AMX's tiles.");
+  m.def("tiles_packed_bytes", cvk::tile_bytes, arg("weight"), "Bytes that tiles_pack writes.");
+  m.def("tiles_pack", cvk::pack_tiles, arg("packed"), arg("weight"), arg("num_threads"),
+        "Put bfloat16 weights in the order in which matrix tiles take them.");
   m.def(
       "advise_huge_pages",
       [](uintptr_t address, int64_t bytes) {

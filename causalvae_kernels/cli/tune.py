@@ -81,7 +81,7 @@ def tune(
     """Measure where our kernels are faster than the framework's; `auto` uses them only there.
 
     On a CPU times count for the instruction set in use and for this number of threads. With --dtype or
-    --kernel, what the convolution's file holds of others stays. A file is replaced at the end of its op;
+    --kernel, what a file holds of others stays. A file is replaced at the end of its op;
     what an interrupted run has measured is in <file>.partial, and --resume goes on from there.
     """
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
@@ -103,7 +103,13 @@ def tune(
         if path is not None:
             check_outputs(path.parent, [path.name], overwrite=True)
     resume = resume or missing
-    races = {"output": output, "resume": resume, "missing": missing, "machine": _machine()}
+    races = {
+        "output": output,
+        "everything": not dtype,
+        "resume": resume,
+        "missing": missing,
+        "machine": _machine(),
+    }
     if device == "cuda":
         return tune_races(gpu(), ops, torch_dtypes if dtype else [torch.bfloat16, torch.float16], **races)
     for word in kernels:

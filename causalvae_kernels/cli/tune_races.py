@@ -28,6 +28,7 @@ def tune_races(
     dtypes: Sequence[torch.dtype],
     *,
     output: Path | None,
+    everything: bool,
     resume: bool,
     missing: bool,
     machine: dict[str, Any],
@@ -39,6 +40,7 @@ def tune_races(
         ops: Names in `TUNABLE` for that kind of device.
         dtypes: What to measure in.
         output: The file, for one op; default: the package's own, one for each op.
+        everything: These are all dtypes; else what the files hold of others stays.
         resume: Keep what the files, or a run that was stopped, hold.
         missing: Leave out the classes that the package's measurements of other machines answer here.
         machine: What the records say of this machine.
@@ -54,7 +56,7 @@ def tune_races(
         if missing:
             jobs = [job for job in jobs if not tunable.tuned.answers(architecture, job.shape_class)]
         path = output or tunable.tuned.path(architecture)
-        wrong += _tune(op, jobs, device, path, resume, machine)
+        wrong += _tune(op, jobs, device, path, resume, everything, machine)
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
     if wrong:
@@ -67,6 +69,7 @@ def _tune(
     device: torch.device,
     path: Path,
     resume: bool,
+    everything: bool,
     machine: dict[str, Any],
 ) -> list[str]:
     """Measure one op; return a sentence for each result that is wrong."""
@@ -75,7 +78,9 @@ def _tune(
     partial = path.with_name(f"{path.name}.partial")
     amx = device.type == "cpu" and has_amx()
     head = Record(BACKEND[device.type], DEFAULT, architecture_of(device), amx, machine, ())
-    found = _kept(partial if partial.exists() else path, head) if resume else []
+    found = _kept(partial if resume and partial.exists() else path, head) if resume or not everything else []
+    if not resume:  # what this run does not measure stays
+        found = [m for m in found if m.shape_class not in {job.shape_class for job in jobs}]
     before = {m.shape_class for m in found}
     todo = [job for job in jobs if job.shape_class not in before]
     wrong: list[str] = []
@@ -117,7 +122,7 @@ def _kept(path: Path, head: Record) -> list[Measurement]:
     if before != now:
         raise InvalidInput(
             f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
-            "measure everything, without --resume and --missing"
+            "measure everything, without --resume, --missing and --dtype"
         )
     return list(record.measurements)
 

@@ -79,8 +79,8 @@ PRECISION = Variable(
 )
 CPU_ISA = Variable(
     "CAUSALVAE_KERNELS_CPU_ISA",
-    "Instruction set of the native CPU kernels.",
-    "the best that the processor has",
+    "Instruction set of the native CPU kernels, without AMX's tiles.",
+    "the best that the processor has, and AMX",
     ("avx512", "avx2", "portable"),
 )
 PACKED_MIB = Variable(

@@ -79,7 +79,13 @@ class _WithoutKernels:
     """The module for tensors without data: what it knows of sizes, and kernels that do nothing."""
 
     def __init__(self, module: ModuleType) -> None:
-        for name in ("supported_isas", "compiled_isas", "winograd_packed_floats"):
+        for name in (
+            "supported_isas",
+            "compiled_isas",
+            "winograd_packed_floats",
+            "has_tiles",
+            "tiles_packed_bytes",
+        ):
             setattr(self, name, getattr(module, name))
 
     def fingerprint(self, *_: Any) -> int:
@@ -101,6 +107,17 @@ def cpu_isa() -> str:
     """
     best = cpu_module().supported_isas()[0]
     return env.CPU_ISA.get() or best
+
+
+def cpu_tiles() -> str:
+    """Return which matrix tiles the convolutions in bfloat16 use: "amx", or "" for none.
+
+    An instruction set that the environment asks for is used alone.
+
+    Raises:
+        BackendUnavailable: The native module cannot be used.
+    """
+    return "amx" if env.CPU_ISA.get() is None and cpu_module().has_tiles() else ""
 
 
 # What oneDNN has to be held to for an instruction set that is not the processor's best.

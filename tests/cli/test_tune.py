@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from causalvae_kernels import causal_conv3d, explain
+from causalvae_kernels.cli import tune_races
 from causalvae_kernels.core import native
-from causalvae_kernels.core.tuned import Tuned, read_record
+from causalvae_kernels.core.tuned import Measurement, Tuned, read_record
 from causalvae_kernels.ops.causal_conv3d import measurements
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
@@ -62,6 +63,18 @@ def test_resume_measures_only_what_is_missing(run, file):
 def test_without_resume_others_stay_and_the_same_is_measured_anew(run, file):
     for dtype in ("float32", "bfloat16", "float32"):
         assert run("tune", *TINY, "--dtype", dtype, "--output", file).code == 0
+    classes = [m.shape_class for m in read_record(file).measurements]
+    assert len(set(classes)) == len(classes)
+    assert {c.split(" ")[0] for c in classes} == {"float32", "bfloat16"}
+
+
+def test_other_ops_keep_what_is_not_measured_too(run, file, monkeypatch):
+    def race(job, device, say):
+        return Measurement(job.shape_class, "any", 1.0, 2.0, 3, "cpu", "aten", native.cpu_isa()), []
+
+    monkeypatch.setattr(tune_races, "run_race", race)
+    for dtype in ("float32", "bfloat16", "float32"):
+        assert run("tune", "--op", "downsample_conv", "--dtype", dtype, "--output", file).code == 0
     classes = [m.shape_class for m in read_record(file).measurements]
     assert len(set(classes)) == len(classes)
     assert {c.split(" ")[0] for c in classes} == {"float32", "bfloat16"}

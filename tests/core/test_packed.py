@@ -18,13 +18,13 @@ from causalvae_kernels import (
     use_packed_budget,
 )
 from causalvae_kernels.core import native, packed
-from causalvae_kernels.ops.causal_conv3d.backends.cpu import packing
+from causalvae_kernels.ops.causal_conv3d.backends.cpu import winograd_packing
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
 
 X = torch.randn(1, 16, 2, 8, 8)
 # Bytes of one weight, packed: output channels are filled up to two vectors.
-ONE = 0 if native.why_no_cpu() else packing(torch.empty(16, 16, 3, 3, 3), native.cpu_isa())[1]
+ONE = 0 if native.why_no_cpu() else winograd_packing(torch.empty(16, 16, 3, 3, 3), native.cpu_isa()).size
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +210,11 @@ def _weights(count):
     return [torch.nn.Parameter(torch.randn(16, 16, 3, 3, 3), requires_grad=False) for _ in range(count)]
 
 
+def _has_room(weight):
+    packing = winograd_packing(weight, native.cpu_isa())
+    return packed.has_room(weight, packing.kind, packing.size, X[0, 0].numel())
+
+
 @pytest.mark.parametrize("backend", ["cpu", "auto"])
 def test_what_lies_idle_makes_room_for_what_is_asked_for_twice(packings, backend):
     encoder, decoder = _weights(3), _weights(4)
@@ -217,9 +222,7 @@ def test_what_lies_idle_makes_room_for_what_is_asked_for_twice(packings, backend
     def run(weights):
         packings.clear()
         for weight in weights:
-            if backend == "cpu" or packed.has_room(
-                weight, *packing(weight, native.cpu_isa()), X[0, 0].numel()
-            ):
+            if backend == "cpu" or _has_room(weight):
                 convolve(weight)
         return len(packings)
 
@@ -244,7 +247,7 @@ def test_weights_that_are_all_in_use_do_not_replace_one_another(packings, times)
         for _ in range(9):
             for weight in weights:
                 for _ in range(times):
-                    packed.has_room(weight, *packing(weight, native.cpu_isa()), X[0, 0].numel())
+                    _has_room(weight)
                 convolve(weight)
         assert not packings and packed_size() == 2 * ONE
 

@@ -20,8 +20,8 @@ from ...core.packed import has_room, packed_budget
 from ...core.selection import requested_backend
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned, architecture_of
-from .backends.cpu import packing
-from .spec import ConvArgs, output_size, takes_winograd
+from .backends.cpu import packing_of
+from .spec import ConvArgs, output_size
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 PIXELS = (16, 64, 256, 1024, 4096, 16384)
@@ -47,10 +47,10 @@ def measured(args: ConvArgs, precision: str, out: Tensor | None) -> Measurement 
     if gpu or found is None or not found.faster:
         return found
     size = args.size
-    if takes_winograd(weight.shape, args.stride, args.dilation, size):
-        pixels = x.shape[0] * math.prod(size)
-        return where_packed_is_kept(found, weight, *packing(weight, isa), pixels)
-    return found
+    packing = packing_of(args, size)
+    if packing is None:
+        return found
+    return where_packed_is_kept(found, weight, packing.kind, packing.size, x.shape[0] * math.prod(size))
 
 
 def where_packed_is_kept(

@@ -171,6 +171,18 @@ def takes_winograd(
     return in_channels >= 8 and 36 * tiles <= 9 * size[1] * size[2] / 2
 
 
+def takes_tiles(dtype: torch.dtype, weight_shape: Sequence[int]) -> bool:
+    """Tell whether a convolution can be multiplied on the matrix tiles of a processor that has them.
+
+    They multiply bfloat16, 32 channels at a time: of fewer than 8 most would be zeros.
+
+    Args:
+        dtype: Of all tensors.
+        weight_shape: (Cout, Cin, kT, kH, kW).
+    """
+    return dtype == torch.bfloat16 and weight_shape[1] >= 8
+
+
 class ErrorFactor(NamedTuple):
     """How many times the reference's error the tier `high` allows.
 

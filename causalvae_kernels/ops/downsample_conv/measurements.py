@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from ...core.size_class import sizes_up_to
 from ...core.tuned import Measurement, Tuned, architecture_of
-from ..causal_conv3d.measurements import GPU_PIXELS, PIXELS, channel_class, class_words, pixels_word
+from ..causal_conv3d.backends.cpu import tile_packing
+from ..causal_conv3d.measurements import (
+    GPU_PIXELS,
+    PIXELS,
+    channel_class,
+    class_words,
+    pixels_word,
+    where_packed_is_kept,
+)
 from .spec import STRIDE, DownsampleArgs, output_size
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
@@ -26,7 +35,15 @@ def measured(args: DownsampleArgs, precision: str, out: Tensor | None) -> Measur
     if isa is None:
         return None
     gpu = x.device.type == "cuda"
-    return TUNED.find(isa, shape_classes(x.dtype, x.shape, args.weight.shape, args.compress_time, gpu=gpu))
+    weight = args.weight
+    found = TUNED.find(isa, shape_classes(x.dtype, x.shape, weight.shape, args.compress_time, gpu=gpu))
+    if gpu or found is None or not found.faster:
+        return found
+    packing = tile_packing(weight)
+    if packing is None:
+        return found
+    size = output_size(x.shape, args.compress_time)
+    return where_packed_is_kept(found, weight, packing.kind, packing.size, x.shape[0] * math.prod(size))
 
 
 def shape_classes(

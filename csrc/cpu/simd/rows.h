@@ -41,6 +41,32 @@ inline void store_lanes<Float32>(float* dst, Vec v) {
   store(dst, v);
 }
 
+#ifdef CVK_CONVERT
+
+// The same as Bfloat16::to_float and from_float, for all lanes at once: of a loop over the lanes of a register
+// GCC 12 takes them out one by one, which was 45 % of a 1x1x1 convolution on matrix tiles.
+typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+
+template <>
+inline Vec load_lanes<Bfloat16>(const uint16_t* src) {
+  Halves halves;
+  std::memcpy(&halves, src, sizeof halves);
+  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  return reinterpret_cast<Vec>(bits);
+}
+
+template <>
+inline void store_lanes<Bfloat16>(uint16_t* dst, Vec v) {
+  const Bits bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+  const Bits result = (bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded;
+  const Halves halves = __builtin_convertvector(result, Halves);
+  std::memcpy(dst, &halves, sizeof halves);
+}
+
+#endif
+
 // The first `count` elements, then zeros.
 template <class Type>
 inline Vec load_some(const typename Type::Item* src, int64_t count) {

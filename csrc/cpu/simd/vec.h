@@ -88,6 +88,9 @@ inline Vec splat(float value) {
 #if __has_builtin(__builtin_shufflevector)
 #define CVK_SHUFFLE
 #endif
+#if __has_builtin(__builtin_convertvector) && defined(__GNUC__)
+#define CVK_CONVERT
+#endif
 #endif
 
 #ifdef CVK_SHUFFLE

@@ -8,7 +8,7 @@ from torch import Tensor
 from ....core import memory, native
 from ....core.backend import Backend
 from ....core.layout import memory_format_of
-from ...causal_conv3d.backends.cpu import DTYPES, why_not
+from ...causal_conv3d.backends.cpu import DTYPES, find_or_pack, tile_packing, why_not
 from ..spec import HALO, STRIDE, DownsampleArgs, moves
 from .aten import average_into
 
@@ -26,6 +26,9 @@ def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
         average_into(source, x)
         x = source
     bias = None if args.bias is None else args.bias.contiguous()
+    packing, packed = tile_packing(weight), None
+    if packing is not None:
+        packed = find_or_pack(weight, packing, out.numel() // out.shape[1])
     native.cpu_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
@@ -41,6 +44,9 @@ def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
         DTYPES[x.dtype],
         native.cpu_isa(),
         torch.get_num_threads(),
+        None if packed is None else native.address(packed),
+        None,
+        "" if packing is None else packing.tiles,
     )
 
 
