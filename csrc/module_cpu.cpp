@@ -85,11 +85,12 @@ TileUnit parse_tiles(const char* op, const std::string& name) {
 }
 
 // By matrix tiles or Winograd's algorithm if there are packed weights, else by the direct one.
-void run(const CausalConv3d& conv, const Address& packed, TileUnit tiles, Isa isa, int num_threads) {
+void run(const CausalConv3d& conv, const Address& packed, TileUnit tiles, Isa isa, int num_threads,
+         bool doubled = false) {
   py::gil_scoped_release unlocked;
   if (packed && tiles != TileUnit::none) {
     const auto* weights = reinterpret_cast<const uint16_t*>(*packed);
-    causal_conv3d_tiles(conv, weights, tiles == TileUnit::emulated, num_threads);
+    causal_conv3d_tiles(conv, weights, doubled, tiles == TileUnit::emulated, num_threads);
   } else if (packed) {
     causal_conv3d_winograd(conv, reinterpret_cast<const float*>(*packed), isa, num_threads);
   } else {
@@ -103,16 +104,21 @@ void conv(const Tensor& out, const Tensor& x, const Tensor& weight, std::optiona
           const std::array<int64_t, 4>& spatial_padding, const std::string& temporal_mode,
           const std::string& spatial_mode, const std::string& dtype, const std::string& isa, int num_threads,
           std::optional<uintptr_t> packed, const std::optional<std::string>& weight_dtype,
-          const std::string& tiles) {
+          const std::string& tiles, bool doubled) {
   constexpr const char* op = "causal_conv3d";
-  const std::optional<Tensor5> past = view(state), added = view(residual);
+  std::optional<Tensor5> past = view(state), added = view(residual);
   CausalConv3d conv =
       cpu_arguments(op, out, x, weight, bias, past, spatial_padding, temporal_mode, spatial_mode, dtype);
   conv.residual = pointer(added);
   std::copy(stride.begin(), stride.end(), conv.stride);
   std::copy(dilation.begin(), dilation.end(), conv.dilation);
   if (weight_dtype) conv.weight_dtype = parse_dtype(op, *weight_dtype);
-  run(conv, packed, parse_tiles(op, tiles), parse_supported_isa(isa), num_threads);
+  require(!doubled || (packed && !tiles.empty()), op, "doubled pixels are read on matrix tiles alone");
+  for (int64_t d = 3; doubled && d < 5; ++d) {
+    conv.x.size[d] *= 2;
+    if (past) past->size[d] *= 2;
+  }
+  run(conv, packed, parse_tiles(op, tiles), parse_supported_isa(isa), num_threads, doubled);
 }
 
 // A convolution that was checked, but for its addresses; the tensors given to begin with say sizes and
@@ -241,9 +247,10 @@ PYBIND11_MODULE(_C_cpu, m) {
         arg("state").none(true), arg("residual").none(true), arg("stride"), arg("dilation"),
         arg("spatial_padding"), arg("temporal_mode"), arg("spatial_mode"), arg("dtype"), arg("isa"),
         arg("num_threads"), arg("packed") = py::none(), arg("weight_dtype") = py::none(), arg("tiles") = "",
+        arg("doubled") = false,
         "out = causal convolution of x, plus bias and residual, in float32: by Winograd's algorithm with "
         "weights that winograd_pack wrote, on matrix tiles (amx or emulated) with those of tiles_pack, else "
-        "by the direct one.");
+        "by the direct one. doubled: on tiles, of each pixel of x and the state read as 2 x 2 equal ones.");
   py::class_<cvk::ConvPlan>(m, "ConvPlan", "A causal convolution that was checked, but for its addresses.")
       .def(py::init<const cvk::Tensor&, const cvk::Tensor&, const cvk::Tensor&,
                     const std::optional<cvk::Tensor>&, const std::optional<cvk::Tensor>&,

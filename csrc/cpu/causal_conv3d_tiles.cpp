@@ -155,7 +155,7 @@ bool has_tiles() {
 }
 
 int64_t tiles_packed_bytes(const Tensor5& weight) {
-  const int64_t taps = weight.size[2] * weight.size[3] * weight.size[4];
+  const int64_t taps = weight.size[2] * weight.size[3] * (is_folded(weight) ? 1 : weight.size[4]);
   return blocks_of(weight) * taps * groups_of(weight) * kStepWeights * 2;
 }
 
@@ -169,7 +169,8 @@ void tiles_pack(const Tensor5& weight, uint16_t* packed, int num_threads) {
   });
 }
 
-void causal_conv3d_tiles(const CausalConv3d& conv, const uint16_t* packed, bool emulated, int num_threads) {
+void causal_conv3d_tiles(const CausalConv3d& conv, const uint16_t* packed, bool doubled, bool emulated,
+                         int num_threads) {
   check_threads(kOp, num_threads);
   check_causal_conv3d(conv);
   require(conv.dtype == Dtype::bfloat16 && conv.weight_dtype == Dtype::bfloat16, kOp,
@@ -181,6 +182,8 @@ void causal_conv3d_tiles(const CausalConv3d& conv, const uint16_t* packed, bool 
   p.conv = conv;
   p.weights = packed;
   p.past = past_frames(conv);
+  p.folded = is_folded(conv.weight);
+  p.shift = doubled ? 1 : 0;
   p.groups = groups_of(conv.weight);
   p.blocks = blocks_of(conv.weight);
   p.pixel = p.groups * kTileChannels;

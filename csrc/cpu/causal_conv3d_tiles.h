@@ -17,11 +17,16 @@ constexpr int64_t kStepWeights = kTileChannels * kTileOutputs;  // of a step: on
 //
 // A piece gathers what it reads into [frame][row][column][channel], padded. With a stride of 1 in space the
 // output pixels of a frame are then one run, two junk pixels between its rows; otherwise each row is a run.
+//
+// Where the channels of all taps of a kernel's row fit into a tile, a gathered pixel holds them all, and the
+// row is one tap: `folded`.
 struct TileConv3d {
   CausalConv3d conv;
   const uint16_t* weights;  // [block of outputs][tap][group of inputs][2][pair of inputs][16 outputs][2]
   int64_t past;             // frames padded in front
-  int64_t groups, blocks;   // of input channels, of output channels
+  bool folded;
+  int shift;  // 1 if every pixel of the input stands for 2 x 2; the sizes of x and the state count those
+  int64_t groups, blocks;                           // of input channels, of output channels
   int64_t frames, rows, columns;                    // of the output, in a piece
   int64_t input_frames, input_rows, input_columns;  // that it reads
   int64_t pixel;                                    // elements from one gathered pixel to the next
@@ -52,7 +57,10 @@ static inline int64_t sums_bytes(const TileConv3d& p) {
 }
 static inline int64_t steps_of(const TileConv3d& p) {
   const int64_t* k = p.conv.weight.size;
-  return k[2] * k[3] * k[4] * p.groups;
+  return k[2] * k[3] * (p.folded ? 1 : k[4]) * p.groups;
+}
+static inline bool is_folded(const Tensor5& weight) {
+  return weight.size[4] > 1 && weight.size[1] * weight.size[4] <= kTileChannels;
 }
 
 // What a unit offers. Its functions allocate nothing and start no thread; `piece` needs scratch that starts
@@ -81,6 +89,10 @@ void tiles_pack(const Tensor5& weight, uint16_t* packed, int num_threads);
 // `packed` comes from tiles_pack. Throws std::invalid_argument for arguments that do not fit together,
 // another dtype than bfloat16 among them, or if `emulated` is false and there are no tiles. The bits of the
 // result do not depend on the number of threads.
-void causal_conv3d_tiles(const CausalConv3d& conv, const uint16_t* packed, bool emulated, int num_threads);
+//
+// If `doubled`, each pixel of x and of the state is read as 2 x 2 equal ones, and their heights and widths
+// are given so: twice those of what lies in memory.
+void causal_conv3d_tiles(const CausalConv3d& conv, const uint16_t* packed, bool doubled, bool emulated,
+                         int num_threads);
 
 }  // namespace cvk

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from causalvae_kernels import (
@@ -16,8 +16,8 @@ from causalvae_kernels import (
 from causalvae_kernels.core import native
 from causalvae_kernels.ops.causal_conv3d.backends import cpu
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs, takes_tiles
-from causalvae_kernels.parity import compare_conv
-from causalvae_kernels.workloads import ConvCase, make_conv_call
+from causalvae_kernels.parity import compare_conv, compare_upsample
+from causalvae_kernels.workloads import ConvCase, UpsampleCase, make_conv_call, make_upsample_call
 from tests.support.cover import pairs
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
@@ -40,6 +40,10 @@ CASES = (
     ConvCase("several pieces of rows", (1, 32, 2, 61, 57), 16, layout="channels_last_3d"),
     ConvCase("several pieces of columns", (1, 8, 1, 2, 1100), 8),
     ConvCase("several frames in a piece", (1, 16, 9, 5, 6), 40, state=True),
+    ConvCase("folded columns", (1, 3, 3, 9, 10), 70),
+    ConvCase("folded columns, one, state", (2, 8, 3, 5, 1), 40, state=True),
+    ConvCase("folded columns, strided", (1, 4, 3, 7, 21), 40, options={"stride": (1, 2, 2)}),
+    ConvCase("folded columns, dilated", (1, 10, 3, 7, 9), 40, options={"dilation": (1, 2, 2)}),
     ConvCase("1x1x1", (2, 24, 3, 7, 9), 50, (1, 1, 1)),
     ConvCase("1x3x3", (1, 16, 3, 7, 9), 16, (1, 3, 3)),
     ConvCase("3x1x1, state", (1, 16, 3, 7, 9), 16, (3, 1, 1), state=True),
@@ -75,7 +79,7 @@ def test_equals_the_oracle(case, unit, seed):
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 2),
-    channels=st.integers(8, 70),
+    channels=st.one_of(st.integers(3, 10), st.integers(8, 70)),
     frames=st.integers(1, 6),
     height=st.integers(1, 14),
     width=st.integers(1, 40),
@@ -96,6 +100,7 @@ def test_any_sizes(
     residual = residual and stride == (1, 1, 1)  # a workload's residual has the size of its frames
     case = ConvCase("any", shape, out_channels, kernel, layout, state, True, residual, options)
     call = make_conv_call(case, torch.bfloat16, seed)
+    assume(takes_tiles(torch.bfloat16, call["weight"].shape))
     for tiles in UNITS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "cpu_tiles", lambda tiles=tiles: tiles)
@@ -194,7 +199,7 @@ def test_who_takes_them(monkeypatch):
     x, weight = torch.empty(1, 16, 3, 8, 8), torch.empty(16, 16, 3, 3, 3)
     half = ConvArgs(x.bfloat16(), weight.bfloat16())
     assert takes_tiles(torch.bfloat16, weight.shape)
-    assert not takes_tiles(torch.float16, weight.shape) and not takes_tiles(torch.bfloat16, (16, 7, 3, 3, 3))
+    assert not takes_tiles(torch.float16, weight.shape) and not takes_tiles(torch.bfloat16, (16, 7, 3, 3, 1))
     monkeypatch.setattr(native, "cpu_tiles", lambda: "emulated")
     assert cpu.packing_of(half, half.size).kind == ("tiles", "emulated")
     assert cpu.packing_of(ConvArgs(x, weight), half.size).algorithm == "winograd"
@@ -228,3 +233,21 @@ def test_bad_arguments():
 def test_explain_names_no_other_reason(unit):
     call = make_conv_call(ConvCase("explained", (1, 16, 3, 8, 8), 16), torch.bfloat16, 0)
     assert explain("causal_conv3d", **call, backend="cpu").chosen == "cpu"
+
+
+UPSAMPLED = (
+    UpsampleCase("one pixel", (1, 8, 1, 1, 1), 9, 1, (1, 2, 2)),
+    UpsampleCase("contiguous", (1, 40, 3, 9, 21), 33, 1, (1, 2, 2)),
+    UpsampleCase("channels last", (2, 32, 2, 13, 8), 16, 1, (1, 2, 2), layout="channels_last_3d"),
+    UpsampleCase("past frames", (1, 16, 4, 5, 7), 40, 3, (1, 2, 2)),
+    UpsampleCase("a state", (2, 16, 3, 5, 7), 40, 3, (1, 2, 2), layout="permuted", state=True),
+    UpsampleCase("frames repeated", (1, 16, 3, 6, 7), 16, 1, (2, 2, 2)),
+    UpsampleCase("several pieces", (1, 16, 2, 34, 41), 16, 1, (1, 2, 2), layout="channels_last_3d"),
+    UpsampleCase("folded in time: by Winograd's algorithm", (1, 16, 3, 8, 8), 16, 3, (2, 2, 2)),
+)
+
+
+@pytest.mark.parametrize("case", UPSAMPLED, ids=lambda c: c.name)
+def test_upsampling(case, unit, seed):
+    comparison = compare_upsample(make_upsample_call(case, torch.bfloat16, seed), "cpu")
+    assert comparison.passed, comparison

@@ -347,7 +347,7 @@ def test_vanishing_planes_are_not_packed(kernel_frames, scale):
     """Packed weights of exactly the stated size, NaN behind them: whatever else were read would show."""
     module, isa = native.cpu_module(), native.cpu_isa()
     call = make_upsample_call(UpsampleCase("n", (1, 8, 3, 8, 8), 32, kernel_frames, scale), torch.float32, 5)
-    _, size = cpu.packing(call["weight"], scale, isa)
+    size = cpu.winograd_packing(call["weight"], scale, isa).size
     doubles_time = scale[0] == 2 and kernel_frames == 3
     slices = 3 if doubles_time else {1: 1, 3: 4}[kernel_frames]
     kernels, planes = (4, 25) if scale[1] == 2 else (1, 36)
@@ -417,7 +417,7 @@ def test_packed_weights_are_kept_under_the_budget_and_never_stale():
     release_packed_weights()
     with torch.no_grad():
         upsample_conv(x, weight, backend="cpu")
-        _, size = cpu.packing(weight, SPACE, native.cpu_isa())
+        size = cpu.winograd_packing(weight, SPACE, native.cpu_isa()).size
         assert packed_size() == size
         upsample_conv(x, weight, scale=TIME, backend="cpu")
         assert packed_size() > size, "other phases are other packed weights"
@@ -460,7 +460,7 @@ def test_a_single_first_frame_takes_two_products_of_three(scale):
     module, isa = native.cpu_module(), native.cpu_isa()
     call = make_upsample_call(UpsampleCase("n", (1, 8, 2, 8, 8), 8, 3, scale), torch.float32, 6)
     x, weight = call["x"], call["weight"]
-    packed = cpu._pack(weight, scale, cpu.packing(weight, scale, isa)[1], isa)
+    packed = cpu._pack(weight, scale, cpu.winograd_packing(weight, scale, isa).size, isa)
     packed.unflatten(0, (-1, 3, packed.numel() // (12 if scale == BOTH else 3)))[:, 2] = torch.nan
     for frames, finite in ((1, True), (2, False)):
         out = torch.empty(1, 8, *spec.output_size((1, 8, frames, 8, 8), scale, True))

@@ -174,13 +174,15 @@ def takes_winograd(
 def takes_tiles(dtype: torch.dtype, weight_shape: Sequence[int]) -> bool:
     """Tell whether a convolution can be multiplied on the matrix tiles of a processor that has them.
 
-    They multiply bfloat16, 32 channels at a time: of fewer than 8 most would be zeros.
+    They multiply bfloat16, 32 channels at a time, those of all columns of the kernel where they fit: of
+    fewer than 8 most would be zeros.
 
     Args:
         dtype: Of all tensors.
         weight_shape: (Cout, Cin, kT, kH, kW).
     """
-    return dtype == torch.bfloat16 and weight_shape[1] >= 8
+    _, channels, _, _, columns = weight_shape
+    return dtype == torch.bfloat16 and (channels >= 8 or 8 <= channels * columns <= 32)
 
 
 class ErrorFactor(NamedTuple):

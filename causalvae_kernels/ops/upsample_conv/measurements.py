@@ -19,8 +19,8 @@ from ..causal_conv3d.measurements import (
     pixels_word,
     where_packed_is_kept,
 )
-from .backends.cpu import packing
-from .spec import UpsampleArgs, takes_winograd
+from .backends.cpu import packing_of
+from .spec import UpsampleArgs
 
 TUNED = Tuned(Path(__file__).parent / "tuned")
 
@@ -41,10 +41,10 @@ def measured(args: UpsampleArgs, precision: str, out: Tensor | None) -> Measurem
     found = TUNED.find(isa, shape_classes(*given, gpu=gpu))
     if gpu:
         return found
-    if found is None or not found.faster or not takes_winograd(weight.shape, scale, x.shape[3:]):
+    packing = packing_of(args) if found is not None and found.faster else None
+    if found is None or packing is None:
         return found
-    pixels = x.numel() // x.shape[1]
-    return where_packed_is_kept(found, weight, *packing(weight, scale, isa), pixels)
+    return where_packed_is_kept(found, weight, packing.kind, packing.size, x.numel() // x.shape[1])
 
 
 @functools.lru_cache(maxsize=4096)

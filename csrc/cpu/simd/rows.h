@@ -43,8 +43,8 @@ inline void store_lanes<Float32>(float* dst, Vec v) {
 
 #ifdef CVK_CONVERT
 
-// The same as Bfloat16::to_float and from_float, for all lanes at once: of a loop over the lanes of a register
-// GCC 12 takes them out one by one, which was 45 % of a 1x1x1 convolution on matrix tiles.
+// The same as Bfloat16::to_float and from_float, for all lanes at once: of a loop over the lanes of a
+// register GCC 12 takes them out one by one, which was 45 % of a 1x1x1 convolution on matrix tiles.
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
 

@@ -62,13 +62,35 @@ inline void multiply_steps(Tiles& tiles, float* sums, const char* pixels, int64_
   if (two_pixels && two_outputs) tiles.store<3>(below + 16, kSumsStep);
 }
 
+// What a run will be added to and stored into: of channels-last tensors a cache line for each pixel, far from
+// the next one, so that it must be asked for in time.
+struct RunOutput {
+  const uint16_t *residual, *out;  // null for none
+  int64_t residual_row, residual_pixel, out_row, out_pixel;
+  int64_t columns, row_pixels;  // of the output, and from one row to the next in the run
+};
+
+inline void prefetch_outputs(const RunOutput& o, int64_t first, int64_t count) {
+  int64_t row = first / o.row_pixels, column = first % o.row_pixels;
+  for (int64_t i = 0; i < count; ++i) {
+    if (column < o.columns) {
+      if (o.residual) __builtin_prefetch(o.residual + row * o.residual_row + column * o.residual_pixel, 0, 2);
+      __builtin_prefetch(o.out + row * o.out_row + column * o.out_pixel, 1, 2);
+    }
+    if (++column == o.row_pixels) ++row, column = 0;
+  }
+}
+
 template <int kOutputTiles>
 void multiply_run(Tiles& tiles, int64_t count, float* sums, const char* pixels, int64_t pixel_step,
-                  const int64_t* offsets, const uint16_t* weights, int64_t steps, bool first) {
+                  const int64_t* offsets, const uint16_t* weights, int64_t steps, bool first,
+                  const RunOutput& stored) {
   int64_t m = 0;
-  for (; m + kTileRows < count; m += 2 * kTileRows)
+  for (; m + kTileRows < count; m += 2 * kTileRows) {
+    if (stored.out) prefetch_outputs(stored, m, min_of(2 * kTileRows, count - m));
     multiply_steps<2, kOutputTiles>(tiles, sums + m * kTileOutputs, pixels + m * pixel_step, pixel_step,
                                     offsets, weights, steps, first);
+  }
   if (m < count)
     multiply_steps<1, kOutputTiles>(tiles, sums + m * kTileOutputs, pixels + m * pixel_step, pixel_step,
                                     offsets, weights, steps, first);
@@ -109,14 +131,15 @@ void gather_transposed_halves(uint16_t* dst, int64_t pixel, const SourceRow<Bflo
   }
 }
 
-// Source columns [first, first + count), padded where they lie outside.
+// Source columns [first, first + count), padded where they lie outside; of a row that counts each column
+// `1 << shift` times.
 void gather_row_halves(uint16_t* dst, int64_t pixel, const SourceRow<Bfloat16>& row, int64_t first,
-                       int64_t count, SpatialMode mode) {
+                       int64_t count, SpatialMode mode, int shift) {
   auto pad = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t w = source_pixel(first + i, row.width, mode);
       if (w >= 0) {
-        gather_pixel_halves(dst + i * pixel, row, w);
+        gather_pixel_halves(dst + i * pixel, row, w >> shift);
       } else {
         std::memset(dst + i * pixel, 0, row.channels * 2);
       }
@@ -127,12 +150,33 @@ void gather_row_halves(uint16_t* dst, int64_t pixel, const SourceRow<Bfloat16>& 
   pad(0, begin);
   uint16_t* inside = dst + begin * pixel;
   const int64_t w = first + begin, columns = end - begin;
-  if (row.stride_c != 1 && row.stride_w == 1) {
-    gather_transposed_halves(inside, pixel, row, w, columns);
+  if (row.stride_c != 1 && row.stride_w == 1 && columns > 0) {
+    // At the end of their room, from where they are copied to the front: none is overwritten before it is
+    // read.
+    const int64_t source = w >> shift, given = ((w + columns - 1) >> shift) + 1 - source;
+    uint16_t* const read = inside + (columns - given) * pixel;
+    gather_transposed_halves(read, pixel, row, source, given);
+    for (int64_t i = 0; shift && i < columns; ++i)
+      std::memmove(inside + i * pixel, read + (((w + i) >> shift) - source) * pixel, row.channels * 2);
   } else {
-    for (int64_t i = 0; i < columns; ++i) gather_pixel_halves(inside + i * pixel, row, w + i);
+    for (int64_t i = 0; i < columns; ++i) gather_pixel_halves(inside + i * pixel, row, (w + i) >> shift);
   }
   pad(end, count);
+}
+
+// Puts the channels of the taps to the right beside each pixel's own; returns how many there are.
+int64_t fold_row(uint16_t* row, int64_t pixel, int64_t channels, int64_t columns, int64_t taps,
+                 int64_t dilation) {
+  for (int64_t i = 0; i < columns; ++i)
+    for (int64_t tap = 1; tap < taps; ++tap) {
+      uint16_t* to = row + i * pixel + tap * channels;
+      if (i + tap * dilation < columns) {
+        std::memcpy(to, row + (i + tap * dilation) * pixel, channels * 2);
+      } else {  // no output begins here
+        std::memset(to, 0, channels * 2);
+      }
+    }
+  return taps * channels;
 }
 
 SourceFrame frame_at(const TileConv3d& p, int64_t padded) {
@@ -157,13 +201,15 @@ void gather(const TileConv3d& p, const TilePiece& piece, uint16_t* gathered) {
       }
       const Tensor5& from = frame.origin == FrameOrigin::state ? *conv.state : conv.x;
       const SourceRow<Bfloat16> row{static_cast<const uint16_t*>(from.data) + piece.batch * from.stride[0] +
-                                        frame.index * from.stride[2] + h * from.stride[3],
+                                        frame.index * from.stride[2] + (h >> p.shift) * from.stride[3],
                                     channels, n[4], from.stride[1], from.stride[4]};
       gather_row_halves(dst, p.pixel, row, piece.column * conv.stride[2] - conv.left, columns,
-                        conv.spatial_mode);
-      if (channels < padded_channels)
+                        conv.spatial_mode, p.shift);
+      const int64_t used =
+          p.folded ? fold_row(dst, p.pixel, channels, columns, k[4], conv.dilation[2]) : channels;
+      if (used < padded_channels)
         for (int64_t i = 0; i < columns; ++i)
-          std::memset(dst + i * p.pixel + channels, 0, (padded_channels - channels) * 2);
+          std::memset(dst + i * p.pixel + used, 0, (padded_channels - used) * 2);
     }
   }
 }
@@ -199,6 +245,27 @@ void store_block(const TileConv3d& p, const TilePiece& piece, int64_t block, flo
   }
 }
 
+RunOutput run_output(const TileConv3d& p, const TilePiece& piece, int64_t block, int64_t f, int64_t r) {
+  RunOutput run{};
+  auto first_of = [&](const Tensor5& t) {
+    return static_cast<const uint16_t*>(t.data) + piece.batch * t.stride[0] + block * kTileOutputs +
+           (piece.frame + f) * t.stride[2] + (piece.row + r) * t.stride[3] + piece.column * t.stride[4];
+  };
+  const Tensor5 &out = p.conv.out, *residual = p.conv.residual;
+  if (out.stride[1] != 1) return run;
+  run.out = first_of(out);
+  run.out_row = out.stride[3];
+  run.out_pixel = out.stride[4];
+  if (residual && residual->stride[1] == 1) {
+    run.residual = first_of(*residual);
+    run.residual_row = residual->stride[3];
+    run.residual_pixel = residual->stride[4];
+  }
+  run.columns = piece.columns;
+  run.row_pixels = p.input_columns;
+  return run;
+}
+
 // ---------------------------------------------------------------- piece
 
 void compute_piece(const TileConv3d& p, const TilePiece& piece, char* scratch) {
@@ -216,10 +283,11 @@ void compute_piece(const TileConv3d& p, const TilePiece& piece, char* scratch) {
   int64_t first_tap = 0;
   while (first_tap + 1 < k[2] && frame_at(p, last + first_tap * conv.dilation[0]).origin == FrameOrigin::zero)
     ++first_tap;
+  const int64_t taps_across = p.folded ? 1 : k[4];
   int64_t steps = 0;
   for (int64_t kt = first_tap; kt < k[2]; ++kt)
     for (int64_t kh = 0; kh < k[3]; ++kh)
-      for (int64_t kw = 0; kw < k[4]; ++kw)
+      for (int64_t kw = 0; kw < taps_across; ++kw)
         for (int64_t g = 0; g < p.groups; ++g)
           offsets[steps++] = kt * conv.dilation[0] * frame_bytes + kh * conv.dilation[1] * row_bytes +
                              kw * conv.dilation[2] * pixel_bytes + g * kTileChannels * 2;
@@ -230,16 +298,19 @@ void compute_piece(const TileConv3d& p, const TilePiece& piece, char* scratch) {
   const int64_t slabs = (steps + kSlabSteps - 1) / kSlabSteps;
   Tiles tiles;
   for (int64_t block = piece.first_block; block < piece.first_block + piece.blocks; ++block) {
-    const uint16_t* weights = p.weights + (block * k[2] + first_tap) * k[3] * k[4] * p.groups * kStepWeights;
+    const uint16_t* weights =
+        p.weights + (block * k[2] + first_tap) * k[3] * taps_across * p.groups * kStepWeights;
     const auto multiply =
         conv.out.size[1] - block * kTileOutputs > kTileRows ? multiply_run<2> : multiply_run<1>;
     for (int64_t slab = 0; slab < slabs; ++slab) {
       const int64_t begin = slab * steps / slabs, end = (slab + 1) * steps / slabs;
+      const bool last_slab = slab == slabs - 1;
       for (int64_t f = 0; f < piece.frames; ++f)
         for (int64_t r = 0; r < runs; ++r)
           multiply(tiles, count, sums + (f * p.runs + r) * p.run_sums * kTileOutputs,
                    scratch + f * conv.stride[0] * frame_bytes + r * conv.stride[1] * row_bytes, step,
-                   offsets + begin, weights + begin * kStepWeights, end - begin, slab == 0);
+                   offsets + begin, weights + begin * kStepWeights, end - begin, slab == 0,
+                   last_slab ? run_output(p, piece, block, f, r) : RunOutput{});
     }
     store_block(p, piece, block, sums);
   }
@@ -249,22 +320,26 @@ void compute_piece(const TileConv3d& p, const TilePiece& piece, char* scratch) {
 
 void pack_block(const TilePack& p, int64_t block) {
   const Tensor5& w = p.weight;
-  const int64_t inputs = w.size[1], taps = w.size[2] * w.size[3] * w.size[4];
+  const bool folded = is_folded(w);
+  const int64_t across = folded ? 1 : w.size[4], taps = w.size[2] * w.size[3] * across;
+  const int64_t inputs = folded ? w.size[1] * w.size[4] : w.size[1];  // of a tap
   const int64_t first = block * kTileOutputs, outputs = min_of(kTileOutputs, w.size[0] - first);
   const auto* weights = static_cast<const uint16_t*>(w.data) + first * w.stride[0];
-  uint16_t* to = p.packed + block * taps * p.groups * kStepWeights;
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const int64_t i0 = g * kTileChannels, count = min_of(kTileChannels, inputs - i0);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      const int64_t kt = tap / (w.size[3] * w.size[4]), kh = tap / w.size[4] % w.size[3],
-                    kw = tap % w.size[4];
-      const uint16_t* src =
-          weights + i0 * w.stride[1] + kt * w.stride[2] + kh * w.stride[3] + kw * w.stride[4];
-      uint16_t* step = to + (tap * p.groups + g) * kStepWeights;
+  uint16_t* step = p.packed + block * taps * p.groups * kStepWeights;
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t kt = tap / (w.size[3] * across), kh = tap / across % w.size[3], kw = tap % across;
+    const uint16_t* src = weights + kt * w.stride[2] + kh * w.stride[3] + kw * w.stride[4];
+    for (int64_t g = 0; g < p.groups; ++g, step += kStepWeights) {
+      const int64_t count = min_of(kTileChannels, inputs - g * kTileChannels);
       std::memset(step, 0, kStepWeights * 2);
-      for (int64_t o = 0; o < outputs; ++o)
-        for (int64_t i = 0; i < count; ++i)
-          step[((o / 16 * 16 + i / 2) * 16 + o % 16) * 2 + i % 2] = src[o * w.stride[0] + i * w.stride[1]];
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t input = g * kTileChannels + i;
+        const uint16_t* from = folded
+                                   ? src + input % w.size[1] * w.stride[1] + input / w.size[1] * w.stride[4]
+                                   : src + input * w.stride[1];
+        for (int64_t o = 0; o < outputs; ++o)
+          step[((o / 16 * 16 + i / 2) * 16 + o % 16) * 2 + i % 2] = from[o * w.stride[0]];
+      }
     }
   }
 }
