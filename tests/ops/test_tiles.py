@@ -11,13 +11,21 @@ from causalvae_kernels import (
     explain,
     packed_size,
     release_packed_weights,
+    swap,
     use_packed_budget,
 )
 from causalvae_kernels.core import native
+from causalvae_kernels.core.op import Op
 from causalvae_kernels.ops.causal_conv3d.backends import cpu
 from causalvae_kernels.ops.causal_conv3d.spec import ConvArgs, takes_tiles
 from causalvae_kernels.parity import compare_conv, compare_upsample
-from causalvae_kernels.workloads import ConvCase, UpsampleCase, make_conv_call, make_upsample_call
+from causalvae_kernels.workloads import (
+    ConvCase,
+    UpsampleCase,
+    make_conv_call,
+    make_upsample_call,
+    small_cogvideox_config,
+)
 from tests.support.cover import pairs
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason=str(native.why_no_cpu()))
@@ -178,6 +186,22 @@ def test_downsampling(shape, compress_time, unit):
     reference = downsample_conv(*args, compress_time=compress_time, backend="reference").double()
     assert packed_size() > 0, "the weights were not packed for tiles"
     assert (got - oracle).norm() <= 2 * (reference - oracle).norm()
+
+
+def test_a_coder_in_bfloat16_is_built_once(unit, monkeypatch):
+    """A convolution whose choice did not last had the whole schedule built anew on every call."""
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKLCogVideoX(**small_cogvideox_config()).eval().requires_grad_(False).bfloat16()
+    bound = []
+    bind = Op.bind
+    monkeypatch.setattr(Op, "bind", lambda self, *args: bound.append(self.name) or bind(self, *args))
+    clip = torch.randn(1, 3, 8, 32, 32).bfloat16()
+    with torch.no_grad(), swap(vae):
+        for _ in range(4):
+            vae.encode(clip)
+        bound.clear()
+        vae.encode(clip)
+    assert not bound
 
 
 def test_what_is_packed(unit):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ....core import memory, native
-from ....core.backend import Backend
+from ....core.backend import Backend, Write
 from ....core.layout import memory_format_of
 from ...causal_conv3d.backends.cpu import DTYPES, find_or_pack, tile_packing, why_not
 from ..spec import HALO, STRIDE, DownsampleArgs, moves
@@ -14,7 +16,26 @@ from .aten import average_into
 
 
 def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
+    _run(out, args, must_keep=False)
+
+
+def _bind(args: DownsampleArgs, like: Tensor, must_keep: bool) -> Write:
+    options = args[3:]
+
+    def write(out: Tensor, tensors: tuple[Any, ...]) -> bool:
+        return _run(out, DownsampleArgs(*tensors, *options), must_keep)
+
+    return write
+
+
+def _run(out: Tensor, args: DownsampleArgs, must_keep: bool) -> bool:
+    """Convolve, unless packed weights must be kept and have no room; return whether that was done."""
     x, weight, frames = args.x, args.weight, out.shape[2]
+    packing, packed = tile_packing(weight), None
+    if packing is not None:
+        packed = find_or_pack(weight, packing, out.numel() // out.shape[1], must_keep)
+        if packed is None and must_keep:
+            return False
     if frames < x.shape[2]:
         # A pass of its own: in the kernel's loader each pair would be averaged for every tap that sees it.
         source = memory.empty(
@@ -26,9 +47,6 @@ def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
         average_into(source, x)
         x = source
     bias = None if args.bias is None else args.bias.contiguous()
-    packing, packed = tile_packing(weight), None
-    if packing is not None:
-        packed = find_or_pack(weight, packing, out.numel() // out.shape[1])
     native.cpu_module().causal_conv3d(
         native.describe(out),
         native.describe(x),
@@ -48,6 +66,7 @@ def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
         None,
         "" if packing is None else packing.tiles,
     )
+    return True
 
 
-DOWNSAMPLE = Backend("cpu", _convolve, why_not=why_not, moves=moves)
+DOWNSAMPLE = Backend("cpu", _convolve, why_not=why_not, bind=_bind, moves=moves)
