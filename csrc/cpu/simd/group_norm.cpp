@@ -89,7 +89,7 @@ void sum_plane_of(const Tensor5& x, int64_t batch, int64_t channel, double* sums
 // ---------------------------------------------------------------- writing
 
 template <bool kSilu>
-inline Vec normalise(Vec x, Vec mean, Vec factor, Vec offset) {
+CVK_ALWAYS_INLINE Vec normalise(Vec x, Vec mean, Vec factor, Vec offset) {
   const Vec y = multiply_add(x - mean, factor, offset);
   return kSilu ? silu(y) : y;
 }

@@ -38,7 +38,7 @@ inline Vec rounded<Float32>(Vec v) {
 
 // Divides, as the model does: multiplying with the inverse rounds twice, and of one channel makes no one.
 template <class Type, bool kSilu>
-inline Vec normalise(Vec x, Vec length, Vec factor, Vec offset) {
+CVK_ALWAYS_INLINE Vec normalise(Vec x, Vec length, Vec factor, Vec offset) {
   const Vec y = multiply_add(rounded<Type>(x / length), factor, offset);
   return kSilu ? silu(y) : y;
 }
