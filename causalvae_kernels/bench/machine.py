@@ -76,12 +76,13 @@ def device_words(device: torch.device) -> str:
 
 
 def native_cpu() -> dict[str, Any]:
-    """Return whether the native CPU module serves, why not, and its instruction sets."""
+    """Return whether the native CPU module serves, why not, its instruction sets and matrix tiles."""
     reason = native.why_no_cpu()
     if reason is not None:
-        return {"available": False, "reason": reason, "isa": None, "supported_isas": []}
+        return {"available": False, "reason": reason, "isa": None, "supported_isas": [], "tiles": None}
     supported = [str(name) for name in native.cpu_module().supported_isas()]
-    return {"available": True, "reason": None, "isa": native.cpu_isa(), "supported_isas": supported}
+    used = {"isa": native.cpu_isa(), "supported_isas": supported, "tiles": native.cpu_tiles() or None}
+    return {"available": True, "reason": None, **used}
 
 
 def machine_words(facts: Mapping[str, Any], threads: int) -> str:

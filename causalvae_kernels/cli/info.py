@@ -44,9 +44,9 @@ def _print_machine(console: Console, facts: dict[str, Any]) -> None:
     )
     table.add_row("instruction set of torch", facts["torch_isa"])
     if native["available"]:
-        table.add_row(
-            "of the native CPU kernels", f"{native['isa']} (of {', '.join(native['supported_isas'])})"
-        )
+        tiles = "" if native["tiles"] is None else ", bfloat16 convolutions on AMX's matrix tiles"
+        supported = ", ".join(native["supported_isas"])
+        table.add_row("of the native CPU kernels", f"{native['isa']} (of {supported}){tiles}")
     else:
         table.add_row("native CPU kernels", f"[yellow]none:[/] {escape(native['reason'])}")
     if "budget_bytes" in facts["packed_weights"]:

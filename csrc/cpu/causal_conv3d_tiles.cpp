@@ -4,6 +4,7 @@
 #include <string>
 
 #include "../common/check.h"
+#include "isa.h"
 #include "parallel.h"
 #include "scratch.h"
 
@@ -26,11 +27,8 @@ constexpr int64_t kPiecePixels = 1024;
 
 bool ask_for_tiles() {
 #if defined(CVK_HAVE_AMX) && defined(__linux__)
+  if (supported_isas().front() != Isa::avx512) return false;
   unsigned a, b, c, d;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
-      !__builtin_cpu_supports("fma"))
-    return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;
   if ((d & kBfloat16) == 0 || (d & kTiles) == 0) return false;
