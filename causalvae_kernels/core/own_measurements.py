@@ -27,7 +27,7 @@ import torch
 
 from . import env, native
 from .errors import InvalidInput
-from .outputs import written_whole
+from .outputs import PARTIAL, written_whole
 from .processor import processor
 
 FORMAT = 1
@@ -105,7 +105,7 @@ def found(op: str, architecture: str) -> Iterator[dict[str, Any]]:
     """Give what was measured of an op under these conditions; what cannot be read is left out."""
     place = folder() / key(architecture) / op
     try:
-        names = sorted(name for name in os.listdir(place) if name.endswith(".json"))
+        names = sorted(n for n in os.listdir(place) if n.endswith(".json") and not n.startswith(PARTIAL))
     except OSError:
         return  # nothing was measured, or none may look
     for name in names:

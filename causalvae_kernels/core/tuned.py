@@ -252,7 +252,11 @@ class Tuned:
 
     def _own(self, isa: str) -> dict[str, Measurement]:
         """Return what the user measured under the conditions that hold now."""
-        if self.op is None or (not isa.startswith(GPU) and native.why_incomparable(isa) is not None):
+        if isa.startswith(GPU):
+            comparable = torch.cuda.is_available()
+        else:
+            comparable = native.why_incomparable(isa) is None
+        if self.op is None or not comparable:
             return {}
         key = (isa, torch.get_num_threads(), env.CACHE.get())
         if key not in self._tables:

@@ -188,7 +188,9 @@ def test_two_processes_at_once():
     processes = [context.Process(target=_keep, args=(range(start, 200, 2),)) for start in (0, 1)]
     for process in processes:
         process.start()
-    while any(process.is_alive() for process in processes):
-        read_own("causal_conv3d", ISA)  # raises and warns of nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while any(process.is_alive() for process in processes):
+            read_own("causal_conv3d", ISA)
     assert [process.exitcode for process in processes] == [0, 0]
     assert set(read_own("causal_conv3d", ISA)) == {str(i) for i in range(20)}
