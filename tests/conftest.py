@@ -96,10 +96,11 @@ def _seeded(seed: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests choose backend and precision themselves."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests choose backend and precision themselves, and see no measurement of the user's."""
     for variable in env.TABLE:
         monkeypatch.delenv(variable.name, raising=False)
+    monkeypatch.setenv(env.CACHE.name, str(tmp_path_factory.getbasetemp() / "no-measurements"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import torch
 
 from .. import __version__
 from ..core import native
+from ..core.processor import processor
 from ..core.tuned import has_amx
 
 PACKAGES = ("causalvae_kernels", "torch", "diffusers", "triton", "av", "matplotlib", "numpy")
@@ -31,19 +32,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                name, _, value = line.partition(":")
-                if name.strip() == "model name":
-                    return value.strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -53,6 +53,11 @@ def _print_machine(console: Console, facts: dict[str, Any]) -> None:
         table.add_row(
             "packed weights may take", f"{facts['packed_weights']['budget_bytes'] / 2**20:,.0f} MiB"
         )
+    mine = facts["measured_here"]
+    if "folder" in mine:
+        others = mine["of_other_conditions"]
+        words = f"{mine['hold_here']} hold here" + (f", {others} under other conditions" if others else "")
+        table.add_row("measured by you", escape(f"{words}, in {mine['folder']}"))
     if facts["gpus"]:
         for gpu in facts["gpus"]:
             words = f"{gpu['name']}, sm_{gpu['compute_capability'].replace('.', '')}, "

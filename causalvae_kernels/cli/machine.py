@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
-from ..bench.machine import cores, gpus, native_cpu, processor, versions
+from ..bench.machine import cores, gpus, native_cpu, versions
+from ..core import own_measurements
 from ..core.env import PREFIX, TABLE
 from ..core.errors import CausalVAEError
 from ..core.known_issues import known_bad_versions
 from ..core.op import all_ops
 from ..core.packed import packed_budget, packed_size
+from ..core.processor import processor
+from ..core.tuned import architecture_of
 from .example_calls import CallShape, call_arguments, op_names
 
 
@@ -84,6 +87,18 @@ def packed_weights() -> dict[str, Any]:
     return {"bytes": packed_size(), "budget_bytes": packed_budget()}
 
 
+def measured_here() -> dict[str, Any]:
+    """Return where this user's measurements are, and how many hold here and elsewhere."""
+    architecture = architecture_of(example().device)
+    here = None if architecture is None else own_measurements.key(architecture)
+    found = [(row["folder"] == here, sum(row["measurements"].values())) for row in own_measurements.summary()]
+    return {
+        "folder": str(own_measurements.folder()),
+        "hold_here": sum(number for holds, number in found if holds),
+        "of_other_conditions": sum(number for holds, number in found if not holds),
+    }
+
+
 def describe() -> dict[str, Any]:
     """Return everything above, ready for JSON."""
     return {
@@ -95,6 +110,7 @@ def describe() -> dict[str, Any]:
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "native_cpu": _guarded(native_cpu),
         "packed_weights": _guarded(packed_weights),
+        "measured_here": _guarded(measured_here),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,

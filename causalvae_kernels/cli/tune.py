@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,14 +18,14 @@ from ..bench.tunable import TUNABLE
 from ..bench.tune import BACKEND, DEFAULT, check_comparable
 from ..bench.tune import tune as tune_cells
 from ..bench.tune_cells import KERNELS, Cell, cells
-from ..core import native
+from ..core import native, own_measurements
 from ..core.errors import InvalidInput
-from ..core.outputs import check_outputs, written_whole
-from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
+from ..core.tuned import Measurement, Record, has_amx
 from ..ops.causal_conv3d.measurements import TUNED
 from .common import DTYPES, EXIT_FAILED, check_word, one_sentence_errors, parse_dtype
 from .console import progress_bar, stderr, stdout
 from .tune_races import gpu, tune_races
+from .tune_store import check_store, open_store, say_where
 
 CONV = "causal_conv3d"
 OPS = tuple(sorted({CONV, *TUNABLE["cpu"], *TUNABLE["cuda"]}))
@@ -46,18 +44,16 @@ def tune(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; default: tuned/<isa>.json in the package; for convolutions on "
-            "processors with AMX <isa>-amx.json."
+            help="A file to write, such as the package's ops/<op>/tuned/<isa>.json; default: this user's "
+            "cache."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Measure only what the file does not hold yet.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what is not there yet.")] = False,
     missing: Annotated[
         bool,
         typer.Option(
             "--missing",
-            help="Like --resume, and skip what other files of the package already answer here.",
+            help="Like --resume, and skip what the package's files already answer here.",
         ),
     ] = False,
     max_gflop: Annotated[
@@ -74,16 +70,23 @@ def tune(
         list[str] | None,
         typer.Option(
             help=f"{', '.join(OPS[:-1])} or {OPS[-1]}; repeatable; default: all that are measured on "
-            "that device; with --kernel or --output, the convolution. Each op has its own file."
+            "that device; with --kernel or --output, the convolution."
         ),
     ] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove all measurements of this user, and measure nothing.")
+    ] = False,
 ) -> None:
     """Measure where our kernels are faster than the framework's; `auto` uses them only there.
 
-    On a CPU times count for the instruction set in use and for this number of threads. With --dtype or
-    --kernel, what a file holds of others stays. A file is replaced at the end of its op;
-    what an interrupted run has measured is in <file>.partial, and --resume goes on from there.
+    What is measured goes into the cache of this user, for this machine, number of threads and version of the
+    kernels; models that are loaded afterwards go by it. A run that was interrupted has lost nothing, and
+    --resume goes on from there. With --output it goes into a file such as the package brings; with --dtype or
+    --kernel, what that holds of others stays.
     """
+    if clear:
+        stdout().print(f"{own_measurements.clear()} measurements removed from {own_measurements.folder()}")
+        return None
     dtypes, kernels = tuple(dict.fromkeys(dtype or DTYPES)), tuple(dict.fromkeys(kernel or KERNELS))
     torch_dtypes = [parse_dtype(word) for word in dtypes]
     check_word("--device", device, ("cpu", "cuda"))
@@ -96,12 +99,7 @@ def tune(
         raise InvalidInput(
             f"--output: got one file for {', '.join(ops)}, which have one each; name the op with --op"
         )
-    architecture = architecture_of(torch.device(device))
-    for name in ops:
-        tuned = TUNED if (name, device) == (CONV, "cpu") else TUNABLE[device][name].tuned
-        path = output or (tuned.path(architecture) if architecture else None)
-        if path is not None:
-            check_outputs(path.parent, [path.name], overwrite=True)
+    check_store(output)
     resume = resume or missing
     races = {
         "output": output,
@@ -127,29 +125,23 @@ def tune(
         tune_races(torch.device("cpu"), others, torch_dtypes, **races)
     if CONV not in ops:
         return None
-    path = output or TUNED.path(isa)
     head = Record(BACKEND, DEFAULT, isa, has_amx(), _machine(), ())
-    partial = path.with_name(f"{path.name}.partial")
-    before = partial if resume and partial.exists() else path
-    kept = _kept(before, head, resume, {(d, k) for d in dtypes for k in kernels})
-    known = {m.shape_class for m in kept}
+    chosen = {(d, k) for d in dtypes for k in kernels}
+    everything = len(chosen) == len(DTYPES) * len(KERNELS)
+    store = open_store(
+        CONV,
+        output,
+        head,
+        resume,
+        None if everything else lambda m: tuple(m.shape_class.split(" ", 2)[:2]) in chosen,
+    )
+    known = {m.shape_class for m in store.kept}
     if missing:
         known |= {cell.shape_class for cell in grid if TUNED.answers(isa, cell.shape_class)}
     todo = [cell for cell in grid if cell.shape_class not in known]
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def save(measured: Sequence[Measurement]) -> None:
-        with written_whole(partial) as temporary:
-            text = replace(head, measurements=(*kept, *measured)).text()
-            temporary.write_text(text, encoding="utf-8")
-
-    measured, wrong = _measure(todo, isa, seconds, save)
-    if partial.exists():
-        os.replace(partial, path)
-    _print((*kept, *measured))
-    stdout().print(
-        f"{len(measured)} measured now, {len(kept) + len(measured)} in {escape(str(path))}", soft_wrap=True
-    )
+    measured, wrong = _measure(todo, isa, seconds, store.save)
+    _print((*store.kept, *measured))
+    say_where(store, len(measured))
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
     if wrong:
@@ -159,35 +151,6 @@ def tune(
 def _machine() -> dict[str, Any]:
     date = datetime.datetime.now(datetime.timezone.utc).date()
     return {**machine_facts(), "threads": torch.get_num_threads(), "date": date.isoformat()}
-
-
-def _kept(path: Path, head: Record, resume: bool, chosen: set[tuple[str, str]]) -> list[Measurement]:
-    """Return what stays of the file: everything to resume, else what this run does not measure.
-
-    Raises:
-        BadMeasurements: The file cannot be read.
-        InvalidInput: It comes from another machine, and its times cannot stand beside new ones.
-    """
-    everything = len(chosen) == len(DTYPES) * len(KERNELS)
-    if not path.exists() or (everything and not resume):
-        return []
-    record = read_record(path)
-    before, now = _where(record), _where(head)
-    if before != now:
-        raise InvalidInput(
-            f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
-            "measure everything, without --resume, --missing, --dtype and --kernel"
-        )
-    return [m for m in record.measurements if resume or tuple(m.shape_class.split(" ", 2)[:2]) not in chosen]
-
-
-def _where(record: Record) -> str:
-    """Return what must be equal for times to stand beside each other."""
-    machine = record.machine
-    torch_version = machine.get("versions", {}).get("torch")
-    return (
-        f"{machine.get('processor')}, {record.isa}, {machine.get('threads')} threads, torch {torch_version}"
-    )
 
 
 def _measure(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ from rich.table import Table
 
 from ..bench.race import Job, run_race
 from ..bench.tunable import BACKEND, DEFAULT, TUNABLE
-from ..core.errors import BackendUnavailable, InvalidInput
-from ..core.outputs import check_outputs, written_whole
-from ..core.tuned import Measurement, Record, architecture_of, has_amx, read_record
+from ..core.errors import BackendUnavailable
+from ..core.tuned import Measurement, Record, architecture_of, has_amx
 from .common import EXIT_FAILED
 from .console import progress_bar, stderr, stdout
+from .tune_store import open_store, say_where
 
 
 def tune_races(
@@ -33,15 +31,15 @@ def tune_races(
     missing: bool,
     machine: dict[str, Any],
 ) -> None:
-    """Measure every op in every dtype; a file is replaced when its op is done.
+    """Measure every op in every dtype; a file that is named is replaced when its op is done.
 
     Args:
         device: Where; `gpu` gives a GPU.
         ops: Names in `TUNABLE` for that kind of device.
         dtypes: What to measure in.
-        output: The file, for one op; default: the package's own, one for each op.
+        output: The file, for one op; default: the user's cache.
         everything: These are all dtypes; else what the files hold of others stays.
-        resume: Keep what the files, or a run that was stopped, hold.
+        resume: Keep what is there.
         missing: Leave out the classes that the package's measurements of other machines answer here.
         machine: What the records say of this machine.
 
@@ -55,8 +53,7 @@ def tune_races(
         jobs = tunable.jobs(dtypes)
         if missing:
             jobs = [job for job in jobs if not tunable.tuned.answers(architecture, job.shape_class)]
-        path = output or tunable.tuned.path(architecture)
-        wrong += _tune(op, jobs, device, path, resume, everything, machine)
+        wrong += _tune(op, jobs, device, output, resume, everything, machine)
     for sentence in wrong:
         stderr().print(f"[bold red]not recorded:[/] {escape(sentence)}", soft_wrap=True)
     if wrong:
@@ -67,22 +64,19 @@ def _tune(
     op: str,
     jobs: Sequence[Job],
     device: torch.device,
-    path: Path,
+    output: Path | None,
     resume: bool,
     everything: bool,
     machine: dict[str, Any],
 ) -> list[str]:
     """Measure one op; return a sentence for each result that is wrong."""
-    check_outputs(path.parent, [path.name], overwrite=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
     amx = device.type == "cpu" and has_amx()
     head = Record(BACKEND[device.type], DEFAULT, architecture_of(device), amx, machine, ())
-    found = _kept(partial if resume and partial.exists() else path, head) if resume or not everything else []
-    if not resume:  # what this run does not measure stays
-        found = [m for m in found if m.shape_class not in {job.shape_class for job in jobs}]
-    before = {m.shape_class for m in found}
-    todo = [job for job in jobs if job.shape_class not in before]
+    classes = {job.shape_class for job in jobs}
+    store = open_store(op, output, head, resume, None if everything else lambda m: m.shape_class in classes)
+    known = {m.shape_class for m in store.kept}
+    todo = [job for job in jobs if job.shape_class not in known]
+    measured: list[Measurement] = []
     wrong: list[str] = []
     with progress_bar() as bar:
         task = bar.add_task("starting", total=len(todo))
@@ -92,14 +86,10 @@ def _tune(
             )
             wrong += failed
             if measurement is not None:
-                found.append(measurement)
-            with written_whole(partial) as temporary:
-                temporary.write_text(replace(head, measurements=tuple(found)).text(), encoding="utf-8")
-    if partial.exists():
-        os.replace(partial, path)
-    _print(op, found)
-    number = len(found) - len(before)
-    stdout().print(f"{number} measured now, {len(found)} in {escape(str(path))}", soft_wrap=True)
+                measured.append(measurement)
+            store.save(measured)
+    _print(op, (*store.kept, *measured))
+    say_where(store, len(measured))
     return wrong
 
 
@@ -112,27 +102,6 @@ def gpu() -> torch.device:
     if not torch.cuda.is_available():
         raise BackendUnavailable("tune --device cuda: torch sees no GPU here")
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def _kept(path: Path, head: Record) -> list[Measurement]:
-    if not path.exists():
-        return []
-    record = read_record(path)
-    before, now = (_where(r) for r in (record, head))
-    if before != now:
-        raise InvalidInput(
-            f"{path} was measured with {before}, and here it is {now}: write another file with --output, or "
-            "measure everything, without --resume, --missing and --dtype"
-        )
-    return list(record.measurements)
-
-
-def _where(record: Record) -> tuple[Any, ...]:
-    """Return what must be equal for times to stand beside each other."""
-    machine, torch_version = record.machine, record.machine.get("versions", {}).get("torch")
-    if machine.get("gpus"):
-        return machine["gpus"], torch_version
-    return machine.get("processor"), machine.get("threads"), torch_version
 
 
 def _print(op: str, measurements: Sequence[Measurement]) -> None:

@@ -95,6 +95,11 @@ MEMORY_MIB = Variable(
     "what is free on the device",
     number=True,
 )
+CACHE = Variable(
+    "CAUSALVAE_KERNELS_CACHE",
+    "Folder for what `causalvae-kernels tune` measures.",
+    "causalvae_kernels in the user's cache folder",
+)
 SKIP_BUILD = Variable(
     "CAUSALVAE_KERNELS_SKIP_BUILD",
     "Set to 1 while installing: no native module is built.",
@@ -126,6 +131,7 @@ TABLE: tuple[Variable, ...] = (
     CPU_ISA,
     PACKED_MIB,
     MEMORY_MIB,
+    CACHE,
     SKIP_BUILD,
     CUDA_ARCH_LIST,
 )

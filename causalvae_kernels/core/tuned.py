@@ -1,15 +1,17 @@
-"""Measurements that let `auto` take a kernel of ours: `ops/<op>/tuned/<isa>.json`.
+"""Measurements that let `auto` take a kernel of ours: the user's own, else `ops/<op>/tuned/<isa>.json`.
 
-There is a file for each instruction set of a CPU, another for processors that have AMX besides
-("avx512-amx"), and one for each architecture of GPUs ("sm90"). `causalvae-kernels tune` writes it. What the
-file for processors like this one does not hold is looked up in that of the others. Without a row for the
-class of a call, nothing was measured and `auto` keeps to its order. A file that is there and cannot be read
-is raised as an error that names it, from `auto` as well: it came with the package, so that it is a defect of
-this installation, and going on without it would hide that behind a slower answer.
+What `causalvae-kernels tune` measured on this machine is in the user's cache (`own_measurements`) and goes
+before what the package brings. Of the latter there is a file for each instruction set of a CPU, another for
+processors that have AMX besides ("avx512-amx"), and one for each architecture of GPUs ("sm90"). What the file
+for processors like this one does not hold is looked up in that of the others. Without a row for the class of
+a call, nothing was measured and `auto` keeps to its order. A file of the package that is there and cannot be
+read is raised as an error that names it, from `auto` as well: it is a defect of this installation, and going
+on without it would hide that behind a slower answer.
 """
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import math
@@ -21,8 +23,9 @@ from typing import Any
 
 import torch
 
-from . import gpu_arch, native
+from . import env, gpu_arch, native, own_measurements
 from .errors import BadMeasurements
+from .processor import processor
 
 # A kernel must be this many times as fast as the default to be taken, so that noise does not choose.
 FASTER = 1.05
@@ -49,6 +52,8 @@ class Measurement:
         plan: How the backend's kernel was cut into pieces, for one that has a choice; None for the others.
         objection: Why it says nothing about this processor, or None.
         passing: Whether the objection, or that there is none, may be another one at the next call.
+        date: When it was measured on this machine; None for what the package brings.
+        where: Processor and threads, or GPU, of what the package brings, in words; None if unknown.
     """
 
     shape_class: str
@@ -62,6 +67,8 @@ class Measurement:
     plan: dict[str, Any] | None = None
     objection: str | None = None
     passing: bool = False
+    date: str | None = None
+    where: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -77,7 +84,15 @@ class Measurement:
     def figures(self) -> str:
         """The numbers, for a sentence."""
         times = f"{_digits(self.ms)} against {_digits(self.default_ms)} ms"
-        return f"{times} for {self.shape_class}, {self.isa}"
+        if self.date is not None:
+            origin = f", measured here on {self.date}"
+        elif self.where is None:
+            origin = ""
+        elif self.where in (_words_of(processor(), torch.get_num_threads()), *_gpu_names()):
+            origin = ", measured on such a machine"
+        else:
+            origin = f", expected here: measured on {self.where}"
+        return f"{times} for {self.shape_class}, {self.isa}{origin}"
 
 
 @dataclass(frozen=True)
@@ -111,17 +126,7 @@ class Record:
             "machine": self.machine,
         }
         rows = (
-            json.dumps(
-                {
-                    "class": m.shape_class,
-                    "shapes": m.shapes,
-                    "ms": float(f"{m.ms:.4g}"),
-                    "default_ms": float(f"{m.default_ms:.4g}"),
-                    "rounds": m.rounds,
-                    **({} if m.backend == self.backend else {"backend": m.backend}),
-                    **({} if m.plan is None else {"plan": m.plan}),
-                }
-            )
+            json.dumps(_row(m, {"backend": self.backend}))
             for m in sorted(self.measurements, key=lambda m: _natural(m.shape_class))
         )
         opening = json.dumps(head, indent=2).removesuffix("\n}")
@@ -172,18 +177,58 @@ def _measurement(row: dict[str, Any], shared: dict[str, str]) -> Measurement:
     )
 
 
+def _row(m: Measurement, shared: dict[str, str]) -> dict[str, Any]:
+    """Return a measurement as plain data, without what is shared."""
+    return {
+        "class": m.shape_class,
+        "shapes": m.shapes,
+        "ms": float(f"{m.ms:.4g}"),
+        "default_ms": float(f"{m.default_ms:.4g}"),
+        "rounds": m.rounds,
+        **({} if m.backend == shared["backend"] else {"backend": m.backend}),
+        **({} if m.plan is None else {"plan": m.plan}),
+    }
+
+
+def keep_own(op: str, architecture: str, measurement: Measurement) -> None:
+    """Write a measurement into the user's cache; models that are loaded do not read it any more.
+
+    Raises:
+        InvalidInput: The cache cannot be written.
+    """
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    shared = {"backend": "", "default": measurement.default, "isa": measurement.isa, "date": date}
+    own_measurements.keep(op, architecture, {**shared, **_row(measurement, shared)})
+
+
+def read_own(op: str, architecture: str) -> dict[str, Measurement]:
+    """Return what the user's cache holds for an op on this machine as it is now, by class."""
+    table = {}
+    for entry in own_measurements.found(op, architecture):
+        try:
+            shared = {name: str(entry[name]) for name in ("backend", "default", "isa")}
+            found = replace(_measurement(entry, shared), date=str(entry["date"]))
+        except (ValueError, TypeError, KeyError) as error:
+            own_measurements.unreadable(f"one of {op}", error)
+            continue
+        table[found.shape_class] = found
+    return table
+
+
 class Tuned:
     """The measurements of one op; each file is read at the first call that asks for it.
 
     Args:
         folder: Where `<isa>.json` and, of an op that multiplies, `<isa>-amx.json` would be.
         multiplies: Whether the op multiplies matrices, so that processors with AMX have a file of their own.
+        op: Its name in the user's cache, whose measurements go first; None: the cache is not looked at.
     """
 
-    def __init__(self, folder: Path, *, multiplies: bool = True) -> None:
+    def __init__(self, folder: Path, *, multiplies: bool = True, op: str | None = None) -> None:
         self.folder = folder
         self.multiplies = multiplies
-        self._tables: dict[str, dict[str, Measurement]] = {}
+        self.op = op
+        self._tables: dict[object, dict[str, Measurement]] = {}
 
     def find(self, isa: str, classes: Iterable[str]) -> Measurement | None:
         """Return the first measurement of these classes that holds here; if none does, the first at all.
@@ -194,15 +239,29 @@ class Tuned:
         table = self._tables.get(isa)
         if table is None:
             table = self._tables[isa] = self._load(isa)
-        if not table:
+        own = self._own(isa)
+        if not table and not own:
             return None  # the classes may be worked out on the way
         first = None
         for shape_class in classes:
-            found = table.get(shape_class)
+            found = own.get(shape_class) or table.get(shape_class)
             if found is not None and found.objection is None:
                 return found
             first = first or found
         return first
+
+    def _own(self, isa: str) -> dict[str, Measurement]:
+        """Return what the user measured under the conditions that hold now."""
+        if isa.startswith(GPU):
+            comparable = torch.cuda.is_available()
+        else:
+            comparable = native.why_incomparable(isa) is None
+        if self.op is None or not comparable:
+            return {}
+        key = (isa, torch.get_num_threads(), env.CACHE.get())
+        if key not in self._tables:
+            self._tables[key] = read_own(self.op, isa)
+        return self._tables[key]
 
     def answers(self, isa: str, shape_class: str) -> bool:
         """Tell whether there is a measurement of this very class that holds here.
@@ -232,16 +291,36 @@ class Tuned:
         record = read_record(path)
         if record.isa != isa:
             raise BadMeasurements(f"{path} holds measurements of {record.isa}, expected {isa}")
+        machine = record.machine
         if isa.startswith(GPU):
-            objection = _other_gpu(record.machine)
-            return {m.shape_class: replace(m, objection=objection) for m in record.measurements}
+            objection, where = (
+                _other_gpu(machine),
+                " and ".join(gpu["name"] for gpu in machine.get("gpus", ())),
+            )
+            return {
+                m.shape_class: replace(m, objection=objection, where=where or None)
+                for m in record.measurements
+            }
+        where = None
+        if machine.get("processor") and machine.get("threads"):
+            where = _words_of(machine["processor"], machine["threads"])
         incomparable = native.why_incomparable(isa)
         if incomparable is not None:
             incomparable = f"measured with both on one instruction set ({incomparable})"
         return {
-            m.shape_class: replace(m, objection=incomparable or _objection(m.shape_class, record.amx))
+            m.shape_class: replace(
+                m, objection=incomparable or _objection(m.shape_class, record.amx), where=where
+            )
             for m in record.measurements
         }
+
+
+def _words_of(name: str, threads: int) -> str:
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _gpu_names() -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def architecture_of(device: torch.device) -> str | None:

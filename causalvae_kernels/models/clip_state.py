@@ -26,6 +26,10 @@ class Carried(list[Any]):
         return self
 
 
+class LastRead(Carried):
+    """States that the last chunk of a clip reads: nobody asks for new ones."""
+
+
 @contextmanager
 def on_a_clone(model: nn.Module) -> Iterator[nn.Module]:
     """Give a shallow clone of a model: the same modules, while attributes that are set stay on the clone.

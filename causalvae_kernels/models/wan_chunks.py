@@ -17,7 +17,7 @@ from ..core import machine_memory
 from ..core.errors import InvalidInput
 from ..core.precision import resolve_precision
 from ..temporal import frame_rule
-from .clip_state import Carried
+from .clip_state import Carried, LastRead
 from .swap import Link
 from .tiles import Caches, Tiles, run_parts
 from .wan_coders import schedule_of
@@ -134,8 +134,8 @@ def merged(model: nn.Module, link: Link, step: str, x: Tensor) -> Tensor | None:
     if step == "encode":
         x = patchify(x, _patch(model))
         x = x[:, :, : 1 + (x.shape[2] - 1) // _FRAMES * _FRAMES]  # as the model does it
-        return _encode(model, x, None, count)[0]
-    return unpatchify(_decode(model, x, None, count)[0], _patch(model)).clamp(-1.0, 1.0)
+        return _encode(model, x, None, count, ends=True)[0]
+    return unpatchify(_decode(model, x, None, count, ends=True)[0], _patch(model)).clamp(-1.0, 1.0)
 
 
 def per_pass(model: nn.Module, link: Link, step: str, x: Tensor) -> int | None:
@@ -156,7 +156,9 @@ def per_pass(model: nn.Module, link: Link, step: str, x: Tensor) -> int | None:
     return _most_per_pass(model, link, step, x[:, :, :1], latents) if latents > 1 else 1
 
 
-def _encode(model: nn.Module, x: Tensor, cache: Any, per_pass: int = 1) -> tuple[Tensor, Any]:
+def _encode(
+    model: nn.Module, x: Tensor, cache: Any, per_pass: int = 1, *, ends: bool = False
+) -> tuple[Tensor, Any]:
     lengths, start, done = [], 0, []
     if cache is None:
         lengths, cache = [1], _empty_cache(model, "encoder")
@@ -164,19 +166,23 @@ def _encode(model: nn.Module, x: Tensor, cache: Any, per_pass: int = 1) -> tuple
     lengths += [_FRAMES * n for n in _passes(left, per_pass)]
     for length in lengths:
         part = x[:, :, start : start + length]
-        done.append(model.encoder(part, feat_cache=cache, feat_idx=Carried([0])))
         start += length
+        given = LastRead(cache) if ends and start == sum(lengths) else cache
+        done.append(model.encoder(part, feat_cache=given, feat_idx=Carried([0])))
     return model.quant_conv(torch.cat(done, dim=2)), cache
 
 
-def _decode(model: nn.Module, z: Tensor, cache: Any, per_pass: int = 1) -> tuple[Tensor, Any]:
+def _decode(
+    model: nn.Module, z: Tensor, cache: Any, per_pass: int = 1, *, ends: bool = False
+) -> tuple[Tensor, Any]:
     first = cache is None
     cache = _empty_cache(model, "decoder") if first else cache
     z, lengths, done = model.post_quant_conv(z), [1] if first else [], []
     lengths += _passes(z.shape[2] - len(lengths), per_pass)
     for latents in z.split(lengths, dim=2):
         options = {"first_chunk": True} if first and not done and _is_wan(model) else {}
-        done.append(model.decoder(latents, feat_cache=cache, feat_idx=Carried([0]), **options))
+        given = LastRead(cache) if ends and len(done) == len(lengths) - 1 else cache
+        done.append(model.decoder(latents, feat_cache=given, feat_idx=Carried([0]), **options))
     return torch.cat(done, dim=2), cache
 
 

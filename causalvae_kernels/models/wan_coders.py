@@ -15,7 +15,7 @@ from ..core.layout import memory_format_of
 from ..core.op import op_named
 from ..temporal.state import behind_zeros
 from . import scheduled
-from .clip_state import Carried
+from .clip_state import Carried, LastRead
 from .coders import draws, is_bypassable
 from .hooks import is_plain, type_name
 from .norms import takes_values
@@ -92,11 +92,13 @@ def _run(
         first = all(place is None for place in places)
         schedule = schedule_of(module, link, x, first=first, **options)
         states = None if schedule is None else _states(schedule, places, first)
-        done = None if states is None else scheduled.run(schedule, link, x, states)
+        keeps = not isinstance(cache, LastRead)
+        done = None if states is None else scheduled.run(schedule, link, x, states, keeps=keeps)
         if done is not None:
             y, new = done
-            cache[index[0] : index[0] + len(new)] = new
-            index[0] += len(new)
+            if new is not None:
+                cache[index[0] : index[0] + len(new)] = new
+            index[0] += len(schedule.slots)
             return y
     return type(module).forward(module, x, cache, index, **options)
 

@@ -9,7 +9,7 @@ import torch
 from causalvae_kernels import causal_conv3d, explain
 from causalvae_kernels.cli import tune_races
 from causalvae_kernels.core import native
-from causalvae_kernels.core.tuned import Measurement, Tuned, read_record
+from causalvae_kernels.core.tuned import Measurement, Tuned, read_own, read_record
 from causalvae_kernels.ops.causal_conv3d import measurements
 
 pytestmark = pytest.mark.skipif(native.why_no_cpu() is not None, reason="needs the native module")
@@ -44,6 +44,25 @@ def test_auto_goes_by_what_was_written(run, file, monkeypatch):
     answer = explain(causal_conv3d, torch.empty(1, 16, 1, 4, 4), torch.empty(16, 16, 1, 1, 1))
     assert answer.chosen == ("cpu" if row.faster else "aten")
     assert row.figures in dict(answer.rows)["cpu"]
+
+
+def test_by_default_the_users_cache_is_written(run, refuse, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CACHE", str(tmp_path / "cache"))
+    tuned_before = {path: path.read_bytes() for path in measurements.TUNED.folder.iterdir()}
+    options = ("tune", "--op", "causal_conv3d", *TINY, "--dtype", "float32")
+    first = run(*options)
+    assert first.code == 0, first.stderr
+    number = len(read_own("causal_conv3d", native.cpu_isa()))
+    assert number > 0 and f"{number} measured now, {number} in {tmp_path}" in first.stdout.replace("\n", "")
+    assert f"0 measured now, {number} in" in run(*options, "--resume").stdout
+    assert f"{number} measured now, {number} in" in run(*options).stdout
+    assert f"{number} hold here" in " ".join(run("info").stdout.split())
+    assert {path: path.read_bytes() for path in measurements.TUNED.folder.iterdir()} == tuned_before
+    assert f"{number} measurements removed" in run("tune", "--clear").stdout
+    assert read_own("causal_conv3d", native.cpu_isa()) == {}
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CAUSALVAE_KERNELS_CACHE", str(tmp_path / "file"))
+    assert "file" in refuse(*options)
 
 
 def test_resume_measures_only_what_is_missing(run, file):

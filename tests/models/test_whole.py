@@ -111,7 +111,7 @@ def test_the_result_is_there_once():
             peaks[name].append(peak_allocated(functools.partial(run, latents)))
     more = {name: second - first for name, (first, second) in peaks.items()}
     frames = 64 * 64 * 64 * 3 * 4
-    assert more["own"] > 1.9 * frames
+    assert more["own"] > 1.8 * frames  # the peak of the shorter clip may lie in the middle of a chunk
     assert more["ours"] < 1.05 * frames and more["bytes"] < 0.3 * frames
 
 

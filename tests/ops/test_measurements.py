@@ -16,6 +16,7 @@ from causalvae_kernels.core.errors import BadMeasurements
 from causalvae_kernels.core.op import op_named
 from causalvae_kernels.core.tuned import Measurement, Record, Tuned
 from causalvae_kernels.ops.causal_conv3d import measurements
+from causalvae_kernels.ops.causal_conv3d.backends.cpu import Packing
 from causalvae_kernels.ops.causal_conv3d.backends.triton import tuned_tile
 from causalvae_kernels.ops.causal_conv3d.backends.triton.tiles import Tile
 from causalvae_kernels.ops.causal_conv3d.measurements import channel_class, shape_classes
@@ -84,7 +85,7 @@ def measure(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "why_no_cpu", lambda: None)
     monkeypatch.setattr(native, "cpu_isa", lambda: "avx512")
     monkeypatch.setattr(native, "why_incomparable", lambda isa: None)
-    monkeypatch.setattr(measurements, "packing", lambda weight, isa: (isa, 1000))
+    monkeypatch.setattr(measurements, "packing_of", lambda args, size: Packing("winograd", "avx512", 1000))
     monkeypatch.setattr(tuned, "has_amx", lambda: False)
 
     def install(times: dict[str, tuple[float, float]]) -> None:

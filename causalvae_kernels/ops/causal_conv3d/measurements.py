@@ -28,7 +28,7 @@ PIXELS = (16, 64, 256, 1024, 4096, 16384)
 GPU_PIXELS = (1024, 4096, 16384, 65536, 262144)
 FEW = "few"
 
-TUNED = Tuned(Path(__file__).parent / "tuned")
+TUNED = Tuned(Path(__file__).parent / "tuned", op="causal_conv3d")
 
 
 def measured(args: ConvArgs, precision: str, out: Tensor | None) -> Measurement | None:

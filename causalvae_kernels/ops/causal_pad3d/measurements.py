@@ -12,7 +12,7 @@ from ...core.size_class import measured_by_size
 from ...core.tuned import Measurement, Tuned
 from .spec import BorderArgs, PadArgs
 
-TUNED = Tuned(Path(__file__).parent / "tuned", multiplies=False)
+TUNED = Tuned(Path(__file__).parent / "tuned", multiplies=False, op="causal_pad3d")
 IN_PLACE = "in place"
 
 

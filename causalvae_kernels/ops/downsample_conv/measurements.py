@@ -21,7 +21,7 @@ from ..causal_conv3d.measurements import (
 )
 from .spec import STRIDE, DownsampleArgs, output_size
 
-TUNED = Tuned(Path(__file__).parent / "tuned")
+TUNED = Tuned(Path(__file__).parent / "tuned", op="downsample_conv")
 
 
 def measured(args: DownsampleArgs, precision: str, out: Tensor | None) -> Measurement | None:

@@ -21,7 +21,7 @@ class NormMeasurements:
     """
 
     def __init__(self, op: str) -> None:
-        self.tuned = Tuned(Path(__file__).parent.parent / op / "tuned", multiplies=False)
+        self.tuned = Tuned(Path(__file__).parent.parent / op / "tuned", multiplies=False, op=op)
 
     def measured(self, args: Any, precision: str, out: Tensor | None) -> Measurement | None:
         """Return what was measured for calls like this one."""

@@ -22,7 +22,7 @@ from ..causal_conv3d.measurements import (
 from .backends.cpu import packing_of
 from .spec import UpsampleArgs
 
-TUNED = Tuned(Path(__file__).parent / "tuned")
+TUNED = Tuned(Path(__file__).parent / "tuned", op="upsample_conv")
 
 
 def measured(args: UpsampleArgs, precision: str, out: Tensor | None) -> Measurement | None:
