@@ -10,28 +10,28 @@ from torch import Tensor
 from ....core import memory, native
 from ....core.backend import Backend, Write
 from ....core.layout import memory_format_of
-from ...causal_conv3d.backends.cpu import DTYPES, find_or_pack, tile_packing, why_not
+from ...causal_conv3d.backends.cpu import DTYPES, Packing, find_or_pack, tile_packing, why_not
 from ..spec import HALO, STRIDE, DownsampleArgs, moves
 from .aten import average_into
 
 
 def _convolve(out: Tensor, args: DownsampleArgs, precision: str) -> None:
-    _run(out, args, must_keep=False)
+    _run(out, args, tile_packing(args.weight), must_keep=False)
 
 
 def _bind(args: DownsampleArgs, like: Tensor, must_keep: bool) -> Write:
-    options = args[3:]
+    options, packing = args[3:], tile_packing(args.weight)
 
     def write(out: Tensor, tensors: tuple[Any, ...]) -> bool:
-        return _run(out, DownsampleArgs(*tensors, *options), must_keep)
+        return _run(out, DownsampleArgs(*tensors, *options), packing, must_keep)
 
     return write
 
 
-def _run(out: Tensor, args: DownsampleArgs, must_keep: bool) -> bool:
+def _run(out: Tensor, args: DownsampleArgs, packing: Packing | None, must_keep: bool) -> bool:
     """Convolve, unless packed weights must be kept and have no room; return whether that was done."""
     x, weight, frames = args.x, args.weight, out.shape[2]
-    packing, packed = tile_packing(weight), None
+    packed = None
     if packing is not None:
         packed = find_or_pack(weight, packing, out.numel() // out.shape[1], must_keep)
         if packed is None and must_keep:

@@ -25,26 +25,26 @@ _ONES = (1, 1, 1)
 
 
 def _convolve(out: Tensor, args: UpsampleArgs, precision: str) -> None:
-    _run(out, args, must_keep=False)
+    _run(out, args, packing_of(args), must_keep=False)
 
 
 def _bind(args: UpsampleArgs, like: Tensor, must_keep: bool) -> Write:
-    options = args[4:]
+    options, packing = args[4:], packing_of(args)
 
     def write(out: Tensor, tensors: tuple[Any, ...]) -> bool:
-        return _run(out, UpsampleArgs(*tensors, *options), must_keep)
+        return _run(out, UpsampleArgs(*tensors, *options), packing, must_keep)
 
     return write
 
 
-def _run(out: Tensor, args: UpsampleArgs, must_keep: bool) -> bool:
+def _run(out: Tensor, args: UpsampleArgs, packing: Packing | None, must_keep: bool) -> bool:
     """Convolve, unless packed weights must be kept and have no room; return whether that was done."""
     bias = None if args.bias is None else args.bias.contiguous()
     args = args._replace(bias=bias, initial_state=args.initial_state if args.weight.shape[2] == 3 else None)
     seconds, firsts = of_pairs(out, args.first_chunk)
     repeats = args.scale[0] == 2 and args.weight.shape[2] == 1
     written = seconds if repeats else out  # frames that are equal are computed once
-    packing, packed = packing_of(args), None
+    packed = None
     if packing is not None:
         packed = _find_or_pack(args, packing, must_keep)
         if packed is None and must_keep:
