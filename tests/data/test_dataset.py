@@ -80,7 +80,8 @@ def _noise_of_workers(latents, queue):
     dataset = LatentDataset(latents, generator=torch.Generator().manual_seed(1))
     dataset[0]  # files that are open in this process are not shared with the workers
     again = LatentDataset(latents, generator=torch.Generator().manual_seed(1))
-    epochs = [*collected(dataset, 2), collected(again, 2)[0]]
+    forked = {"multiprocessing_context": "fork"}
+    epochs = [*collected(dataset, 2, **forked), collected(again, 2, **forked)[0]]
     queue.put([[(index, drawn.numpy()) for index, drawn in epoch] for epoch in epochs])
 
 
