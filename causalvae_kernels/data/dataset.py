@@ -105,10 +105,23 @@ class LatentDataset(Dataset):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: open files and generators are not handed on."""
+        """Return what another process needs: no open files, and of the generator its state.
+
+        What torch makes of a generator itself cannot be read by a spawned process (torch 2.13).
+        """
         state = dict(self.__dict__)
         state["_opened"], state["_own"] = (0, {}), None
+        if self._generator is not None:
+            state["_generator"] = bytes(self._generator.get_state().tolist())
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what `__getstate__` returned."""
+        self.__dict__.update(state)
+        if self._generator is not None:
+            given = torch.tensor(list(state["_generator"]), dtype=torch.uint8)
+            self._generator = torch.Generator()
+            self._generator.set_state(given)
 
     def _tensor(self, entry: dict[str, Any], name: str) -> Tensor:
         from safetensors import safe_open

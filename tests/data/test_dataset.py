@@ -110,6 +110,11 @@ def test_it_travels_to_processes_that_are_spawned(latents):
     dataset[0]
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[4]["latents"], dataset[4]["latents"])
+    drawing = LatentDataset(latents, generator=torch.Generator().manual_seed(3))
+    copy = pickle.loads(pickle.dumps(drawing))
+    assert torch.equal(copy[2]["latents"], drawing[2]["latents"])
+    (one, _) = collected(copy, 1, multiprocessing_context="spawn")
+    assert [index for index, _ in one] == list(range(7))
 
 
 def test_batches_have_one_shape_and_hold_every_clip(latents):
